@@ -1,0 +1,37 @@
+# The two commands: make demo, make test. Both build .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check format reproduce clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    reproduce the experiments, train, write runs/demo/report.html"
+	@echo "make test    run all tests"
+	@echo "make check   formatting, lint, types"
+	@echo "make format  put the formatting right"
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "keelnet needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1); run make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/python -m keelnet demo --out runs/demo --overwrite
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,113 @@
+"""Controls θ(t): the one owner of a block's parameters, stored on knots in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from keelnet.dynamics.fields import Dynamics
+from keelnet.dynamics.kernels import require_count
+
+Interpolation = Literal["constant", "linear"]
+
+
+class Control(nn.Module):
+    """θ(t) on [0, T] from values on knots at t = m T / M, m = 0 … M − 1.
+
+    ``interpolation`` "constant" holds each knot's value until the next one; "linear" joins them by
+    straight lines and holds the last value to T. Layer j of N sees θ(j T / N), so N = M gives the
+    knots themselves.
+
+    values: one tensor a name, knots first. Raises ValueError for unequal numbers of knots.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Tensor], interpolation: Interpolation = "linear"
+    ) -> None:
+        super().__init__()
+        counts = {name: value.shape[0] if value.ndim else 0 for name, value in values.items()}
+        if len(set(counts.values())) != 1 or min(counts.values()) < 1:
+            raise ValueError(
+                f"all controls need the same number of knots, at least 1; got {counts or 'none'}"
+            )
+        if interpolation not in ("constant", "linear"):
+            raise ValueError(f'interpolation must be "constant" or "linear", got {interpolation!r}')
+        self.knots = next(iter(counts.values()))
+        self.interpolation: Interpolation = interpolation
+        # A module's parameter names have no dots, but those of a ModuleField have.
+        self._names = {name: name.replace(".", "/") for name in values}
+        for name, value in values.items():
+            kept = value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone())
+            self.register_parameter(self._names[name], kept)
+
+    @classmethod
+    def random(
+        cls,
+        field: Dynamics,
+        knots: int,
+        generator: torch.Generator | None = None,
+        interpolation: Interpolation = "linear",
+        gain: float = 1.0,
+        bias: Literal["channel", "scalar", "none"] = "channel",
+    ) -> Control:
+        """First controls for a field: weights N(0, gain² / fan-in), biases 0, scales 1.
+
+        A ModuleField starts from its module's own values. Every knot starts alike: a network that
+        is constant in time is the smoothest one (½/h Σ‖Δθ‖² = 0).
+        """
+        require_count("knots", knots)
+        values: dict[str, Tensor] = {}
+        for name, slot in field.theta_shapes().items():
+            if name.startswith("bias") and bias == "none":
+                continue
+            shape = () if name.startswith("bias") and bias == "scalar" else slot.shape
+            one = torch.full(shape, slot.fill)
+            if slot.initial is not None:
+                one = slot.initial.clone()
+            elif slot.kernel is not None:
+                one = torch.randn(shape, generator=generator) * (
+                    gain / math.sqrt(slot.kernel.fan_in)
+                )
+            values[name] = one.expand(knots, *shape).clone()
+        return cls(values, interpolation)
+
+    def values(self) -> dict[str, Tensor]:
+        """The parameters by control name, knots first."""
+        return {name: self.get_parameter(stored) for name, stored in self._names.items()}
+
+    def at_layers(self, depth: int) -> dict[str, Tensor]:
+        """θ at the layers' times, (depth, …) a name; the parameters themselves where depth = knots."""
+        require_count("depth", depth)
+        return {name: self._sampled(value, depth) for name, value in self.values().items()}
+
+    def refined(self, factor: int = 2) -> Control:
+        """The same θ(t) on ``factor`` times as many knots."""
+        require_count("factor", factor)
+        with torch.no_grad():
+            values = {
+                name: self._sampled(value, factor * self.knots).clone()
+                for name, value in self.values().items()
+            }
+        return Control(values, self.interpolation)
+
+    def _sampled(self, value: Tensor, depth: int) -> Tensor:
+        """Integer arithmetic keeps the knots exact."""
+        if depth == self.knots:
+            return value
+        if self.knots == 1:
+            return value.expand(depth, *value.shape[1:])
+        numerators = torch.arange(depth, device=value.device) * self.knots
+        left = torch.div(numerators, depth, rounding_mode="floor")
+        lower = value.index_select(0, left)
+        if self.interpolation == "constant":
+            return lower
+        right = (left + 1).clamp(max=self.knots - 1)
+        share = ((numerators % depth).to(value.dtype) / depth).reshape(-1, *(1,) * (value.ndim - 1))
+        return lower + share * (value.index_select(0, right) - lower)
+
+    def extra_repr(self) -> str:
+        return f"knots={self.knots}, interpolation={self.interpolation}"

@@ -1,0 +1,293 @@
+"""Fields: the right-hand sides y' = f(y, θ). A field is mathematics and owns no parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from keelnet.dynamics.activations import ActivationChoice, activation_from
+from keelnet.dynamics.kernels import Kernel
+from keelnet.dynamics.norms import Norm
+
+Theta = Mapping[str, Tensor]
+Parts = tuple[Tensor, ...]
+
+
+class Slot(NamedTuple):
+    """What one control must look like in one layer."""
+
+    shape: tuple[int, ...]
+    optional: bool = False
+    or_scalar: bool = False
+    kernel: Kernel | None = None
+    fill: float = 0.0
+    initial: Tensor | None = None
+
+
+class Dynamics(ABC):
+    """The common face of one-part and two-part fields: what the loop over layers needs."""
+
+    # A field that contracts cannot be stepped back: rounding grows as fast as the state shrank.
+    contracts: bool = False
+
+    @property
+    @abstractmethod
+    def channel_axis(self) -> int:
+        """Axis of the state that holds channels."""
+
+    @abstractmethod
+    def theta_shapes(self) -> dict[str, Slot]:
+        """The controls of one layer, by name."""
+
+    @abstractmethod
+    def parts(self, y0: Tensor) -> Parts:
+        """The state at t = 0 from the features; raises ValueError for a wrong shape."""
+
+    @abstractmethod
+    def rates(self, parts: Parts, theta: Theta) -> Parts:
+        """The time derivative of every part."""
+
+    @abstractmethod
+    def is_split(self, y0: Tensor) -> bool:
+        """Whether the features fill every part of the state (and are joined again at the end)."""
+
+    def joined(self, parts: Parts, split: bool) -> Tensor:
+        """The inverse of ``parts``: y, or all parts on the channel axis when they were split."""
+        return torch.cat(parts, dim=self.channel_axis) if split else parts[0]
+
+    def spectrum(self, controls: Theta) -> Tensor | None:
+        """Extreme eigenvalues (layers, any) of the Jacobian at f' = its largest slope; None if unknown."""
+        return None
+
+    def prepared(self, controls: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+        """Controls with what the field itself can add; most fields add nothing."""
+        return controls
+
+    def paired(self) -> Dynamics:
+        """The partitioned face of this field; raises ValueError where there is none."""
+        raise ValueError(
+            f"{type(self).__name__} has one part, but a partitioned method moves two; use"
+            " HamiltonianField, DoubleHamiltonianField or a ModuleField"
+        )
+
+    def recomputation_obstacle(self, replays_randomness: bool) -> str | None:
+        """Why evaluating the field a second time would do harm; None if it would not."""
+        return None
+
+
+class Field(Dynamics):
+    """A field of one part: y' = rate(y, θ)."""
+
+    @abstractmethod
+    def rate(self, y: Tensor, theta: Theta) -> Tensor:
+        """f(y, θ), same shape as y."""
+
+    def rates(self, parts: Parts, theta: Theta) -> Parts:
+        return (self.rate(parts[0], theta),)
+
+    def is_split(self, y0: Tensor) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class KernelField(Field):
+    """What the fields of one kernel share: the bent linear map f(norm(K y) · scale + u)."""
+
+    kernel: Kernel
+    activation: ActivationChoice = "tanh"
+    norm: Norm | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_kernel(self, self.kernel)
+        object.__setattr__(self, "activation", activation_from(self.activation))
+
+    @property
+    def channel_axis(self) -> int:
+        return self.kernel.channel_axis
+
+    def theta_shapes(self) -> dict[str, Slot]:
+        return kernel_slots(self.kernel, self.norm)
+
+    def parts(self, y0: Tensor) -> Parts:
+        self.kernel.check_state(y0, self.kernel.inputs)
+        return (y0,)
+
+    def bent(self, y: Tensor, weight: Tensor, theta: Theta) -> Tensor:
+        """f(K y + u)."""
+        return bent(
+            self.kernel, self.activation, self.norm, self.kernel.apply(weight, y), theta, ""
+        )
+
+
+@dataclass(frozen=True)
+class SingleField(KernelField):
+    """y' = f(y K + u): under Euler, the plain residual network.
+
+    Controls: ``weight`` (N, n, n) or (N, n, n, *stencil); ``bias`` (N, n), (N,) or absent.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_square(self, self.kernel)
+
+    def rate(self, y: Tensor, theta: Theta) -> Tensor:
+        return self.bent(y, theta["weight"], theta)
+
+    def spectrum(self, controls: Theta) -> Tensor | None:
+        matrices, _ = self.kernel.symbol(controls["weight"])
+        return slope_of(self.activation) * by_layer(torch.linalg.eigvals(matrices))
+
+
+@dataclass(frozen=True)
+class AntisymmetricField(KernelField):
+    """y' = f(½ y (K − Kᵀ − γ I) + u): every eigenvalue has real part −γ/2 (Haber & Ruthotto 2018, eq. 4.12).
+
+    Controls as for SingleField. ``damping`` is γ ≥ 0, or "auto" for the least γ that keeps the
+    integrator stable with these controls and this step size: under Euler γ (1 − h γ / 4) = h ω²
+    with ω the spectral radius of ½ (K − Kᵀ). The choice is differentiable in K.
+    """
+
+    damping: float | Tensor | Literal["auto"] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_square(self, self.kernel)
+        known = isinstance(self.damping, Tensor) or self.damping == "auto"
+        if not known and not (isinstance(self.damping, (int, float)) and 0 <= self.damping < 1e30):
+            raise ValueError(
+                f'damping must be a finite number of at least 0, or "auto"; got {self.damping!r}'
+            )
+
+    @property
+    def contracts(self) -> bool:  # type: ignore[override]
+        return self.damping == "auto" or bool(self.damping > 0)
+
+    def with_damping(self, damping: float | Tensor) -> AntisymmetricField:
+        """The same field with another γ."""
+        return replace(self, damping=damping)
+
+    def rate(self, y: Tensor, theta: Theta) -> Tensor:
+        if isinstance(self.damping, str):
+            raise ValueError(
+                'damping="auto" depends on the step size; call propagate, or with_damping(number)'
+            )
+        skew = self.kernel.apply(self.kernel.antisymmetric(theta["weight"]), y)
+        if self.contracts:
+            skew = skew - (0.5 * self.damping) * y
+        return bent(self.kernel, self.activation, self.norm, skew, theta, "")
+
+    def frequencies(self, controls: Theta) -> Tensor:
+        """ω of each layer (layers,): the spectral radius of ½ (K − Kᵀ), times the largest slope of f."""
+        return slope_of(self.activation) * self.kernel.norms(
+            self.kernel.antisymmetric(controls["weight"])
+        )
+
+    def spectrum(self, controls: Theta) -> Tensor | None:
+        omega = self.frequencies(controls)
+        gamma = 0.0 if isinstance(self.damping, str) else self.damping
+        real = torch.zeros_like(omega) - 0.5 * gamma * slope_of(self.activation)
+        return torch.stack([torch.complex(real, omega), torch.complex(real, -omega)], dim=1)
+
+
+@dataclass(frozen=True)
+class SymmetricField(KernelField):
+    """y' = −f(y K + u) Kᵀ: parabolic under Euler, the second-order network under Leapfrog (Ruthotto & Haber 2020).
+
+    Controls: ``weight`` (N, n, k); ``bias`` (N, k), (N,) or absent.
+    """
+
+    contracts = True
+
+    def rate(self, y: Tensor, theta: Theta) -> Tensor:
+        weight = theta["weight"]
+        return -self.kernel.adjoint(weight, self.bent(y, weight, theta))
+
+    def potential(self, y: Tensor, theta: Theta) -> Tensor:
+        """Φ(y) = Σ F(y K + u), F' = f, one number a sample; rate = −∇Φ."""
+        x = self.kernel.apply(theta["weight"], y)
+        return potential(self.kernel, self.activation, self.norm, x, theta, "")
+
+    def spectrum(self, controls: Theta) -> Tensor | None:
+        stiffness = slope_of(self.activation) * self.kernel.norms(controls["weight"]).square()
+        return -stiffness[:, None].to(torch.complex128)
+
+
+def bent(
+    kernel: Kernel,
+    activation: ActivationChoice,
+    norm: Norm | None,
+    x: Tensor,
+    theta: Theta,
+    suffix: str,
+) -> Tensor:
+    """f(norm(x) · scale + u), the scale and the bias read from θ where they are present."""
+    assert not isinstance(activation, str)
+    return activation(_affine(kernel, norm, x, theta, suffix))
+
+
+def _affine(kernel: Kernel, norm: Norm | None, x: Tensor, theta: Theta, suffix: str) -> Tensor:
+    if norm is not None:
+        x = norm.apply(x, kernel.channel_axis) * kernel.per_channel(theta[f"scale{suffix}"])
+    bias = theta.get(f"bias{suffix}")
+    return x if bias is None else x + kernel.per_channel(bias)
+
+
+def potential(
+    kernel: Kernel,
+    activation: ActivationChoice,
+    norm: Norm | None,
+    x: Tensor,
+    theta: Theta,
+    suffix: str,
+) -> Tensor:
+    """Σ F(x + u) over everything but the batch axis; raises ValueError where F is not known."""
+    activation = activation_from(activation)
+    if activation.primitive is None or norm is not None:
+        raise ValueError(
+            f"no energy is known for activation {activation.name!r}"
+            f"{' under a norm' if norm else ''}; use tanh, relu, sin or identity without a norm"
+        )
+    values = activation.primitive(_affine(kernel, norm, x, theta, suffix))
+    return values.sum(dim=tuple(range(1, values.ndim)))
+
+
+def kernel_slots(kernel: Kernel, norm: Norm | None, suffix: str = "") -> dict[str, Slot]:
+    """Weight, bias and (under a norm) scale of one kernel."""
+    channels = (kernel.outputs,)
+    slots = {
+        f"weight{suffix}": Slot(kernel.weight_shape, kernel=kernel),
+        f"bias{suffix}": Slot(channels, optional=True, or_scalar=True),
+    }
+    if norm is not None:
+        slots[f"scale{suffix}"] = Slot(channels, fill=1.0)
+    return slots
+
+
+def slope_of(activation: ActivationChoice) -> float:
+    """max |f'|."""
+    return activation_from(activation).slope
+
+
+def by_layer(values: Tensor) -> Tensor:
+    """(layers, any)."""
+    return values.reshape(values.shape[0], -1)
+
+
+def require_kernel(owner: object, kernel: object) -> None:
+    """Raise ValueError unless a Kernel came."""
+    if not isinstance(kernel, Kernel):
+        raise ValueError(f"{type(owner).__name__} needs a Kernel, got {kernel!r}")
+
+
+def require_square(owner: object, kernel: Kernel) -> None:
+    """Raise ValueError unless the kernel maps n channels to n channels."""
+    if kernel.inputs != kernel.outputs:
+        raise ValueError(
+            f"{type(owner).__name__} needs a square kernel, got {kernel.inputs} → {kernel.outputs}"
+            " channels; use SymmetricField or HamiltonianField for rectangular ones"
+        )

@@ -1,0 +1,28 @@
+"""Floor 1: integrators, strategies and the loop over layers."""
+
+from keelnet.propagation.bounds import StepBound, step_bound
+from keelnet.propagation.gradients import checkpointed, reversible, store_all
+from keelnet.propagation.implicit import IMEX, DenseDiffusion, LaplacianDiffusion
+from keelnet.propagation.integrators import RK4, Euler, Integrator, StabilityWarning
+from keelnet.propagation.propagate import propagate, trajectory
+from keelnet.propagation.shears import Leapfrog, Midpoint, Verlet
+
+__all__ = [
+    "IMEX",
+    "RK4",
+    "DenseDiffusion",
+    "Euler",
+    "Integrator",
+    "LaplacianDiffusion",
+    "Leapfrog",
+    "Midpoint",
+    "StabilityWarning",
+    "StepBound",
+    "Verlet",
+    "checkpointed",
+    "propagate",
+    "reversible",
+    "step_bound",
+    "store_all",
+    "trajectory",
+]

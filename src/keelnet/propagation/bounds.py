@@ -1,0 +1,129 @@
+"""Step bounds: the largest h for which no layer makes the features grow, and what to say where one did."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keelnet.dynamics.fields import AntisymmetricField, Dynamics
+from keelnet.propagation.gradients import march
+from keelnet.propagation.integrators import Integrator, StabilityWarning, State
+
+Controls = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StepBound:
+    """The largest stable step size over all layers, and the layer (from 0) that sets it."""
+
+    step_size: float
+    layer: int
+
+
+def step_bound(integrator: Integrator, field: Dynamics, controls: Controls) -> StepBound | None:
+    """The largest h with |R(h λ)| ≤ 1 for the extreme eigenvalues λ of every layer, f' at its largest.
+
+    Verlet, one kernel: 2 / σ_max(K); two kernels: 2 / (‖K₁‖ ‖K₂‖); Leapfrog on a SymmetricField
+    2 / ‖K‖; Euler there 2 / ‖K‖²; Euler on ½ (K − Kᵀ − γ I): γ / (ω² + γ²/4); Midpoint 1 / ω.
+    0 where no step size is stable, inf where every one is; None where the field knows no spectrum.
+    λ is frozen in time: for controls that vary fast the bound is necessary but not sufficient.
+    """
+    field = integrator.adapted(field)
+    if isinstance(field, AntisymmetricField) and isinstance(field.damping, str):
+        field = field.with_damping(0.0)
+    spectrum = field.spectrum({name: value.detach() for name, value in controls.items()})
+    if spectrum is None:
+        return None
+    layers = spectrum.to(torch.complex128).cpu().numpy()
+    steps = [integrator.largest_steps(eigenvalues).min() for eigenvalues in layers]
+    layer = int(np.argmin(steps))
+    return StepBound(float(steps[layer]), layer)
+
+
+def damped(
+    integrator: Integrator, field: Dynamics, controls: Controls, h: float, advise: bool
+) -> Dynamics:
+    """The field with damping="auto" resolved; with ``advise``, a warning where a given γ is too small."""
+    if not isinstance(field, AntisymmetricField):
+        return field
+    if isinstance(field.damping, str):
+        return field.with_damping(integrator.least_damping(h, field.frequencies(controls)))
+    if advise:
+        _advise(integrator, field, controls, h)
+    return field
+
+
+def _advise(
+    integrator: Integrator, field: AntisymmetricField, controls: Controls, h: float
+) -> None:
+    spectrum = field.spectrum({name: value.detach() for name, value in controls.items()})
+    assert spectrum is not None
+    eigenvalues = spectrum.to(torch.complex128).cpu().numpy()
+    growth = float(integrator.amplification(h, eigenvalues).max())
+    if not growth > 1 + 1e-6:
+        return
+    omega = float(np.abs(eigenvalues.imag).max())
+    way_out = _way_out(integrator, h, omega)
+    warnings.warn(
+        f"{type(integrator).__name__} at step size {h:g} grows up to {growth:.6g} times a layer:"
+        f" damping {float(field.damping):g} is too small for ω = {omega:.4g}; {way_out}",
+        StabilityWarning,
+        stacklevel=4,
+    )
+
+
+def _way_out(integrator: Integrator, h: float, omega: float) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StabilityWarning)
+        try:
+            least = float(integrator.least_damping(h, torch.tensor([omega], dtype=torch.float64)))
+        except StabilityWarning as warning:
+            return str(warning)
+    return f'{least:.4g} would do (or damping="auto")'
+
+
+def explain_non_finite(
+    integrator: Integrator,
+    field: Dynamics,
+    state: State,
+    controls: Controls,
+    h: float,
+    depth: int,
+) -> str:
+    """One sentence: the first layer after which the state is not finite, and the bound that h exceeded."""
+    frozen = {name: value.detach() for name, value in controls.items()}
+    start = tuple(x.detach() for x in state)
+    with torch.no_grad():
+        states = march(integrator, field, start, frozen, h, range(depth))
+        first = next(
+            (count for count, after in enumerate(states) if not all_finite(after)), depth - 1
+        )
+    theta = {name: value[first : first + 1] for name, value in frozen.items()}
+    begin = f"the state is not finite after layer {first + 1} of {depth} (step size {h:g})"
+    bad = [name for name, value in islice(theta.items(), None) if not bool(value.isfinite().all())]
+    if bad:
+        return f"{begin}: that layer's {', '.join(bad)} is not finite"
+    bound = step_bound(integrator, field, {n: v[: first + 1] for n, v in frozen.items()})
+    method = f"{type(integrator).__name__} on {type(field).__name__}"
+    if bound is None:
+        return f"{begin}: {method} has no known step bound; use a smaller step size"
+    if bound.step_size == 0:
+        return (
+            f"{begin}: no step size is stable for {method} with these controls (step bound 0, layer"
+            f" {bound.layer + 1}); use a HamiltonianField under Verlet, or damping"
+        )
+    verdict = "exceeds" if h > bound.step_size else "is within"
+    return (
+        f"{begin}: it {verdict} the step bound {bound.step_size:.4g} of {method} set by layer"
+        f" {bound.layer + 1}; use a smaller step size (more layers at the same final time)"
+    )
+
+
+def all_finite(state: State) -> bool:
+    """Whether every number of every part is finite."""
+    return all(bool(torch.isfinite(x).all()) for x in state)

@@ -1,0 +1,212 @@
+"""Strategies: all layers, and how the gradient remembers the path. Same value, other memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from keelnet.dynamics.fields import Dynamics, Theta
+from keelnet.propagation.integrators import Integrator, State
+from keelnet.propagation.shears import Shear, ShearIntegrator, sheared
+
+Controls = dict[str, Tensor]
+Strategy = Callable[[Integrator, Dynamics, State, Controls, float, int], State]
+
+
+def march(
+    integrator: Integrator,
+    field: Dynamics,
+    state: State,
+    controls: Controls,
+    h: float,
+    layers: range,
+) -> Iterator[State]:
+    """The one loop over layers: yields the state after each. Controls hold these layers only."""
+    for layer, theta in zip(layers, unbound(controls, len(layers)), strict=True):
+        state = integrator.step(field, state, theta, h, layer)
+        yield state
+
+
+def unbound(controls: Controls, depth: int) -> Iterator[Theta]:
+    """θ layer by layer. unbind, not indexing: its backward writes each gradient once."""
+    columns = [value.unbind() for value in controls.values()]
+    for layer in range(depth):
+        yield dict(zip(controls, (column[layer] for column in columns), strict=True))
+
+
+def last(states: Iterator[State], state: State) -> State:
+    """The last of the states, or the first one given where there are none."""
+    for following in states:
+        state = following
+    return state
+
+
+def store_all(
+    integrator: Integrator, field: Dynamics, state: State, controls: Controls, h: float, depth: int
+) -> State:
+    """Ordinary back-propagation: every layer is remembered. Memory ∝ depth."""
+    return last(march(integrator, field, state, controls, h, range(depth)), state)
+
+
+def checkpointed(
+    integrator: Integrator, field: Dynamics, state: State, controls: Controls, h: float, depth: int
+) -> State:
+    """√depth states are remembered, the layers between them computed again. Memory ∝ √depth."""
+    _require_recomputable("checkpointed", field, replays_randomness=True)
+    length = math.isqrt(depth - 1) + 1
+    for begin in range(0, depth, length):
+        layers = range(begin, min(begin + length, depth))
+        window = {name: value[begin : layers.stop] for name, value in controls.items()}
+        state = checkpoint(
+            _segment, integrator, field, state, window, h, layers, use_reentrant=False
+        )
+    return state
+
+
+def _segment(
+    integrator: Integrator,
+    field: Dynamics,
+    state: State,
+    controls: Controls,
+    h: float,
+    layers: range,
+) -> State:
+    return last(march(integrator, field, state, controls, h, layers), state)
+
+
+def reversible(
+    integrator: Integrator, field: Dynamics, state: State, controls: Controls, h: float, depth: int
+) -> State:
+    """Only the last state is remembered; the backward pass undoes one shear after the other.
+
+    Memory is independent of depth; each rate is evaluated once forward and once backward. Raises
+    ValueError for a method or a field that cannot be stepped back.
+    """
+    obstacle = integrator.reversal_obstacle(field)
+    if obstacle is not None:
+        raise ValueError(f"{obstacle}; use strategy=kn.checkpointed")
+    _require_recomputable("reversible", field, replays_randomness=False)
+    assert isinstance(integrator, ShearIntegrator)
+    _require_no_hidden_parameters(integrator, field, state, controls, h)
+    first, second = _Reversible.apply(  # type: ignore[no-untyped-call]
+        integrator, field, h, depth, tuple(controls), *state, *controls.values()
+    )
+    return first, second
+
+
+def _require_recomputable(strategy: str, field: Dynamics, replays_randomness: bool) -> None:
+    """Raise ValueError where a second evaluation would differ from the first or change the field."""
+    obstacle = field.recomputation_obstacle(replays_randomness)
+    if obstacle is not None:
+        raise ValueError(
+            f"strategy {strategy} evaluates each layer twice, but {obstacle};"
+            " use a stateless norm or strategy=kn.store_all"
+        )
+
+
+def _require_no_hidden_parameters(
+    integrator: ShearIntegrator, field: Dynamics, state: State, controls: Controls, h: float
+) -> None:
+    """A tensor that the field reaches past its arguments would silently get no gradient."""
+    if not torch.is_grad_enabled():
+        return
+    theta = {name: value[0].detach() for name, value in controls.items()}
+    detached = tuple(x.detach()[:1] if x.ndim > 1 else x.detach() for x in state)
+    after = integrator.step(field, detached, theta, h, 0)
+    if any(x.requires_grad for x in after):
+        raise ValueError(
+            f"{type(field).__name__} reads a tensor that needs a gradient but is no control, and"
+            " strategy=kn.reversible would lose that gradient; pass it in controls or use"
+            " strategy=kn.store_all"
+        )
+
+
+class _Reversible(torch.autograd.Function):
+    """Forward without a graph; backward by undoing shears."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        integrator: ShearIntegrator,
+        field: Dynamics,
+        h: float,
+        depth: int,
+        names: tuple[str, ...],
+        *tensors: Tensor,
+    ) -> State:
+        controls = dict(zip(names, tensors[2:], strict=True))
+        state = store_all(integrator, field, tensors[:2], controls, h, depth)
+        # The one-layer midpoint keeps an input as a part; an output must be a tensor of its own.
+        state = tuple(x.clone() if any(x is given for given in tensors) else x for x in state)
+        ctx.integrator, ctx.field, ctx.h, ctx.depth, ctx.names = integrator, field, h, depth, names
+        kind = tensors[0].device.type
+        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        ctx.save_for_backward(*state, *tensors[2:])
+        return state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        controls = dict(zip(ctx.names, saved[2:], strict=True))
+        wanted = dict(zip(ctx.names, ctx.needs_input_grad[7:], strict=True))
+        sums = {name: torch.zeros_like(controls[name]) for name in ctx.names if wanted[name]}
+        with torch.autocast(*ctx.autocast):  # the rates again, under the types of the forward pass
+            _, costate = _pulled_back(
+                ctx.integrator, ctx.field, saved[:2], grads, controls, sums, ctx.h, ctx.depth
+            )
+        return (None,) * 5 + costate + tuple(sums.get(name) for name in ctx.names)
+
+
+def _pulled_back(
+    integrator: ShearIntegrator,
+    field: Dynamics,
+    state: State,
+    costate: State,
+    controls: Controls,
+    sums: Controls,
+    h: float,
+    depth: int,
+) -> tuple[State, State]:
+    """From the last layer to the first: state and costate before layer 0; ``sums`` filled in place."""
+    for layer in reversed(range(depth)):
+        theta = {name: value[layer] for name, value in controls.items()}
+        layer_sums = {name: value[layer] for name, value in sums.items()}
+        state, costate = integrator.relabelled(state), integrator.relabelled(costate)
+        for shear in reversed(integrator.shears(field, h, layer)):
+            state, costate = _unsheared(shear, state, costate, theta, layer_sums)
+    return state, costate
+
+
+def _unsheared(
+    shear: Shear, state: State, costate: State, theta: Theta, sums: Controls
+) -> tuple[State, State]:
+    """Undo one shear and pull the costate through it, with one evaluation of its rate."""
+    source, moved = 1 - shear.moved, shear.moved
+    if shear.rate is None:
+        undone = sheared(shear._replace(scale=-shear.scale), state, theta)
+        pulled = costate[source].add(costate[moved], alpha=shear.scale)
+        return undone, _with(costate, source, pulled)
+    with torch.enable_grad():
+        x = state[source].detach().requires_grad_()
+        leaves = {name: theta[name].detach().requires_grad_() for name in sums}
+        rate = shear.rate(x, {**theta, **leaves})
+    inputs: Sequence[Tensor] = [x, *leaves.values()]
+    products = torch.autograd.grad(rate, inputs, costate[moved].to(rate.dtype), allow_unused=True)
+    for name, product in zip(leaves, products[1:], strict=True):
+        if product is not None:
+            sums[name].add_(product, alpha=shear.scale)
+    undone = _with(state, moved, state[moved].sub(rate.detach(), alpha=shear.scale))
+    if products[0] is None:
+        return undone, costate
+    return undone, _with(costate, source, costate[source].add(products[0], alpha=shear.scale))
+
+
+def _with(state: State, index: int, value: Tensor) -> State:
+    return (value, state[1]) if index == 0 else (state[0], value)

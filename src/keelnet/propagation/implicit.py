@@ -1,0 +1,137 @@
+"""IMEX: explicit in the nonlinear field, implicit in a linear diffusion L (Haber et al. 2019, IMEXnet)."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keelnet.dynamics.fields import Dynamics, Field, Theta
+from keelnet.propagation.integrators import Complex, Integrator, Real, State, euler_steps
+
+
+class Diffusion(ABC):
+    """A symmetric positive semidefinite L that can solve (I + h L) x = y."""
+
+    @abstractmethod
+    def solve(self, y: Tensor, h: float) -> Tensor:
+        """(I + h L)⁻¹ y."""
+
+    @abstractmethod
+    def apply(self, y: Tensor) -> Tensor:
+        """L y."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenseDiffusion(Diffusion):
+    """L = matrix (n, n) on channels in the last axis, y ↦ y @ matrix; solved by Cholesky.
+
+    Raises ValueError unless the matrix is square, symmetric and positive semidefinite.
+    """
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        matrix = self.matrix
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"DenseDiffusion needs a square matrix, got {tuple(matrix.shape)}")
+        scale = float(matrix.detach().abs().max())
+        tolerance = 100 * torch.finfo(matrix.dtype).eps * max(scale, 1e-300)
+        if not torch.allclose(matrix, matrix.T, rtol=0, atol=tolerance):
+            raise ValueError("DenseDiffusion needs a symmetric matrix; use ½ (L + Lᵀ)")
+        lowest = float(torch.linalg.eigvalsh(matrix.detach().double()).min())
+        if not lowest >= -len(matrix) * tolerance:
+            raise ValueError(
+                "DenseDiffusion needs a positive semidefinite matrix, but its lowest eigenvalue is"
+                f" {lowest:.3g}; pass A @ A.T"
+            )
+
+    def solve(self, y: Tensor, h: float) -> Tensor:
+        wide = self.matrix if self.matrix.dtype == torch.float64 else self.matrix.float()
+        identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+        factor = torch.linalg.cholesky(identity + h * wide)
+        rows = y.reshape(-1, y.shape[-1]).to(wide.dtype)
+        return torch.cholesky_solve(rows.T, factor).T.reshape(y.shape).to(y.dtype)
+
+    def apply(self, y: Tensor) -> Tensor:
+        return y @ self.matrix.to(y.dtype)
+
+
+@dataclass(frozen=True)
+class LaplacianDiffusion(Diffusion):
+    """L = −strength · Δ on the space axes, the (2 dim + 1)-point stencil, periodic; solved by FFT.
+
+    The symbol is strength · Σ 4 sin²(k / 2) over the axes.
+    """
+
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"strength must be finite and at least 0, got {self.strength!r}")
+
+    def solve(self, y: Tensor, h: float) -> Tensor:
+        return self._filtered(y, lambda symbol: 1 / (1 + h * symbol))
+
+    def apply(self, y: Tensor) -> Tensor:
+        return self._filtered(y, lambda symbol: symbol)
+
+    def _filtered(self, y: Tensor, response: object) -> Tensor:
+        axes = tuple(range(2, y.ndim))
+        if not axes:
+            raise ValueError(
+                f"LaplacianDiffusion needs space axes (batch, channels, *space), got {tuple(y.shape)};"
+                " use DenseDiffusion"
+            )
+        wide = y if y.dtype == torch.float64 else y.float()
+        assert callable(response)
+        spectrum = torch.fft.rfftn(wide, dim=axes) * response(self._symbol(wide, axes))
+        return torch.fft.irfftn(spectrum, s=y.shape[2:], dim=axes).to(y.dtype)
+
+    def _symbol(self, y: Tensor, axes: tuple[int, ...]) -> Tensor:
+        total = torch.zeros((), dtype=y.dtype, device=y.device)
+        for axis in axes:
+            count = y.shape[axis]
+            last = axis == axes[-1]
+            modes = torch.arange(count // 2 + 1 if last else count, dtype=y.dtype, device=y.device)
+            line = 4 * torch.sin(math.pi * modes / count).square()
+            total = total + line.reshape(-1, *(1,) * (axes[-1] - axis))
+        return self.strength * total
+
+
+@dataclass(frozen=True)
+class IMEX(Integrator):
+    """(I + h L) y₊ = y + h f(y, θ), for y' = f(y, θ) − L y.
+
+    L (a Diffusion) is taken implicitly, so its size puts no bound on h.
+    """
+
+    diffusion: Diffusion
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.diffusion, Diffusion):
+            raise ValueError(
+                "IMEX needs a LaplacianDiffusion (FFT) or a DenseDiffusion (Cholesky),"
+                f" got {self.diffusion!r}"
+            )
+
+    def adapted(self, field: Dynamics) -> Dynamics:
+        if not isinstance(field, Field):
+            raise ValueError(f"IMEX moves a field of one part, got {type(field).__name__}")
+        return field
+
+    def step(self, field: Dynamics, state: State, theta: Theta, h: float, layer: int) -> State:
+        (y,) = state
+        (rate,) = field.rates(state, theta)
+        return (self.diffusion.solve(y.add(rate, alpha=h), h),)
+
+    def amplification(self, h: float, eigenvalues: Complex) -> Real:
+        """That of the explicit half; the implicit half divides by at least 1."""
+        return np.abs(1 + h * eigenvalues)
+
+    def largest_steps(self, eigenvalues: Complex) -> Real:
+        return euler_steps(eigenvalues)

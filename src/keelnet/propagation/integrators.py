@@ -1,0 +1,153 @@
+"""Integrators: how one layer follows from the last. The formula is the docstring."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from keelnet.dynamics.fields import Dynamics, Parts, Theta
+
+State = tuple[Tensor, ...]
+Complex = NDArray[np.complex128]
+Real = NDArray[np.float64]
+
+
+class StabilityWarning(UserWarning):
+    """A step size or a damping for which the features must be expected to grow."""
+
+
+class Integrator(ABC):
+    """A method for y' = f(y, θ(t)): the state before the loop, one layer, the parts after it.
+
+    A state is a tuple of tensors whose first entry is y at the layer's time.
+    """
+
+    def adapted(self, field: Dynamics) -> Dynamics:
+        """The face of the field that this method moves; raises ValueError where it has none."""
+        return field
+
+    def begin(self, parts: Parts) -> State:
+        """The state at layer 0."""
+        return parts
+
+    @abstractmethod
+    def step(self, field: Dynamics, state: State, theta: Theta, h: float, layer: int) -> State:
+        """The state after layer ``layer``, 0 being the first."""
+
+    def finish(self, state: State) -> Parts:
+        """The parts of the field at t = T."""
+        return state
+
+    @abstractmethod
+    def amplification(self, h: float, eigenvalues: Complex) -> Real:
+        """|R(h λ)|: the growth of y' = λ y in one layer, the largest root for multistep methods."""
+
+    @abstractmethod
+    def largest_steps(self, eigenvalues: Complex) -> Real:
+        """For each λ the largest h up to which |R(h λ)| ≤ 1: 0 if there is none, inf if it is every h."""
+
+    def least_damping(self, h: float, omega: Tensor) -> Tensor:
+        """The least γ for which the eigenvalues −γ/2 ± iω do not grow; ω (layers,)."""
+        grows = self.amplification(h, 1j * omega.detach().double().cpu().numpy()).max()
+        if grows > 1 + 1e-9:
+            warnings.warn(
+                f"no damping was found that keeps {self} stable at step size {h:g}: it grows"
+                f" {grows:.4g} times a layer on h ω = {h * float(omega.detach().max()):.4g};"
+                " raise depth at the same final time",
+                StabilityWarning,
+                stacklevel=2,
+            )
+        return omega.new_zeros(())
+
+    def reversal_obstacle(self, field: Dynamics) -> str | None:
+        """Why a layer cannot be undone from its result; None if it can."""
+        return f"{self} is not a sequence of shears, so a layer cannot be undone from its result"
+
+
+@dataclass(frozen=True)
+class Euler(Integrator):
+    """y ← y + h f(y, θ): explicit Euler, the residual network."""
+
+    def step(self, field: Dynamics, state: State, theta: Theta, h: float, layer: int) -> State:
+        return moved(state, h, field.rates(state, theta))
+
+    def amplification(self, h: float, eigenvalues: Complex) -> Real:
+        return np.abs(1 + h * eigenvalues)
+
+    def largest_steps(self, eigenvalues: Complex) -> Real:
+        return euler_steps(eigenvalues)
+
+    def least_damping(self, h: float, omega: Tensor) -> Tensor:
+        """γ (1 − h γ / 4) = h ω²; where h ω > 1 no γ holds, and γ = 2 / h grows the least."""
+        largest = omega.max()
+        room = 1 - (h * largest).square()
+        if room < 0:
+            warnings.warn(
+                f"no damping keeps explicit Euler stable at step size {h:g}: it needs h ≤ 1 / ω ="
+                f" {1 / float(largest.detach()):.4g}; raise depth at the same final time",
+                StabilityWarning,
+                stacklevel=2,
+            )
+            return omega.new_full((), 2 / h)
+        # 2 (1 − √room) / h without the cancellation at small h ω.
+        return 2 * h * largest.square() / (1 + room.clamp(min=1e-30).sqrt())
+
+
+@dataclass(frozen=True)
+class RK4(Integrator):
+    """The classical fourth-order Runge–Kutta method, θ frozen over the step.
+
+    k₁ = f(y), k₂ = f(y + ½ h k₁), k₃ = f(y + ½ h k₂), k₄ = f(y + h k₃);
+    y ← y + h/6 (k₁ + 2 k₂ + 2 k₃ + k₄).
+    """
+
+    def step(self, field: Dynamics, state: State, theta: Theta, h: float, layer: int) -> State:
+        first = field.rates(state, theta)
+        second = field.rates(moved(state, h / 2, first), theta)
+        third = field.rates(moved(state, h / 2, second), theta)
+        fourth = field.rates(moved(state, h, third), theta)
+        slopes = zip(first, second, third, fourth, strict=True)
+        return moved(state, h / 6, tuple(a + 2 * b + 2 * c + d for a, b, c, d in slopes))
+
+    def amplification(self, h: float, eigenvalues: Complex) -> Real:
+        x = h * eigenvalues
+        return np.abs(sum(x**power / math.factorial(power) for power in range(5)))
+
+    def largest_steps(self, eigenvalues: Complex) -> Real:
+        """By bisection: no closed form off the axes (2 √2 / ω on the imaginary one)."""
+        return np.array([self._largest_step(complex(value)) for value in eigenvalues.ravel()])
+
+    def _largest_step(self, eigenvalue: complex) -> float:
+        size = abs(eigenvalue)
+        if size == 0:
+            return math.inf
+        direction = np.array([eigenvalue / size])
+        grid = np.linspace(0, 3.5, 700)[1:]
+        grows = [self.amplification(float(x), direction)[0] > 1 + 1e-13 for x in grid]
+        first = grows.index(True)
+        if first == 0:
+            return 0.0
+        low, high = float(grid[first - 1]), float(grid[first])
+        for _ in range(50):
+            middle = (low + high) / 2
+            grown = self.amplification(middle, direction)[0] > 1 + 1e-13
+            low, high = (low, middle) if grown else (middle, high)
+        return low / size
+
+
+def euler_steps(eigenvalues: Complex) -> Real:
+    """−2 Re λ / |λ|²: the largest h with |1 + h λ| ≤ 1."""
+    squares = np.abs(eigenvalues) ** 2
+    room = np.maximum(-2 * eigenvalues.real, 0)
+    return np.divide(room, squares, out=np.full(squares.shape, np.inf), where=squares > 0)
+
+
+def moved(state: State, scale: float, rates: Parts) -> State:
+    """state + scale · rates, part by part."""
+    return tuple(x.add(rate, alpha=scale) for x, rate in zip(state, rates, strict=True))
