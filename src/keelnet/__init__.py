@@ -22,7 +22,7 @@ _ROOMS = {
         " StabilityWarning StepBound Verlet checkpointed propagate reversible step_bound"
         " store_all trajectory"
     ),
-    "keelnet.networks": "Block Network",
+    "keelnet.networks": "Affine Augment Block Classifier Network Pool Segmenter Upsample",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 _SUBPACKAGES = ("architectures",)

@@ -79,7 +79,7 @@ class _KernelPair(PartitionedField):
 
     def parts(self, y0: Tensor) -> Parts:
         if self.is_split(y0):
-            y, z = torch.split(y0, self.widths, dim=self.channel_axis)
+            y, z = torch.split(y0, list(self.widths), dim=self.channel_axis)
             self.reader.check_state(y, self.widths[0])
             return y, z
         try:

@@ -256,7 +256,7 @@ class ConvKernel(Kernel):
 
     def check_state(self, y: Tensor, channels: int) -> None:
         if y.ndim != self.dim + 2 or y.shape[1] != channels:
-            space = ", ".join("depth height width".split()[3 - self.dim :])
+            space = ", ".join(["depth", "height", "width"][3 - self.dim :])
             raise ValueError(
                 f"a {self.dim}-D convolution needs a state (batch, {channels}, {space});"
                 f" got {tuple(y.shape)}"

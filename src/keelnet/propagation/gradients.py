@@ -58,7 +58,7 @@ def checkpointed(
     integrator: Integrator, field: Dynamics, state: State, controls: Controls, h: float, depth: int
 ) -> State:
     """√depth states are remembered, the layers between them computed again. Memory ∝ √depth."""
-    _require_recomputable("checkpointed", field, replays_randomness=True)
+    require_strategy(checkpointed, integrator, field)
     length = math.isqrt(depth - 1) + 1
     for begin in range(0, depth, length):
         layers = range(begin, min(begin + length, depth))
@@ -88,10 +88,7 @@ def reversible(
     Memory is independent of depth; each rate is evaluated once forward and once backward. Raises
     ValueError for a method or a field that cannot be stepped back.
     """
-    obstacle = integrator.reversal_obstacle(field)
-    if obstacle is not None:
-        raise ValueError(f"{obstacle}; use strategy=kn.checkpointed")
-    _require_recomputable("reversible", field, replays_randomness=False)
+    require_strategy(reversible, integrator, field)
     assert isinstance(integrator, ShearIntegrator)
     _require_no_hidden_parameters(integrator, field, state, controls, h)
     first, second = _Reversible.apply(  # type: ignore[no-untyped-call]
@@ -100,12 +97,16 @@ def reversible(
     return first, second
 
 
-def _require_recomputable(strategy: str, field: Dynamics, replays_randomness: bool) -> None:
-    """Raise ValueError where a second evaluation would differ from the first or change the field."""
-    obstacle = field.recomputation_obstacle(replays_randomness)
+def require_strategy(strategy: Strategy, integrator: Integrator, field: Dynamics) -> None:
+    """Raise ValueError where a strategy would give another gradient than store_all, or harm the field."""
+    obstacle = integrator.reversal_obstacle(field) if strategy is reversible else None
+    if obstacle is not None:
+        raise ValueError(f"{obstacle}; use strategy=kn.checkpointed")
+    if strategy in (checkpointed, reversible):
+        obstacle = field.recomputation_obstacle(replays_randomness=strategy is checkpointed)
     if obstacle is not None:
         raise ValueError(
-            f"strategy {strategy} evaluates each layer twice, but {obstacle};"
+            f"strategy kn.{strategy.__name__} evaluates each layer twice, but {obstacle};"
             " use a stateless norm or strategy=kn.store_all"
         )
 

@@ -1,0 +1,19 @@
+"""Floor 2: blocks, connections, networks and the named architectures."""
+
+from keelnet.networks import architectures
+from keelnet.networks.blocks import Block
+from keelnet.networks.connections import Affine, Augment, Pool, Upsample
+from keelnet.networks.network import Classifier, Network
+from keelnet.networks.segmentation import Segmenter
+
+__all__ = [
+    "Affine",
+    "Augment",
+    "Block",
+    "Classifier",
+    "Network",
+    "Pool",
+    "Segmenter",
+    "Upsample",
+    "architectures",
+]

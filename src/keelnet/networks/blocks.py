@@ -1,0 +1,97 @@
+"""Blocks: N layers of one method on one field, with the control that owns their parameters."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from keelnet.dynamics.controls import Control, Interpolation
+from keelnet.dynamics.fields import Dynamics
+from keelnet.dynamics.kernels import require_count
+from keelnet.propagation.gradients import Strategy, require_strategy, store_all
+from keelnet.propagation.integrators import Integrator
+from keelnet.propagation.propagate import run
+
+
+class Block(nn.Module):
+    """y(0) ↦ y(T): ``depth`` layers with step size h = final_time / depth.
+
+    control: θ(t) on its own knots; Control.random(field, depth) when None. The field's rules for
+    channels hold: a partitioned field given all its channels returns all of them.
+
+    Raises ValueError for a field that the integrator cannot move, a strategy that the pair cannot
+    honour, depth < 1 and final_time ≤ 0.
+    """
+
+    def __init__(
+        self,
+        integrator: Integrator,
+        field: Dynamics,
+        depth: int,
+        final_time: float = 1.0,
+        control: Control | None = None,
+        strategy: Strategy = store_all,
+    ) -> None:
+        super().__init__()
+        require_count("depth", depth)
+        if not isinstance(final_time, (int, float)) or not 0 < final_time < math.inf:
+            raise ValueError(f"final_time must be a finite number above 0, got {final_time!r}")
+        require_strategy(strategy, integrator, integrator.adapted(field))
+        self.integrator, self.field, self.strategy = integrator, field, strategy
+        self.depth, self.final_time = depth, float(final_time)
+        self.control = Control.random(field, depth) if control is None else control
+        self._advised = False
+
+    @property
+    def step_size(self) -> float:
+        """h = T / N."""
+        return self.final_time / self.depth
+
+    def forward(self, y: Tensor) -> Tensor:
+        # Advice on damping costs norms of every layer, so it is given once.
+        advise, self._advised = not self._advised, True
+        return run(
+            self.integrator,
+            self.field,
+            y,
+            self.control.at_layers(self.depth),
+            self.step_size,
+            self.strategy,
+            depth=None,
+            checked=True,
+            advise=advise,
+        )
+
+    def refined(self, factor: int = 2) -> Block:
+        """The same θ(t) and T on ``factor`` times as many layers."""
+        return Block(
+            self.integrator,
+            self.field,
+            factor * self.depth,
+            self.final_time,
+            self.control.refined(factor),
+            self.strategy,
+        ).to(next(self.control.parameters()).device)
+
+    def extra_repr(self) -> str:
+        return f"{self.integrator}, depth={self.depth}, final_time={self.final_time:g}"
+
+
+def random_block(
+    integrator: Integrator,
+    field: Dynamics,
+    depth: int,
+    final_time: float,
+    strategy: Strategy,
+    generator: torch.Generator | None,
+    knots: int | None = None,
+    interpolation: Interpolation = "linear",
+    gain: float = 1.0,
+) -> Block:
+    """A block whose control is drawn from a generator, on ``knots`` knots (as many as layers by default)."""
+    control = Control.random(
+        field, depth if knots is None else knots, generator, interpolation, gain
+    )
+    return Block(integrator, field, depth, final_time, control, strategy)
