@@ -1,0 +1,103 @@
+"""Samples: what a training loop asks of a data set, and the one that holds its arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+Augmentation = Callable[[Tensor, Tensor, torch.Generator], Batch]
+
+
+class Samples(Protocol):
+    """Inputs x (batch, channels, *space), float32; int64 labels (batch,) or (batch, *space)."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, ..."""
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of x."""
+
+    @property
+    def validation(self) -> Batch:
+        """The withheld samples (x, labels), always the same and never augmented."""
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch of training samples in random order; the last batch may be smaller.
+
+        All randomness comes from ``generator``. Raises ValueError unless
+        1 <= batch_size <= number of training samples.
+        """
+
+
+def unchanged(x: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
+    """The augmentation that does nothing."""
+    return x, labels
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Samples whose arrays fit in memory; ``augmentation`` acts on every training batch.
+
+    ``training`` and ``validation`` are pairs (x, labels), see `Samples`. Raises ValueError for
+    pairs of different lengths or channels, an empty pair, and labels that have no name.
+    """
+
+    training: Batch
+    validation: Batch
+    class_names: tuple[str, ...]
+    augmentation: Augmentation = unchanged
+
+    def __post_init__(self) -> None:
+        _check_pair("training", self.training, self.classes)
+        _check_pair("validation", self.validation, self.classes)
+        if self.validation[0].shape[1] != self.channels:
+            raise ValueError(
+                f"validation x must have the {self.channels} channels of training x, "
+                f"got {self.validation[0].shape[1]}"
+            )
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.training[0].shape[1]
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch in random order, see `Samples.batches`."""
+        x, labels = self.training
+        if not 1 <= batch_size <= len(x):
+            raise ValueError(
+                f"batch_size must lie between 1 and the {len(x)} training samples, "
+                f"got {batch_size}; use batch_size={min(max(batch_size, 1), len(x))}"
+            )
+        order = torch.randperm(len(x), generator=generator)
+        return (
+            self.augmentation(x[i], labels[i], generator) for i in torch.split(order, batch_size)
+        )
+
+
+def _check_pair(name: str, pair: Batch, classes: int) -> None:
+    x, labels = pair
+    if x.dim() < 2 or len(x) == 0 or len(x) != len(labels):
+        raise ValueError(
+            f"{name} must hold x (samples, channels, *space) and as many labels, at least one, "
+            f"got shapes {tuple(x.shape)} and {tuple(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"{name} labels must lie in 0..{classes - 1}, got {int(labels.min())}.."
+            f"{int(labels.max())}; name every class in class_names"
+        )
