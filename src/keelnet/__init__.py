@@ -27,7 +27,7 @@ _ROOMS = {
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 _SUBPACKAGES = ("architectures",)
 
-__all__ = sorted([*_HOMES, *_SUBPACKAGES])  # noqa: PLE0605
+__all__ = sorted([*_HOMES, *_SUBPACKAGES])
 
 if TYPE_CHECKING:
     from keelnet.dynamics import *  # noqa: F403

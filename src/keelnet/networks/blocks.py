@@ -91,6 +91,7 @@ def random_block(
     gain: float = 1.0,
 ) -> Block:
     """A block whose control is drawn from a generator, on ``knots`` knots (as many as layers by default)."""
+    require_count("depth", depth)
     control = Control.random(
         field, depth if knots is None else knots, generator, interpolation, gain
     )

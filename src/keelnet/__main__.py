@@ -1,0 +1,5 @@
+"""``python -m keelnet``."""
+
+from keelnet.cli import main
+
+main()

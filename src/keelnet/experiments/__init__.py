@@ -1,0 +1,1 @@
+"""Floor 4: experiments from a frozen description to numbers, verdicts and pictures."""

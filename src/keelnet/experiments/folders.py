@@ -1,0 +1,108 @@
+"""Output folders: nothing is overwritten unasked, nothing old is lost before the new is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+STAGING = ".unfinished"
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder for results; use it in a ``with`` statement.
+
+    A new folder is written directly, each file under a temporary name and then renamed. Where an
+    old result is overwritten the new files are staged in ``.unfinished`` and put in place together
+    at the end; if the work fails, the old files are as they were. Files of other names stay.
+    """
+
+    path: Path
+    staged: bool
+
+    @classmethod
+    def claim(cls, path: Path, overwrite: bool, whole: bool = False) -> OutputFolder:
+        """The right to write to ``path``; with ``whole`` all files appear together or none does.
+
+        Raises ValueError for a file in the way, a folder that is not empty (unless ``overwrite``)
+        and a folder that cannot be written.
+        """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"output folder {path} is a file; choose another with --out")
+        occupied = path.is_dir() and any(item.name != STAGING for item in path.iterdir())
+        if occupied and not overwrite:
+            raise ValueError(
+                f"output folder {path} exists and is not empty; choose another with --out,"
+                " or replace its results with --overwrite"
+            )
+        _require_writable(path)
+        return cls(path, occupied or whole)
+
+    @property
+    def root(self) -> Path:
+        """Where files are written now."""
+        return self.path / STAGING if self.staged else self.path
+
+    def __enter__(self) -> OutputFolder:
+        if self.staged:
+            shutil.rmtree(self.root, ignore_errors=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"output folder {self.path} cannot be made: {error.strerror}; choose another with --out"
+            ) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.staged and kind is None:
+            for item in sorted(self.root.rglob("*")):
+                target = self.path / item.relative_to(self.root)
+                if item.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
+                else:
+                    item.replace(target)
+        if self.staged:
+            shutil.rmtree(self.root, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ValueError(
+                f"output folder {self.path} cannot be written: {error.strerror}; choose another with --out"
+            ) from error
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """Write one file whole: under a temporary name, then renamed."""
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return target
+
+    def write_text(self, name: str, content: str) -> Path:
+        """``write_bytes`` in UTF-8."""
+        return self.write_bytes(name, content.encode())
+
+
+def _require_writable(path: Path) -> None:
+    """Also where the user may do anything: a folder without write permission was meant to be kept."""
+    nearest = path
+    while not nearest.exists():
+        nearest = nearest.parent
+    marked = nearest.is_dir() and not nearest.stat().st_mode & 0o222
+    if marked or not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"output folder {path} cannot be written: {nearest} is read-only")

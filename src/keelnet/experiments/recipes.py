@@ -1,0 +1,195 @@
+"""Recipes: one frozen dataclass is one run, the seed included."""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a run.
+
+    data and architecture are names; width and depth as in ``architectures.Settings``, with several
+    numbers for several levels. rate, momentum (sgd), decay, warmup, clip, batch, epochs, minutes
+    (whichever ends first) are those of ``learning.Training``; smoothness and tikhonov the weights
+    of the regularisers. threads 0 leaves torch's own choice.
+    """
+
+    name: str
+    data: Literal["digits", "tissue"]
+    architecture: Literal[
+        "residual",
+        "antisymmetric",
+        "hamiltonian",
+        "double_hamiltonian",
+        "parabolic",
+        "second_order",
+        "segmenter",
+    ]
+    width: int | tuple[int, ...] = 32
+    depth: int | tuple[int, ...] = 8
+    final_time: float = 1.0
+    stencil: int = 3
+    activation: str = "tanh"
+    knots: int | None = None
+    strategy: Literal["store_all", "checkpointed", "reversible"] = "reversible"
+    method: Literal["adam", "sgd"] = "adam"
+    rate: float = 1e-2
+    momentum: float = 0.9
+    decay: float = 0.0
+    warmup: float = 0.1
+    clip: float | None = 1.0
+    batch: int = 64
+    epochs: int | None = 30
+    minutes: float | None = None
+    smoothness: float = 0.0
+    tikhonov: float = 0.0
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+
+    def with_settings(self, settings: Sequence[str]) -> Recipe:
+        """The recipe with ``key=value`` settings, each value read as its key's type.
+
+        Several numbers are separated by commas; ``none`` stands for None. Raises ValueError for an
+        unknown key and for a value that is not of the key's type.
+        """
+        changes = dict(_assignment(setting) for setting in settings)
+        hints = get_type_hints(Recipe)
+        known = [f.name for f in fields(Recipe) if f.name not in FIXED]
+        for key in changes:
+            if key not in known:
+                raise ValueError(f"unknown setting {key!r}; known are {', '.join(known)}")
+        return replace(self, **{key: _read(key, text, hints[key]) for key, text in changes.items()})
+
+    def as_table(self) -> dict[str, Any]:
+        """Plain values for TOML, which has no null: a key that is None is left out."""
+        plain = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+        return {key: value for key, value in plain.items() if value is not None}
+
+    @staticmethod
+    def from_toml(text: str) -> Recipe:
+        """The recipe in a ``recipe.toml``; raises ValueError for keys or values that do not fit."""
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"recipe.toml is not TOML: {error}") from None
+        hints = get_type_hints(Recipe)
+        unknown = sorted(table.keys() - hints.keys())
+        missing = sorted({"name", "data", "architecture"} - table.keys())
+        if unknown or missing:
+            raise ValueError(f"recipe.toml: unknown keys {unknown}, missing keys {missing}")
+        # A key that may be None was left out where it was None.
+        absent = {key: None for key, hint in hints.items() if type(None) in get_args(hint)}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
+        for key, value in values.items():
+            if not _fits(value, hints[key]):
+                raise ValueError(f"recipe.toml: {key} = {value!r} is not {_described(hints[key])}")
+        return Recipe(**(absent | values))
+
+
+FIXED = ("name", "data")
+
+
+def _assignment(setting: str) -> tuple[str, str]:
+    key, separator, value = setting.partition("=")
+    if not separator or not key.strip():
+        raise ValueError(f"a setting is written key=value, got {setting!r}")
+    return key.strip(), value.strip()
+
+
+def _read(key: str, text: str, hint: Any) -> Any:
+    """The text as the first of the hint's types that can read it."""
+    for choice in _choices(hint):
+        value = _as(text, choice)
+        if value is not None or (choice is type(None) and text.lower() == "none"):
+            return value
+    raise ValueError(f"{key} must be {_described(hint)}, got {text!r}")
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _as(text: str, choice: Any) -> Any:
+    """The text read as one type; None where it cannot be."""
+    try:
+        if choice is int or choice is float:
+            return choice(text)
+        if get_origin(choice) is tuple:
+            return tuple(int(part) for part in text.strip("()[]").split(","))
+        if get_origin(choice) is Literal:
+            return text if text in get_args(choice) else None
+        return text if choice is str else None
+    except ValueError:
+        return None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    def fits(choice: Any) -> bool:
+        if get_origin(choice) is Literal:
+            return value in get_args(choice)
+        if get_origin(choice) is tuple:
+            return isinstance(value, tuple) and all(isinstance(part, int) for part in value)
+        if choice is float:
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, choice) and not isinstance(value, bool)
+
+    return any(fits(choice) for choice in _choices(hint))
+
+
+def _described(hint: Any) -> str:
+    def one(choice: Any) -> str:
+        if get_origin(choice) is Literal:
+            return "one of " + ", ".join(get_args(choice))
+        if get_origin(choice) is tuple:
+            return "whole numbers separated by commas"
+        names = {int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+        return names[choice]
+
+    return " or ".join(map(one, _choices(hint)))
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="digits",
+            data="digits",
+            architecture="hamiltonian",
+            width=32,
+            depth=20,
+            final_time=4.0,
+            rate=1e-2,
+            batch=64,
+            epochs=20,
+        ),
+        Recipe(
+            name="tissue",
+            data="tissue",
+            architecture="segmenter",
+            width=(16, 32, 64),
+            depth=(4, 6, 8),
+            final_time=4.0,
+            rate=1e-2,
+            batch=4,
+            epochs=60,
+        ),
+    )
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name; raises ValueError with the names that exist."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
+    return RECIPES[name]

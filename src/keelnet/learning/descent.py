@@ -1,0 +1,260 @@
+"""Descent: first-order training as a generator. The caller prints, saves, or stops listening."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from keelnet.data.samples import Samples
+from keelnet.learning.objective import Objective
+
+Score = Callable[[Tensor, Tensor], dict[str, float]]
+Clock = Callable[[], float]
+
+
+class Method(ABC):
+    """A first-order method; ``rate`` is its largest step."""
+
+    rate: float
+
+    @abstractmethod
+    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser over these parameters."""
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Adam(Method):
+    """Adam with decoupled weight decay (AdamW; plain Adam at decay 0)."""
+
+    rate: float = 1e-2
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_positive("rate", self.rate)
+
+    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.decay)
+
+
+@dataclass(frozen=True)
+class SGD(Method):
+    """Stochastic gradient descent with Nesterov momentum."""
+
+    rate: float = 1e-1
+    momentum: float = 0.9
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_positive("rate", self.rate)
+
+    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters,
+            lr=self.rate,
+            momentum=self.momentum,
+            weight_decay=self.decay,
+            nesterov=self.momentum > 0,
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: after ``epochs``, or ``seconds`` of the clock, whichever comes first."""
+
+    epochs: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.seconds is None:
+            raise ValueError("a budget needs epochs or seconds")
+        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
+            raise ValueError(f"epochs must be an integer of at least 1, got {self.epochs!r}")
+        if self.seconds is not None:
+            _require_positive("seconds", self.seconds)
+
+    def spent(self, epochs: float, seconds: float) -> float:
+        """The share of the budget that is gone, 0 … 1."""
+        by_epochs = epochs / self.epochs if self.epochs else 0.0
+        by_seconds = seconds / self.seconds if self.seconds else 0.0
+        return min(1.0, max(by_epochs, by_seconds))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train: everything that ``descend`` needs besides network, data and objective.
+
+    warmup: share of the budget over which the rate rises from 0; after it the rate falls along a
+    cosine to 0. clip: largest norm of the gradient (None: no limit). goal: the score to keep the
+    best iterate of; larger is better. device: where batches are moved.
+    """
+
+    method: Method
+    budget: Budget
+    batch_size: int
+    goal: str
+    warmup: float = 0.1
+    clip: float | None = 1.0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must lie in [0, 1), got {self.warmup!r}")
+        if self.clip is not None:
+            _require_positive("clip", self.clip)
+
+    def rate_factor(self, spent: float) -> float:
+        """What the rate is multiplied by after this share of the budget."""
+        if spent < self.warmup:
+            return max(spent / self.warmup, 1e-3)
+        return 0.5 * (1 + math.cos(math.pi * (spent - self.warmup) / (1 - self.warmup)))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of training after an epoch.
+
+    terms: mean of each term of the objective over the epoch. scores: of the validation set.
+    best: whether this is the best iterate so far. spent: share of the budget. seconds: since the
+    start.
+    """
+
+    epoch: int
+    spent: float
+    seconds: float
+    rate: float
+    terms: dict[str, float]
+    scores: dict[str, float]
+    best: bool
+
+
+def descend(
+    network: nn.Module,
+    objective: Objective,
+    samples: Samples,
+    training: Training,
+    score: Score,
+    generator: torch.Generator,
+    clock: Clock = time.monotonic,
+) -> Iterator[Progress]:
+    """Train in place and yield after every epoch; at the end the network holds its best iterate.
+
+    ``score`` maps validation logits and labels to numbers by name; training.goal is one of them.
+    All randomness comes from ``generator``. A consumer that stops early and wants the best iterate
+    copies the parameters whenever ``best`` is true. Raises ValueError for a goal that score does
+    not return and where the objective becomes non-finite (the best iterate is put back first).
+    """
+    loop = _Loop(network, objective, samples, training, score, generator, clock, clock())
+    kept = _snapshot(network)
+    best, epoch = -math.inf, 0
+    try:
+        while loop.spent(epoch) < 1:
+            terms = loop.epoch(epoch)
+            epoch += 1
+            scores = loop.validated()
+            better = scores[training.goal] > best
+            if better:
+                best, kept = scores[training.goal], _snapshot(network)
+            yield Progress(
+                epoch, loop.spent(epoch), loop.seconds(), loop.rate, terms, scores, better
+            )
+    finally:
+        network.load_state_dict(kept)
+
+
+@dataclass
+class _Loop:
+    """What one descent holds while it runs."""
+
+    network: nn.Module
+    objective: Objective
+    samples: Samples
+    training: Training
+    score: Score
+    generator: torch.Generator
+    clock: Clock
+    begin: float
+
+    def __post_init__(self) -> None:
+        parameters = [value for value in self.network.parameters() if value.requires_grad]
+        if not parameters:
+            raise ValueError("the network has no parameters to train")
+        self.optimiser = self.training.method.optimiser(parameters)
+
+    def seconds(self) -> float:
+        return self.clock() - self.begin
+
+    def spent(self, epochs: int) -> float:
+        return self.training.budget.spent(epochs, self.seconds())
+
+    @property
+    def rate(self) -> float:
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def epoch(self, number: int) -> dict[str, float]:
+        """One pass over the training samples: the mean of each term. Stops where the time is gone."""
+        self.network.train()
+        sums: dict[str, float] = {}
+        count = 0
+        for x, labels in self.samples.batches(self.training.batch_size, self.generator):
+            self._set_rate(self.spent(number))
+            for name, value in self._step(x, labels, f"epoch {number + 1}, batch {count + 1}"):
+                sums[name] = sums.get(name, 0.0) + value
+            count += 1
+            if self.spent(0) >= 1:
+                break
+        return {name: value / count for name, value in sums.items()}
+
+    def _step(self, x: Tensor, labels: Tensor, where: str) -> list[tuple[str, float]]:
+        device = self.training.device
+        logits = self.network(x.to(device))
+        terms = self.objective.terms(self.network, logits, labels.to(device))
+        total = torch.stack([*terms.values()]).sum()
+        if not bool(total.isfinite()):
+            raise ValueError(
+                f"the objective became {float(total.detach())} in {where}; use a smaller rate"
+                " (--set rate=…) or a stable architecture"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.training.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+        self.optimiser.step()
+        return [(name, float(value.detach())) for name, value in terms.items()]
+
+    def _set_rate(self, spent: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.training.method.rate * self.training.rate_factor(spent)
+
+    def validated(self) -> dict[str, float]:
+        x, labels = self.samples.validation
+        training = self.training
+        logits = predicted(self.network, x, training.batch_size, training.device)
+        scores = self.score(logits, labels)
+        if training.goal not in scores:
+            raise ValueError(f"the goal {training.goal!r} is none of {', '.join(scores)}")
+        return scores
+
+
+def predicted(
+    network: nn.Module, x: Tensor, batch_size: int, device: torch.device | None = None
+) -> Tensor:
+    """Logits for x, batch by batch, without gradient, on the CPU."""
+    network.eval()
+    with torch.no_grad():
+        parts = [network(part.to(device)).cpu() for part in torch.split(x, batch_size)]
+    return torch.cat(parts)
+
+
+def _snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}

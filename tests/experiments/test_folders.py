@@ -1,0 +1,108 @@
+"""Output folders: nothing is overwritten unasked, nothing old is lost before the new is whole."""
+
+from pathlib import Path
+
+import pytest
+
+from keelnet.experiments.folders import STAGING, OutputFolder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(item.relative_to(folder)): item.read_text()
+        for item in folder.rglob("*")
+        if item.is_file()
+    }
+
+
+@pytest.mark.parametrize("deep", ["run", "a/b/run"])
+def test_a_new_folder_holds_what_was_written(tmp_path, deep):
+    with OutputFolder.claim(tmp_path / deep, overwrite=False) as folder:
+        folder.write_text("one.txt", "1")
+        folder.write_bytes("sub/two.txt", b"2")
+        assert contents(tmp_path / deep)["one.txt"] == "1"
+    assert contents(tmp_path / deep) == {"one.txt": "1", "sub/two.txt": "2"}
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "old.txt").write_text("old")
+    with pytest.raises(ValueError, match="exists and is not empty; .*--overwrite"):
+        OutputFolder.claim(tmp_path, overwrite=False)
+    assert contents(tmp_path) == {"old.txt": "old"}
+
+
+def test_overwriting_replaces_own_files_at_the_end_and_keeps_the_others(tmp_path):
+    (tmp_path / "result.txt").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    with OutputFolder.claim(tmp_path, overwrite=True) as folder:
+        folder.write_text("result.txt", "new")
+        folder.write_text("deep/er.txt", "new")
+        assert (tmp_path / "result.txt").read_text() == "old"
+    assert contents(tmp_path) == {"result.txt": "new", "deep/er.txt": "new", "notes.txt": "mine"}
+    assert not (tmp_path / STAGING).exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_while_overwriting_leaves_the_old_result(tmp_path, error):
+    (tmp_path / "result.txt").write_text("old")
+    with pytest.raises(error), OutputFolder.claim(tmp_path, overwrite=True) as folder:
+        folder.write_text("result.txt", "new")
+        raise error
+    assert contents(tmp_path) == {"result.txt": "old"}
+
+
+def test_a_failure_in_a_new_folder_keeps_what_was_finished(tmp_path):
+    with pytest.raises(RuntimeError), OutputFolder.claim(tmp_path / "run", False) as folder:
+        folder.write_text("weights.txt", "best so far")
+        raise RuntimeError
+    assert contents(tmp_path / "run") == {"weights.txt": "best so far"}
+
+
+def test_a_whole_result_appears_at_once_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), OutputFolder.claim(tmp_path / "run", False, True) as folder:
+        folder.write_text("half.txt", "half")
+        raise RuntimeError
+    assert contents(tmp_path) == {}
+    with OutputFolder.claim(tmp_path / "run", False, whole=True) as folder:
+        folder.write_text("all.txt", "all")
+        assert "all.txt" not in contents(tmp_path / "run")
+    assert contents(tmp_path / "run") == {"all.txt": "all"}
+
+
+def test_a_file_that_cannot_be_finished_leaves_no_trace(tmp_path, monkeypatch):
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with OutputFolder.claim(tmp_path, overwrite=False) as folder:
+        folder.write_text("kept.txt", "kept")
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(ValueError, match="No space left on device; choose"), folder:
+        folder.write_text("kept.txt", "lost")
+    assert contents(tmp_path) == {"kept.txt": "kept"}
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_file_in_the_way_is_one_sentence(tmp_path, inside):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match="output folder .*taken"):
+        OutputFolder.claim(tmp_path / "taken" / inside, overwrite=True)
+
+
+@pytest.mark.parametrize("inside", ["", "new"])
+def test_a_folder_without_write_permission_is_refused_even_to_root(tmp_path, inside):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ValueError, match="read-only"):
+            OutputFolder.claim(tmp_path / inside, overwrite=False)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_disk_that_takes_no_folder_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    folder = OutputFolder.claim(tmp_path / "new", overwrite=False)
+    monkeypatch.setattr("os.mkdir", refuse)
+    with pytest.raises(ValueError, match="Read-only file system; choose"), folder:
+        pass

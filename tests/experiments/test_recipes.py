@@ -1,0 +1,66 @@
+"""Recipes: settings are read by type, and what is written is read back."""
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as some
+
+from keelnet.experiments.recipes import RECIPES, Recipe, recipe_named
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_survives_its_file(recipe):
+    assert Recipe.from_toml(tomli_w.dumps(recipe.as_table())) == recipe
+
+
+@given(
+    depth=some.integers(1, 10**4),
+    rate=some.floats(1e-6, 10),
+    seed=some.integers(0, 2**31),
+    widths=some.lists(some.integers(2, 64), min_size=2, max_size=4),
+)
+def test_settings_are_read_by_their_type_and_survive_the_file(depth, rate, seed, widths):
+    text = ",".join(map(str, widths))
+    recipe = recipe_named("digits").with_settings(
+        [f"depth={depth}", f"rate={rate!r}", f"seed={seed}", f"width={text}", "epochs=none"]
+    )
+    assert (recipe.depth, recipe.rate, recipe.seed) == (depth, rate, seed)
+    assert recipe.width == tuple(widths) and recipe.epochs is None
+    assert Recipe.from_toml(tomli_w.dumps(recipe.as_table())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("dpth=3", "unknown setting 'dpth'; known are .*depth"),
+        ("depth=deep", "depth must be a whole number or whole numbers separated by commas"),
+        ("rate=fast", "rate must be a number, got 'fast'"),
+        ("strategy=magic", "strategy must be one of store_all, checkpointed, reversible"),
+        ("depth", "key=value"),
+        ("=3", "key=value"),
+        ("name=mine", "unknown setting 'name'"),
+    ],
+)
+def test_a_bad_setting_is_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_named("digits").with_settings([setting])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = [", "not TOML"),
+        ('name = "x"', "missing keys"),
+        ('name = "x"\ndata = "digits"\narchitecture = "residual"\nfoo = 1', "unknown keys"),
+        ('name = "x"\ndata = "digits"\narchitecture = "residual"\ndepth = "a"', "depth = 'a'"),
+        ('name = "x"\ndata = "digits"\narchitecture = "best"', "architecture = 'best'"),
+    ],
+)
+def test_a_broken_recipe_file_is_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe.from_toml(text)
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown recipe 'brain'; known are digits, tissue"):
+        recipe_named("brain")

@@ -1,0 +1,158 @@
+"""Runs: the folder is whole, repeatable, readable again, and never lost."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from keelnet.experiments.problems import problem
+from keelnet.experiments.recipes import recipe_named
+from keelnet.experiments.runs import load_network, load_run, train
+from keelnet.learning.descent import predicted
+
+SMALL = replace(recipe_named("digits"), width=8, depth=3, epochs=2, batch=256)
+TISSUE = replace(recipe_named("tissue"), width=(4, 8), depth=(1, 2), epochs=1, batch=24)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    return folder, list(train(SMALL, folder))
+
+
+def test_the_folder_holds_the_run(finished):
+    folder, steps = finished
+    run = load_run(folder)
+    assert run.recipe == SMALL
+    assert [line["epoch"] for line in run.history] == [1, 2]
+    best = max(step.scores["accuracy"] for step in steps)
+    assert run.scores["validation_accuracy"] == best
+    assert {item.name for item in folder.iterdir()} == {
+        "recipe.toml",
+        "history.jsonl",
+        "weights.safetensors",
+        "scores.json",
+        "curves.png",
+    }
+
+
+def test_the_weights_are_those_of_the_best_iterate(finished):
+    folder, _ = finished
+    task = problem(SMALL)
+    x, labels = task.samples.validation
+    logits = predicted(load_network(folder), x, 256)
+    assert task.score(logits, labels)["accuracy"] == load_run(folder).scores["validation_accuracy"]
+
+
+def test_the_same_seed_gives_the_same_weights(finished, tmp_path):
+    folder, _ = finished
+    list(train(SMALL, tmp_path / "again"))
+    list(train(replace(SMALL, seed=1), tmp_path / "other"))
+    weights = (folder / "weights.safetensors").read_bytes()
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == weights
+    assert (tmp_path / "other" / "weights.safetensors").read_bytes() != weights
+
+
+def test_strategies_train_alike(finished, tmp_path):
+    losses = []
+    for strategy in ("store_all", "checkpointed", "reversible"):
+        steps = list(train(replace(SMALL, strategy=strategy, epochs=1), tmp_path / strategy))
+        losses.append(steps[0].terms["loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_tissue_leaves_scores_by_region_and_an_overlay(tmp_path):
+    list(train(TISSUE, tmp_path / "run"))
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert set(scores["validation_dice"]) == {"CSF", "GM", "WM"}
+    assert set(scores["corrupted_dice"]) == {"CSF", "GM", "WM"}
+    values = scores["validation_dice"].values()
+    assert scores["validation_dice_mean"] == pytest.approx(sum(values) / 3, abs=1e-6)
+    assert (tmp_path / "run" / "overlay.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_existing_run_is_refused_and_unchanged(finished):
+    folder, _ = finished
+    before = {item.name: item.read_bytes() for item in folder.iterdir()}
+    with pytest.raises(ValueError, match="--overwrite"):
+        next(train(SMALL, folder))
+    assert {item.name: item.read_bytes() for item in folder.iterdir()} == before
+
+
+def test_overwriting_that_stops_half_way_keeps_the_old_run(tmp_path):
+    list(train(replace(SMALL, epochs=1), tmp_path / "run"))
+    before = {item.name: item.read_bytes() for item in (tmp_path / "run").iterdir()}
+    steps = train(replace(SMALL, seed=5), tmp_path / "run", overwrite=True)
+    next(steps)
+    steps.close()
+    assert {item.name: item.read_bytes() for item in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_that_stops_half_way_keeps_its_best_weights(tmp_path):
+    steps = train(SMALL, tmp_path / "run")
+    next(steps)
+    steps.close()
+    assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 0
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(ValueError, match=r"not finished: scores\.json missing"):
+        load_run(tmp_path / "run")
+
+
+def test_an_exploding_run_says_so_and_keeps_what_it_had(tmp_path):
+    wild = replace(SMALL, rate=1e30, clip=None, warmup=0.0, architecture="residual")
+    with pytest.raises(ValueError, match="became|not finite|number"):
+        list(train(replace(wild, strategy="store_all", activation="relu"), tmp_path / "run"))
+    assert (tmp_path / "run" / "recipe.toml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 0}, "depth"),
+        ({"width": 7}, "even"),
+        ({"final_time": 0.0}, "final_time"),
+        ({"activation": "tanhh"}, "unknown activation"),
+        ({"strategy": "reversible", "architecture": "residual"}, "checkpointed"),
+        ({"architecture": "segmenter"}, "any architecture but segmenter"),
+        ({"rate": -1.0}, "rate"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": None}, "budget"),
+        ({"device": "cuda:99"}, "device"),
+        ({"device": "abacus"}, "device"),
+        ({"stencil": 4}, "odd"),
+        ({"smoothness": -1.0}, "smoothness"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_anything_is_written(
+    tmp_path, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        next(train(replace(SMALL, **changes), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("broken", ["weights", "scores", "nothing"])
+def test_a_broken_run_folder_is_named(finished, tmp_path, broken):
+    folder, _ = finished
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for item in folder.iterdir():
+        (copy / item.name).write_bytes(item.read_bytes())
+    if broken == "nothing":
+        (copy / "recipe.toml").unlink()
+        with pytest.raises(ValueError, match="no run folder"):
+            load_run(copy)
+    elif broken == "scores":
+        (copy / "scores.json").write_text("{")
+        with pytest.raises(ValueError, match="not JSON"):
+            load_run(copy)
+    else:
+        content = (copy / "weights.safetensors").read_bytes()
+        (copy / "weights.safetensors").write_bytes(content[:100])
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load_network(copy)
+
+
+def test_progress_is_on_the_recipe_s_device():
+    assert next(problem(SMALL).network.parameters()).device == torch.device("cpu")

@@ -1,0 +1,154 @@
+"""Descent: yields progress, keeps the best iterate, obeys its budget, repeats by its seed."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import keelnet as kn
+from keelnet.data.samples import InMemory
+from keelnet.learning import SGD, Adam, Budget, Objective, Training, descend
+from keelnet.learning.descent import predicted
+
+
+def blobs(seed=0):
+    """Two classes around (±1, 0)."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(64) % 2
+    x = 0.3 * torch.randn(64, 2, generator=generator)
+    x[:, 0] += 2.0 * labels - 1
+    return InMemory((x[:48], labels[:48]), (x[48:], labels[48:]), ("left", "right"))
+
+
+def training(epochs=5, method=None, **changes):
+    return Training(method or Adam(1e-2), Budget(epochs), 16, "accuracy", **changes)
+
+
+def score(logits, labels):
+    return {"accuracy": float((logits.argmax(1) == labels).double().mean())}
+
+
+def network(seed=0):
+    return kn.architectures.hamiltonian(2, 2, width=4, depth=4, seed=seed)
+
+
+def run(model, settings, samples=None, seed=0, scoring=score, **changes):
+    generator = torch.Generator().manual_seed(seed)
+    return descend(model, Objective(), samples or blobs(), settings, scoring, generator, **changes)
+
+
+@pytest.mark.parametrize("method", [Adam(3e-2), SGD(1e-1), SGD(1e-1, momentum=0.0)])
+def test_training_learns(method):
+    steps = list(run(network(), training(20, method)))
+    assert steps[-1].terms["loss"] < 0.5 * steps[0].terms["loss"]
+    assert max(step.scores["accuracy"] for step in steps) >= 0.95
+
+
+def test_progress_counts_epochs_and_spends_the_budget():
+    steps = list(run(network(), training(4)))
+    assert [step.epoch for step in steps] == [1, 2, 3, 4]
+    assert [step.spent for step in steps] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_the_best_iterate_is_put_back():
+    values = iter([0.1, 0.9, 0.3, 0.2])
+    model, kept = network(), []
+    for step in run(model, training(4), scoring=lambda *_: {"accuracy": next(values)}):
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
+        assert step.best == (step.epoch <= 2)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, kept[1][name])
+    assert not torch.equal(kept[1]["classifier.linear.weight"], kept[3]["classifier.linear.weight"])
+
+
+def test_a_consumer_that_stops_gets_the_best_so_far():
+    model = network()
+    steps = run(model, training(10))
+    next(steps)
+    trained = model.classifier.linear.weight.clone()
+    steps.close()
+    assert torch.equal(model.classifier.linear.weight, trained)
+
+
+def test_the_generator_decides_everything():
+    losses = [
+        [step.terms["loss"] for step in run(network(), training(), seed=s)] for s in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_seconds_end_training_within_a_batch():
+    ticks = itertools.count()
+    clock = lambda: float(next(ticks))  # noqa: E731
+    settings = Training(Adam(), Budget(seconds=10.0), 16, "accuracy")
+    steps = list(run(network(), settings, clock=clock))
+    assert 10 <= next(ticks) < 20
+    assert len(steps) < 5
+
+
+def test_the_rate_warms_up_and_then_falls_to_zero():
+    settings = training(warmup=0.2)
+    factors = [settings.rate_factor(spent / 100) for spent in range(101)]
+    assert factors.index(max(factors)) == 20 and max(factors) == 1.0
+    assert factors[:21] == sorted(factors[:21]) and factors[20:] == sorted(factors[20:])[::-1]
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_frozen_parameters_stay():
+    model = network()
+    model.opening.weight.requires_grad_(False)
+    before = model.opening.weight.clone()
+    list(run(model, training(2)))
+    assert torch.equal(model.opening.weight, before)
+
+
+def test_a_non_finite_objective_ends_with_the_best_iterate():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"objective became nan in epoch 1, batch 1; use a smaller"
+    ):
+        list(
+            descend(
+                model,
+                Objective(loss=lambda logits, labels: logits.sum() * math.nan),
+                blobs(),
+                training(),
+                score,
+                torch.Generator(),
+            )
+        )
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Budget(), "epochs or seconds"),
+        (lambda: Budget(epochs=0), "epochs"),
+        (lambda: Budget(epochs=2.5), "epochs"),
+        (lambda: Budget(seconds=0.0), "seconds"),
+        (lambda: Adam(rate=0.0), "rate"),
+        (lambda: SGD(rate=float("nan")), "rate"),
+        (lambda: training(warmup=1.0), "warmup"),
+        (lambda: training(clip=0.0), "clip"),
+        (lambda: next(run(network(), training(), scoring=lambda *_: {"dice": 1.0})), "goal"),
+        (lambda: next(run(torch.nn.Identity(), training())), "no parameters"),
+    ],
+)
+def test_bad_input_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    settings = Training(Adam(), Budget(1), 1000, "accuracy")
+    with pytest.raises(ValueError, match="batch_size"):
+        next(run(network(), settings))
+
+
+def test_prediction_does_not_depend_on_the_batch_size():
+    model, x = network(), torch.randn(10, 2)
+    torch.testing.assert_close(predicted(model, x, 3), predicted(model, x, 10))

@@ -1,0 +1,108 @@
+"""Named architectures: counts of parameters from the literature, and what each product promises."""
+
+import inspect
+
+import pytest
+import torch
+
+import keelnet as kn
+from keelnet.networks import architectures
+from keelnet.networks.network import blocks_of
+
+PYRAMIDS = (
+    "residual",
+    "antisymmetric",
+    "hamiltonian",
+    "double_hamiltonian",
+    "parabolic",
+    "second_order",
+)
+
+# Ruthotto & Haber 2020, table 1: 3 steps a block, a norm with scale and bias after every kernel.
+PUBLISHED = [
+    ("double_hamiltonian", 10, (16, 32, 64, 128), 128, 324_794),
+    ("double_hamiltonian", 10, (32, 64, 112), 112, 264_106),
+    ("double_hamiltonian", 100, (32, 64, 128), 256, 362_180),
+    ("parabolic", 10, (16, 32, 64, 128), 128, 618_554),
+    ("parabolic", 10, (32, 64, 112), 112, 502_570),
+    ("parabolic", 100, (32, 64, 128), 256, 652_484),
+]
+
+
+@pytest.mark.parametrize(("name", "classes", "width", "closing", "count"), PUBLISHED)
+def test_parameters_are_as_many_as_published(name, classes, width, closing, count):
+    network = getattr(architectures, name)(
+        3, classes, width=width, closing=closing, dim=2, depth=3, norm=kn.ChannelNorm()
+    )
+    assert sum(value.numel() for value in network.parameters()) == count
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_every_parameter_gets_a_gradient(name, dim):
+    network = getattr(architectures, name)(2, 3, dim=dim, width=8, depth=3)
+    x = torch.randn(5, 2, *(6,) * dim)
+    logits = network(x)
+    assert logits.shape == (5, 3)
+    logits.square().sum().backward()
+    assert all(value.grad is not None for value in network.parameters())
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_features_then_classifier_is_the_network(name):
+    network = getattr(architectures, name)(2, 3, width=8, depth=3)
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(network.classifier(network.features(x)), network(x))
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_the_seed_decides_the_parameters(name):
+    make = getattr(architectures, name)
+    one, again, other = (make(2, 3, width=8, depth=2, seed=seed) for seed in (0, 0, 1))
+    x = torch.randn(4, 2)
+    assert torch.equal(one(x), again(x))
+    assert not torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize("name", ["hamiltonian", "double_hamiltonian", "second_order"])
+def test_reversible_is_the_default_where_the_method_allows_it(name):
+    network = getattr(architectures, name)(2, 3, width=8)
+    assert [block.strategy for block in blocks_of(network)] == [kn.reversible]
+
+
+@pytest.mark.parametrize("name", ["residual", "antisymmetric", "parabolic"])
+def test_reversible_is_refused_where_the_method_does_not_allow_it(name):
+    make = getattr(architectures, name)
+    assert [block.strategy for block in blocks_of(make(2, 3, width=8))] == [kn.checkpointed]
+    with pytest.raises(ValueError, match="use strategy=kn.checkpointed"):
+        make(2, 3, width=8, strategy=kn.reversible)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": (8, 16)}, "several widths need a resolution"),
+        ({"width": 0}, "width must be an integer of at least 1"),
+        ({"width": ()}, "width"),
+        ({"depth": 0}, "depth"),
+        ({"dim": 4}, "dim must be 1, 2 or 3"),
+        ({"dim": 2, "stencil": 4}, "odd"),
+        ({"activation": "tnh"}, "unknown activation"),
+        ({"final_time": -1}, "final_time"),
+        ({"knots": 0}, "knots"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        architectures.residual(2, 3, **settings)
+
+
+@pytest.mark.parametrize("name", ["hamiltonian", "double_hamiltonian"])
+def test_a_width_that_cannot_be_halved_is_refused(name):
+    with pytest.raises(ValueError, match="so even; got 7"):
+        getattr(architectures, name)(2, 3, width=7)
+
+
+@pytest.mark.parametrize("name", [*PYRAMIDS, "segmenter"])
+def test_every_public_architecture_is_documented(name):
+    assert inspect.getdoc(getattr(kn.architectures, name))

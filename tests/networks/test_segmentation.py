@@ -1,0 +1,71 @@
+"""The segmenter: a class for every pixel, in memory that its depths do not change."""
+
+import pytest
+import torch
+
+import keelnet as kn
+from keelnet.analysis.memory import saved_bytes
+
+
+def small(**settings):
+    return kn.architectures.segmenter(1, 4, **{"dim": 2, "width": (4, 8), "depth": 2} | settings)
+
+
+@pytest.mark.parametrize(("dim", "side"), [(2, 16), (3, 8)])
+@pytest.mark.parametrize("width", [(4,), (4, 8), (4, 6, 8)])
+def test_logits_have_the_space_of_the_image(dim, side, width):
+    network = small(dim=dim, width=width)
+    assert network(torch.randn(2, 1, *(side,) * dim)).shape == (2, 4, *(side,) * dim)
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+def test_strategies_give_the_same_gradients(strategy):
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    gradients = []
+    for chosen in (kn.store_all, strategy):
+        network = small(strategy=chosen, seed=3).double()
+        network(x).square().mean().backward()
+        gradients.append([value.grad for value in network.parameters()])
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_saved_memory_does_not_depend_on_the_depths():
+    x = torch.randn(1, 1, 16, 16)
+
+    def kept(depth):
+        network = small(depth=depth)
+        return saved_bytes(lambda: network(x), excluded=network.parameters())
+
+    assert kept((64, 128)) <= 1.05 * kept((2, 2))
+
+
+def test_depth_zero_leaves_a_level_without_layers():
+    network = small(depth=(0, 3))
+    assert [block.depth for block in network.blocks()] == [3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": (4, 7)}, "so even; got 7"),
+        ({"depth": (2, 2, 2)}, r"depth needs one number a level \(2\)"),
+        ({"depth": -1}, "depth"),
+        ({"width": ()}, "width"),
+        ({"dim": 0}, "dim"),
+        ({"stencil": 2}, "odd"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        small(**settings)
+
+
+def test_an_image_that_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match="needs a divisible space"):
+        small()(torch.randn(1, 1, 9, 8))
+
+
+def test_a_wrong_channel_count_is_refused():
+    with pytest.raises(ValueError, match="needs a state"):
+        small()(torch.randn(1, 2, 8, 8))
