@@ -87,17 +87,23 @@ def _show_warning(
         errors.print(f"[bold yellow]keelnet: warning:[/] {_plain(' '.join(str(message).split()))}")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"keelnet {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Fast and stable deep residual networks, seen as time integration."""
-    if version:
-        console.print(f"keelnet {__version__}")
-        raise typer.Exit
 
 
 @app.command(epilog="Example: keelnet reproduce --out runs/reproduce")
@@ -169,7 +175,9 @@ def _print_verdicts(reproduction: Reproduction) -> None:
     for verdict in reproduction.verdicts:
         mark = "[green]✓[/]" if verdict.holds else "[red]✗[/]"
         number = f"{verdict.number:.4g} {verdict.relation} {verdict.threshold:g}"
-        console.print(f"{mark} {verdict.source}: {_plain(verdict.claim)} [bold]{number}[/]")
+        reading = f" ({verdict.reading})" if verdict.reading else ""
+        claim = _plain(f"{verdict.source}: {verdict.claim}{reading}")
+        console.print(f"{mark} {claim} [bold]{number}[/]")
         console.print(f"    [dim]{_plain(verdict.measure)} ({verdict.experiment})[/]")
     held = sum(verdict.holds for verdict in reproduction.verdicts)
     console.print(f"{held} of {len(reproduction.verdicts)} statements hold")

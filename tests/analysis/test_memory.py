@@ -1,6 +1,7 @@
 """Saved bytes are counted once a storage, without the parameters."""
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from keelnet.analysis.memory import saved_bytes
 
@@ -32,3 +33,20 @@ def test_a_chain_counts_every_state():
 def test_nothing_is_saved_without_gradient():
     x = torch.randn(10)
     assert saved_bytes(lambda: x.square()) == 0
+
+
+def test_what_checkpointing_keeps_past_the_hooks_counts():
+    x = torch.randn(100, requires_grad=True)
+
+    def segments(count):
+        y = x
+        for _ in range(count):
+            y = checkpoint(lambda x: x.sin().cos().tanh(), y, use_reentrant=False)
+        return y
+
+    assert saved_bytes(lambda: segments(5)) == 5 * 400  # the input of each segment
+
+
+def test_what_is_freed_again_does_not_count():
+    x = torch.randn(100)
+    assert saved_bytes(lambda: (x + 1).sum() + (x * 2).sum()) == 0

@@ -76,6 +76,6 @@ def activation_from(choice: ActivationChoice) -> Activation:
             f"activation {type(choice).__name__} owns parameters, but parameters live in controls;"
             " put the whole branch into a ModuleField"
         )
-    if not callable(choice):
-        raise ValueError(f"activation must be a name or a callable, got {choice!r}")
+    if isinstance(choice, type) or not callable(choice):
+        raise ValueError(f"activation must be a name or a function of a tensor, got {choice!r}")
     return Activation(getattr(choice, "__name__", type(choice).__name__), choice)

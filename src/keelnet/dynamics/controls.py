@@ -38,9 +38,11 @@ class Control(nn.Module):
             raise ValueError(f'interpolation must be "constant" or "linear", got {interpolation!r}')
         self.knots = next(iter(counts.values()))
         self.interpolation: Interpolation = interpolation
-        # A module's parameter names have no dots, but those of a ModuleField have.
-        self._names = {name: name.replace(".", "/") for name in values}
+        # A module's parameter names have no dots and are no attributes, but a ModuleField's may be.
+        self._names: dict[str, str] = {}
         for name, value in values.items():
+            stored = name.replace(".", "/")
+            self._names[name] = stored + "/" if hasattr(self, stored) else stored
             kept = value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone())
             self.register_parameter(self._names[name], kept)
 

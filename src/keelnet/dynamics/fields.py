@@ -157,10 +157,12 @@ class AntisymmetricField(KernelField):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_square(self, self.kernel)
-        known = isinstance(self.damping, Tensor) or self.damping == "auto"
+        learned = isinstance(self.damping, Tensor) and self.damping.ndim == 0
+        known = learned or (isinstance(self.damping, str) and self.damping == "auto")
         if not known and not (isinstance(self.damping, (int, float)) and 0 <= self.damping < 1e30):
             raise ValueError(
-                f'damping must be a finite number of at least 0, or "auto"; got {self.damping!r}'
+                'damping must be a finite number of at least 0, a tensor of one, or "auto";'
+                f" got {self.damping!r}"
             )
 
     @property
@@ -177,7 +179,7 @@ class AntisymmetricField(KernelField):
                 'damping="auto" depends on the step size; call propagate, or with_damping(number)'
             )
         skew = self.kernel.apply(self.kernel.antisymmetric(theta["weight"]), y)
-        if self.contracts:
+        if isinstance(self.damping, Tensor) or self.damping > 0:
             skew = skew - (0.5 * self.damping) * y
         return bent(self.kernel, self.activation, self.norm, skew, theta, "")
 

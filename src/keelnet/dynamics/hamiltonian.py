@@ -75,7 +75,8 @@ class _KernelPair(PartitionedField):
         return self.reader.channel_axis
 
     def is_split(self, y0: Tensor) -> bool:
-        return y0.ndim > self.channel_axis and y0.shape[self.channel_axis] == sum(self.widths)
+        axis = self.channel_axis % max(y0.ndim, 2)
+        return y0.ndim > axis and y0.shape[axis] == sum(self.widths)
 
     def parts(self, y0: Tensor) -> Parts:
         if self.is_split(y0):

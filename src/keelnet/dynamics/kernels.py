@@ -178,10 +178,12 @@ class ConvKernel(Kernel):
         require_count("ConvKernel groups", self.groups)
         if self.out_channels is not None:
             require_count("ConvKernel out_channels", self.out_channels)
-        if self.dim not in _CONV:
+        if self.dim not in tuple(_CONV):
             raise ValueError(f"ConvKernel dim must be 1, 2 or 3, got {self.dim!r}")
-        if len(self.stencils) != self.dim:
-            raise ValueError(f"stencil needs {self.dim} numbers, got {self.stencil!r}")
+        if not isinstance(self.stencil, (int, tuple)) or len(self.stencils) != self.dim:
+            raise ValueError(
+                f"stencil must be an integer or a tuple of {self.dim}, got {self.stencil!r}"
+            )
         for size in self.stencils:
             require_count("stencil", size)
             if size % 2 == 0:
@@ -197,7 +199,7 @@ class ConvKernel(Kernel):
     @property
     def stencils(self) -> tuple[int, ...]:
         """One size an axis."""
-        return (self.stencil,) * self.dim if isinstance(self.stencil, int) else tuple(self.stencil)
+        return (self.stencil,) * self.dim if isinstance(self.stencil, int) else self.stencil
 
     @property
     def inputs(self) -> int:

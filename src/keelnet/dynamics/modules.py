@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from keelnet.dynamics.fields import Field, Parts, Slot, Theta
 from keelnet.dynamics.hamiltonian import PartitionedField
@@ -72,11 +73,20 @@ class ModuleField(Field):
         return (y0,)
 
     def rate(self, y: Tensor, theta: Theta) -> Tensor:
-        value: Tensor = functional_call(self.module, dict(theta), (y,))
-        if value.shape != y.shape:
+        watched = not (y.is_inference() or torch.compiler.is_compiling())
+        before = y._version if watched else 0
+        value = functional_call(self.module, dict(theta), (y,))
+        name = type(self.module).__name__
+        if watched and y._version != before:
             raise ValueError(
-                f"a residual branch must keep the shape of its input, but {type(self.module).__name__}"
-                f" turned {tuple(y.shape)} into {tuple(value.shape)}"
+                f"{name} changes its input in place, but the integrator still needs it;"
+                " use inplace=False in its first layer"
+            )
+        if not isinstance(value, Tensor) or value.shape != y.shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                "a residual branch must keep the shape of its input, but"
+                f" {name} turned {tuple(y.shape)} into {found}"
             )
         return value
 
@@ -86,7 +96,8 @@ class ModuleField(Field):
     def recomputation_obstacle(self, replays_randomness: bool) -> str | None:
         for name, part in self.module.named_modules():
             where = f"{type(part).__name__} at {name or 'the top'}"
-            if part.training and isinstance(part, _BatchNorm):
+            remembers = isinstance(part, _InstanceNorm) and part.track_running_stats
+            if part.training and (isinstance(part, _BatchNorm) or remembers):
                 return f"{where} would update its statistics twice"
             dropping = isinstance(part, _DropoutNd) and part.p > 0
             if part.training and dropping and not replays_randomness:

@@ -42,6 +42,7 @@ def problem(recipe: Recipe) -> Problem:
         raise ValueError(
             f"recipe {recipe.name} needs {wanted}, got architecture={recipe.architecture}"
         )
+    samples.batches(recipe.batch, torch.Generator())  # refuses a batch that cannot be had
     return Problem(
         samples,
         _network(recipe, samples).to(_device(recipe.device)),

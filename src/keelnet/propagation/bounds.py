@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics
 from keelnet.propagation.gradients import march
-from keelnet.propagation.integrators import Integrator, StabilityWarning, State
+from keelnet.propagation.integrators import Integrator, StabilityWarning, State, numbers
 
 Controls = dict[str, Tensor]
 
@@ -39,7 +39,7 @@ def step_bound(integrator: Integrator, field: Dynamics, controls: Controls) -> S
     spectrum = field.spectrum({name: value.detach() for name, value in controls.items()})
     if spectrum is None:
         return None
-    layers = spectrum.to(torch.complex128).cpu().numpy()
+    layers = numbers(spectrum)
     steps = [integrator.largest_steps(eigenvalues).min() for eigenvalues in layers]
     layer = int(np.argmin(steps))
     return StepBound(float(steps[layer]), layer)
@@ -51,10 +51,15 @@ def damped(
     """The field with damping="auto" resolved; with ``advise``, a warning where a given γ is too small."""
     if not isinstance(field, AntisymmetricField):
         return field
-    if isinstance(field.damping, str):
-        return field.with_damping(integrator.least_damping(h, field.frequencies(controls)))
-    if advise:
-        _advise(integrator, field, controls, h)
+    try:
+        if isinstance(field.damping, str):
+            return field.with_damping(integrator.least_damping(h, field.frequencies(controls)))
+        if advise:
+            _advise(integrator, field, controls, h)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ValueError(
+            "the damping of an AntisymmetricField needs finite controls, but weight holds NaN or inf"
+        ) from error
     return field
 
 
@@ -63,15 +68,15 @@ def _advise(
 ) -> None:
     spectrum = field.spectrum({name: value.detach() for name, value in controls.items()})
     assert spectrum is not None
-    eigenvalues = spectrum.to(torch.complex128).cpu().numpy()
+    eigenvalues = numbers(spectrum)
     growth = float(integrator.amplification(h, eigenvalues).max())
     if not growth > 1 + 1e-6:
         return
     omega = float(np.abs(eigenvalues.imag).max())
     way_out = _way_out(integrator, h, omega)
     warnings.warn(
-        f"{type(integrator).__name__} at step size {h:g} grows up to {growth:.6g} times a layer:"
-        f" damping {float(field.damping):g} is too small for ω = {omega:.4g}; {way_out}",
+        f"{type(integrator).__name__} at step size {h:g} grows up to {growth:.7g} times a layer:"
+        f" damping {torch.as_tensor(field.damping).item():g} does not hold ω = {omega:.4g}; {way_out}",
         StabilityWarning,
         stacklevel=4,
     )
@@ -84,7 +89,15 @@ def _way_out(integrator: Integrator, h: float, omega: float) -> str:
             least = float(integrator.least_damping(h, torch.tensor([omega], dtype=torch.float64)))
         except StabilityWarning as warning:
             return str(warning)
-    return f'{least:.4g} would do (or damping="auto")'
+    return f'{_rounded_up(least):.4g} would do (or damping="auto")'
+
+
+def _rounded_up(value: float) -> float:
+    """To four digits: a bound from below must not be rounded to less."""
+    if value == 0:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return math.ceil(value / unit) * unit
 
 
 def explain_non_finite(
@@ -103,12 +116,12 @@ def explain_non_finite(
         first = next(
             (count for count, after in enumerate(states) if not all_finite(after)), depth - 1
         )
-    theta = {name: value[first : first + 1] for name, value in frozen.items()}
     begin = f"the state is not finite after layer {first + 1} of {depth} (step size {h:g})"
-    bad = [name for name, value in islice(theta.items(), None) if not bool(value.isfinite().all())]
+    passed = {name: value[: first + 1] for name, value in frozen.items()}
+    bad = [name for name, value in passed.items() if not all_finite((value,))]
     if bad:
-        return f"{begin}: that layer's {', '.join(bad)} is not finite"
-    bound = step_bound(integrator, field, {n: v[: first + 1] for n, v in frozen.items()})
+        return f"{begin}: {', '.join(bad)} is not finite there or before"
+    bound = step_bound(integrator, field, passed)
     method = f"{type(integrator).__name__} on {type(field).__name__}"
     if bound is None:
         return f"{begin}: {method} has no known step bound; use a smaller step size"

@@ -60,9 +60,11 @@ def checkpointed(
     """√depth states are remembered, the layers between them computed again. Memory ∝ √depth."""
     require_strategy(checkpointed, integrator, field)
     length = math.isqrt(depth - 1) + 1
-    for begin in range(0, depth, length):
+    # split, not slices: its backward writes each gradient once.
+    pieces = {name: torch.split(value, length) for name, value in controls.items()}
+    for number, begin in enumerate(range(0, depth, length)):
         layers = range(begin, min(begin + length, depth))
-        window = {name: value[begin : layers.stop] for name, value in controls.items()}
+        window = {name: piece[number] for name, piece in pieces.items()}
         state = checkpoint(
             _segment, integrator, field, state, window, h, layers, use_reentrant=False
         )
@@ -199,7 +201,10 @@ def _unsheared(
         leaves = {name: theta[name].detach().requires_grad_() for name in sums}
         rate = shear.rate(x, {**theta, **leaves})
     inputs: Sequence[Tensor] = [x, *leaves.values()]
-    products = torch.autograd.grad(rate, inputs, costate[moved].to(rate.dtype), allow_unused=True)
+    products: Sequence[Tensor | None] = [None] * len(inputs)
+    if rate.requires_grad:
+        given = costate[moved].to(rate.dtype)
+        products = torch.autograd.grad(rate, inputs, given, allow_unused=True)
     for name, product in zip(leaves, products[1:], strict=True):
         if product is not None:
             sums[name].add_(product, alpha=shear.scale)

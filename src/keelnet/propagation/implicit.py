@@ -51,7 +51,13 @@ class DenseDiffusion(Diffusion):
             )
 
     def solve(self, y: Tensor, h: float) -> Tensor:
-        wide = self.matrix if self.matrix.dtype == torch.float64 else self.matrix.float()
+        if y.ndim < 1 or y.shape[-1] != len(self.matrix):
+            raise ValueError(
+                f"DenseDiffusion of {len(self.matrix)} channels acts on the last axis of the state,"
+                f" got {tuple(y.shape)}; use LaplacianDiffusion for convolutions"
+            )
+        precise = torch.float64 in (y.dtype, self.matrix.dtype)
+        wide = self.matrix.double() if precise else self.matrix.float()
         identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
         factor = torch.linalg.cholesky(identity + h * wide)
         rows = y.reshape(-1, y.shape[-1]).to(wide.dtype)

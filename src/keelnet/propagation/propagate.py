@@ -103,7 +103,7 @@ def _prepared(
     advise: bool,
 ) -> tuple[Dynamics, State, Controls, int]:
     """Everything that the loop over layers needs, or a ValueError."""
-    _require_types(integrator, field, y0)
+    _require_types(integrator, field, y0, controls)
     _require_step(step_size)
     field = integrator.adapted(field)
     count = _depth(field, controls, depth)
@@ -115,7 +115,9 @@ def _prepared(
     return damped(integrator, field, ready, step_size, advise), state, ready, count
 
 
-def _require_types(integrator: Integrator, field: Dynamics, y0: Tensor) -> None:
+def _require_types(
+    integrator: Integrator, field: Dynamics, y0: Tensor, controls: Mapping[str, Tensor]
+) -> None:
     if not isinstance(integrator, Integrator):
         raise ValueError(f"integrator must be a value like kn.Verlet(), got {integrator!r}")
     if not isinstance(field, Dynamics):
@@ -123,10 +125,22 @@ def _require_types(integrator: Integrator, field: Dynamics, y0: Tensor) -> None:
     if not isinstance(y0, Tensor) or not y0.dtype.is_floating_point:
         found = f"a {y0.dtype} tensor" if isinstance(y0, Tensor) else type(y0).__name__
         raise ValueError(f"y0 must be a tensor of floating-point numbers, got {found}")
+    if not isinstance(controls, Mapping):
+        raise ValueError(
+            "controls must map names to tensors, layers first (of a Control: control.at_layers(depth)),"
+            f" got {type(controls).__name__}"
+        )
+    for name, value in controls.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} must be a tensor, layers first, got {type(value).__name__};"
+                " leave out a control that is absent"
+            )
 
 
 def _require_step(step_size: float) -> None:
-    if not isinstance(step_size, (int, float)) or not 0 < step_size < math.inf:
+    known = isinstance(step_size, (int, float)) and not isinstance(step_size, bool)
+    if not known or not 0 < step_size < math.inf:
         raise ValueError(f"step_size must be a finite number above 0, got {step_size!r}")
 
 

@@ -1,0 +1,107 @@
+"""The command line: help with examples, one line and exit code 2 for bad input, no torch before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from keelnet.cli import app
+
+COMMANDS = sorted(get_command(app).commands)
+
+
+def call(*arguments, **changes):
+    return subprocess.run(
+        [sys.executable, "-m", "keelnet", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",)])
+def test_the_door_opens_without_torch(arguments):
+    code = (
+        "import sys; sys.argv = ['keelnet', *sys.argv[1:]]\n"
+        "from keelnet.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'matplotlib', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "keelnet" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command):
+    done = call(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: keelnet {command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("trian",), "trian"),
+        (("train",), "RECIPE"),
+        (("train", "brains"), "unknown recipe 'brains'; known are digits, tissue"),
+        (("train", "digits", "--epochs", "many"), "--epochs"),
+        (("train", "digits", "--speed", "9"), "--speed"),
+        (("train", "digits", "--epochs", "3", "--minutes", "1"), "not both"),
+        (("train", "digits", "--epochs", "0"), "epochs must be an integer of at least 1"),
+        (("train", "digits", "--minutes", "-1"), "seconds must be a finite number above 0"),
+        (("train", "digits", "--set", "depth"), "key=value"),
+        (("train", "digits", "--set", "deepness=3"), "unknown setting 'deepness'"),
+        (("train", "digits", "--set", "depth=0"), "depth must be an integer of at least 1"),
+        (("train", "digits", "--set", "activation=tan"), "unknown activation 'tan'"),
+        (("train", "digits", "--set", "architecture=residual"), "use strategy=kn.checkpointed"),
+        (("train", "digits", "--set", "device=abacus"), "device 'abacus' cannot be used here"),
+        (("train", "digits", "--set", "batch=5000"), "batch_size"),
+        (("reproduce", "--out", "/dev/null/x"), "output folder"),
+        (("reproduce", "--out", "/proc/keelnet"), "output folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
+    out = () if "--out" in arguments or arguments[0] != "train" else ("--out", tmp_path / "run")
+    done = call(*arguments, *out)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("keelnet: ") and words in line
+
+
+def test_an_existing_folder_is_refused_and_kept(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for command in (("train", "digits"), ("reproduce",), ("demo",)):
+        done = call(*command, "--out", tmp_path)
+        assert done.returncode == 2
+        (line,) = done.stderr.strip().splitlines()
+        assert "--overwrite" in line
+    assert [item.name for item in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_debug_shows_the_traceback(before):
+    arguments = ["train", "brains"]
+    arguments.insert(0 if before else 2, "--debug")
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr and "keelnet: unknown recipe" in done.stderr
+
+
+def test_training_prints_progress_and_scores_and_leaves_a_run(tmp_path):
+    settings = ("width=8", "depth=2", "batch=256")
+    changes = [word for setting in settings for word in ("--set", setting)]
+    done = call("train", "digits", "--epochs", 1, *changes, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1" in done.stdout and "validation accuracy: 0." in done.stdout
+    assert (tmp_path / "run" / "scores.json").is_file()
+    again = call(
+        "train", "digits", "--epochs", 1, *changes, "--out", tmp_path / "run", "--overwrite"
+    )
+    assert again.returncode == 0, again.stderr

@@ -1,0 +1,77 @@
+"""The README's code runs, its commands exist, its map and its links are true."""
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from keelnet.cli import app
+from keelnet.experiments.recipes import recipe_named
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_runs():
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "StepBound" in done.stdout and "torch.Size([8, 10])" in done.stdout
+
+
+def test_every_command_line_is_one_that_exists():
+    command = get_command(app)
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    calls = [line.split("#")[0].split() for line in lines if line.startswith("keelnet")]
+    assert len(calls) >= 4
+    for _, name, *arguments in calls:
+        known = command.commands[name]
+        options = {option for parameter in known.params for option in parameter.opts}
+        assert {argument for argument in arguments if argument.startswith("--")} <= options
+        if name == "train":
+            settings = [b for a, b in pairwise(arguments) if a == "--set"]
+            recipe_named(arguments[0]).with_settings(settings)
+
+
+def test_make_has_the_two_commands():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "check", "format"):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_map_is_the_house():
+    (tree,) = re.findall(r"```\n(src/keelnet/.*?)```", README, flags=re.DOTALL)
+    rooms = set(re.findall(r"[├└]── (\S+)", tree))
+    package = ROOT / "src" / "keelnet"
+    found = {f"{item.parent.name}/" for item in package.glob("*/__init__.py")} | {"cli.py"}
+    assert rooms == found
+    for folder in ("tests", "benchmarks", "docs"):
+        assert f"{folder}/" in tree and (ROOT / folder).is_dir()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_integrator_has_its_line_in_the_glossary():
+    from keelnet.propagation import Integrator
+    from keelnet.propagation.shears import ShearIntegrator
+
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    final = [cls for base in (Integrator, ShearIntegrator) for cls in base.__subclasses__()]
+    names = [cls.__name__ for cls in final if not cls.__subclasses__()]
+    assert len(names) >= 4
+    for name in names:
+        assert f"`{name}`" in glossary
