@@ -92,11 +92,13 @@ def reversible(
     """
     require_strategy(reversible, integrator, field)
     assert isinstance(integrator, ShearIntegrator)
-    _require_no_hidden_parameters(integrator, field, state, controls, h)
-    first, second = _Reversible.apply(  # type: ignore[no-untyped-call]
-        integrator, field, h, depth, tuple(controls), *state, *controls.values()
+    if not torch.is_grad_enabled():
+        return store_all(integrator, field, state, controls, h, depth)
+    begun = _first_layer(integrator, field, state, controls, h)
+    y, z = _Reversible.apply(  # type: ignore[no-untyped-call]
+        integrator, field, h, depth, begun, tuple(controls), *state, *controls.values()
     )
-    return first, second
+    return y, z
 
 
 def require_strategy(strategy: Strategy, integrator: Integrator, field: Dynamics) -> None:
@@ -113,21 +115,23 @@ def require_strategy(strategy: Strategy, integrator: Integrator, field: Dynamics
         )
 
 
-def _require_no_hidden_parameters(
+def _first_layer(
     integrator: ShearIntegrator, field: Dynamics, state: State, controls: Controls, h: float
-) -> None:
-    """A tensor that the field reaches past its arguments would silently get no gradient."""
-    if not torch.is_grad_enabled():
-        return
+) -> State:
+    """The state after layer 0, without a graph.
+
+    It is computed on detached inputs with gradients on: if the result needs one, the field reaches
+    a tensor past its arguments, which would silently get no gradient.
+    """
     theta = {name: value[0].detach() for name, value in controls.items()}
-    detached = tuple(x.detach()[:1] if x.ndim > 1 else x.detach() for x in state)
-    after = integrator.step(field, detached, theta, h, 0)
+    after = integrator.step(field, tuple(x.detach() for x in state), theta, h, 0)
     if any(x.requires_grad for x in after):
         raise ValueError(
             f"{type(field).__name__} reads a tensor that needs a gradient but is no control, and"
             " strategy=kn.reversible would lose that gradient; pass it in controls or use"
             " strategy=kn.store_all"
         )
+    return after
 
 
 class _Reversible(torch.autograd.Function):
@@ -140,13 +144,14 @@ class _Reversible(torch.autograd.Function):
         field: Dynamics,
         h: float,
         depth: int,
+        begun: State,
         names: tuple[str, ...],
         *tensors: Tensor,
     ) -> State:
-        controls = dict(zip(names, tensors[2:], strict=True))
-        state = store_all(integrator, field, tensors[:2], controls, h, depth)
-        # The one-layer midpoint keeps an input as a part; an output must be a tensor of its own.
-        state = tuple(x.clone() if any(x is given for given in tensors) else x for x in state)
+        rest = {name: value[1:] for name, value in zip(names, tensors[2:], strict=True)}
+        state = last(march(integrator, field, begun, rest, h, range(1, depth)), begun)
+        if depth == 1:  # midpoint keeps its input as a part; an output must be a tensor of its own
+            state = tuple(x.clone() for x in state)
         ctx.integrator, ctx.field, ctx.h, ctx.depth, ctx.names = integrator, field, h, depth, names
         kind = tensors[0].device.type
         ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
@@ -158,13 +163,13 @@ class _Reversible(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
         controls = dict(zip(ctx.names, saved[2:], strict=True))
-        wanted = dict(zip(ctx.names, ctx.needs_input_grad[7:], strict=True))
+        wanted = dict(zip(ctx.names, ctx.needs_input_grad[8:], strict=True))
         sums = {name: torch.zeros_like(controls[name]) for name in ctx.names if wanted[name]}
         with torch.autocast(*ctx.autocast):  # the rates again, under the types of the forward pass
             _, costate = _pulled_back(
                 ctx.integrator, ctx.field, saved[:2], grads, controls, sums, ctx.h, ctx.depth
             )
-        return (None,) * 5 + costate + tuple(sums.get(name) for name in ctx.names)
+        return (None,) * 6 + costate + tuple(sums.get(name) for name in ctx.names)
 
 
 def _pulled_back(

@@ -1,0 +1,68 @@
+"""Laws of activations: F' = f, and |f'| stays below the slope."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from keelnet.dynamics import Activation
+from keelnet.dynamics.activations import KNOWN, activation_from
+
+EVERY_ACTIVATION = pytest.mark.parametrize("activation", KNOWN.values(), ids=KNOWN)
+WITH_PRIMITIVE = [each for each in KNOWN.values() if each.primitive is not None]
+# Away from 0, where a rectifier has no derivative.
+LINE = torch.linspace(-15, 15, 3000, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("activation", WITH_PRIMITIVE, ids=lambda each: each.name)
+def test_the_primitive_has_the_function_as_its_derivative(activation):
+    x = LINE.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(activation.primitive(x).sum(), x)
+    torch.testing.assert_close(slope, activation(LINE), atol=1e-8, rtol=0)
+
+
+@EVERY_ACTIVATION
+def test_the_slope_is_the_largest_derivative(activation):
+    x = LINE.clone().requires_grad_()
+    (derivative,) = torch.autograd.grad(activation(x).sum(), x)
+    largest = float(derivative.abs().max())
+    assert largest <= activation.slope * (1 + 1e-12)
+    assert largest >= activation.slope * 0.999
+
+
+def test_the_energy_of_tanh_stays_finite_where_cosh_overflows():
+    x = torch.tensor([-2000.0, 2000.0], dtype=torch.float64)
+    expected = torch.full((2,), 2000 - math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(KNOWN["tanh"].primitive(x), expected)
+
+
+@EVERY_ACTIVATION
+def test_a_name_stands_for_its_activation(activation):
+    assert activation_from(activation.name) is activation
+    assert activation_from(activation) is activation
+
+
+def test_a_callable_is_taken_with_slope_one_and_no_energy():
+    made = activation_from(nn.Softsign())
+    assert (made.name, made.slope, made.primitive) == ("Softsign", 1.0, None)
+    torch.testing.assert_close(made(LINE), LINE / (1 + LINE.abs()))
+    assert activation_from(torch.erf).function is torch.erf
+    assert activation_from(Activation("half", lambda x: x / 2, slope=0.5)).slope == 0.5
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("tahn", "unknown activation 'tahn'; known are tanh, relu"),
+        (nn.PReLU(), "activation PReLU owns parameters"),
+        (nn.Tanh, "a name or a function of a tensor, got <class"),
+        (3, "a name or a function of a tensor, got 3"),
+        (None, "got None"),
+    ],
+)
+def test_other_activations_are_refused(choice, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        activation_from(choice)

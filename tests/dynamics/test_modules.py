@@ -1,0 +1,250 @@
+"""Laws of module fields: a user's branch, moved as any field is, trained where it lives."""
+
+import pytest
+import torch
+from problems import METHODS, branch, randn
+from torch import nn
+
+import keelnet as kn
+
+ONE_PART = ["euler", "rk4", "leapfrog", "leapfrog half", "midpoint"]
+VERLET = ["verlet", "verlet half"]
+BRANCHES = [branch(3, seed) for seed in range(4)]
+H = 0.1
+
+
+def moved(method: str, field, y0, controls=None, **settings):
+    return kn.propagate(METHODS[method].integrator, field, y0, controls or {}, H, **settings)
+
+
+def as_single_field(branches: list) -> dict:
+    return {
+        "weight": torch.stack([each[0].weight.T for each in branches]),
+        "bias": torch.stack([each[0].bias for each in branches]),
+    }
+
+
+@pytest.mark.parametrize("method", ONE_PART)
+def test_a_linear_layer_and_tanh_are_the_single_field(method):
+    y0 = randn(2, 3)
+    controls = kn.ModuleField.stacked(BRANCHES)
+    assert controls.keys() == {"0.weight", "0.bias"}
+    expected = moved(method, kn.SingleField(kn.DenseKernel(3)), y0, as_single_field(BRANCHES))
+    torch.testing.assert_close(moved(method, kn.ModuleField(branch(3)), y0, controls), expected)
+
+
+def verlet_by_hand(y, z, start: str):
+    """z ← z − h branch(y); y ← y + h branch(z)."""
+    for number, each in enumerate(BRANCHES):
+        kick = H / 2 if start == "half" and number == 0 else H
+        z = z - kick * each(y)
+        y = y + H * each(z)
+    return y, z
+
+
+@pytest.mark.parametrize("method", VERLET)
+@pytest.mark.parametrize("channels", [None, 3])
+def test_verlet_splits_features_in_two_halves(method, channels):
+    y0 = randn(2, 6)
+    start = METHODS[method].integrator.start
+    expected = torch.cat(verlet_by_hand(*y0.chunk(2, 1), start), 1)
+    controls = kn.ModuleField.stacked(BRANCHES)
+    got = moved(method, kn.ModuleField(branch(3), channels), y0, controls)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("method", VERLET)
+def test_verlet_starts_z_at_zero_for_features_of_the_named_channels(method):
+    y0 = randn(2, 3)
+    start = METHODS[method].integrator.start
+    expected, _ = verlet_by_hand(y0, torch.zeros_like(y0), start)
+    got = moved(method, kn.ModuleField(branch(3), 3), y0, kn.ModuleField.stacked(BRANCHES))
+    torch.testing.assert_close(got, expected)
+
+
+def test_channels_may_lie_on_another_axis():
+    y0 = randn(2, 5, 6)
+    field = kn.ModuleField(branch(3), axis=2)
+    whole = moved("verlet", field, y0, kn.ModuleField.stacked(BRANCHES))
+    rows = moved(
+        "verlet", kn.ModuleField(branch(3)), y0.flatten(0, 1), kn.ModuleField.stacked(BRANCHES)
+    )
+    torch.testing.assert_close(whole.flatten(0, 1), rows)
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+def test_gradients_of_stacked_controls_reach_the_modules(strategy):
+    y0, given = randn(2, 6), [branch(3, seed) for seed in range(4)]
+    y, z = verlet_by_hand(*y0.chunk(2, 1), "full")
+    leaves = [value for each in BRANCHES for value in each.parameters()]
+    expected = torch.autograd.grad((y.square() + z.square()).sum(), leaves)
+    controls = kn.ModuleField.stacked(given)
+    moved(
+        "verlet", kn.ModuleField(branch(3)), y0, controls, strategy=strategy
+    ).square().sum().backward()
+    found = [value.grad for each in given for value in each.parameters()]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+def test_own_parameters_are_shared_by_every_layer(strategy):
+    y0, own, copies = randn(2, 6), branch(3), [branch(3) for _ in range(4)]
+    shared = moved("verlet", kn.ModuleField(own), y0, depth=4, strategy=strategy)
+    apart = moved("verlet", kn.ModuleField(own), y0, kn.ModuleField.stacked(copies))
+    torch.testing.assert_close(shared, apart)
+    shared.square().sum().backward()
+    apart.square().sum().backward()
+    for name, value in own.named_parameters():
+        parts = [copy.get_parameter(name).grad for copy in copies]
+        torch.testing.assert_close(value.grad, torch.stack(parts).sum(0))
+
+
+def test_controls_replace_some_parameters_and_the_module_keeps_the_rest():
+    y0, own = randn(2, 3), branch(3)
+    weights = kn.ModuleField.stacked(BRANCHES)["0.weight"]
+    got = moved("euler", kn.ModuleField(own), y0, {"0.weight": weights})
+    y = y0
+    for weight in weights:
+        y = y + H * torch.tanh(y @ weight.T + own[0].bias)
+    torch.testing.assert_close(got, y)
+
+
+def test_without_controls_the_depth_must_be_named():
+    with pytest.raises(ValueError, match="there are no controls to count layers by; pass depth"):
+        moved("euler", kn.ModuleField(branch(3)), randn(2, 3))
+
+
+def normed(norm: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), norm, nn.Tanh()).double()
+
+
+REMEMBERING = [lambda: nn.BatchNorm1d(2), lambda: nn.InstanceNorm1d(2, track_running_stats=True)]
+
+
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+@pytest.mark.parametrize("norm", REMEMBERING, ids=["batch norm", "instance norm"])
+def test_norms_with_a_memory_are_refused_in_training_where_layers_run_twice(strategy, norm):
+    field, y0 = kn.ModuleField(normed(norm())), randn(2, 4, 5)
+    with pytest.raises(ValueError, match=r"at 1 would update its statistics twice.*kn\.store_all"):
+        moved("verlet", field, y0, depth=2, strategy=strategy)
+    assert not field.module[1].running_mean.any()
+    moved("verlet", field, y0, depth=2)
+    assert field.module[1].running_mean.any()
+    field.module.eval()
+    expected = moved("verlet", field, y0, depth=2)
+    torch.testing.assert_close(moved("verlet", field, y0, depth=2, strategy=strategy), expected)
+
+
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+def test_norms_without_a_memory_are_welcome(strategy):
+    field, y0 = kn.ModuleField(normed(nn.InstanceNorm1d(2))), randn(2, 4, 5)
+    expected = moved("verlet", field, y0, depth=2)
+    torch.testing.assert_close(moved("verlet", field, y0, depth=2, strategy=strategy), expected)
+
+
+def dropping(p: float) -> kn.ModuleField:
+    return kn.ModuleField(nn.Sequential(*branch(3), nn.Dropout(p)))
+
+
+def test_dropout_is_refused_under_reversible_while_it_drops():
+    y0 = randn(2, 6)
+    with pytest.raises(ValueError, match="Dropout at 2 gives another value each time"):
+        moved("verlet", dropping(0.5), y0, depth=2, strategy=kn.reversible)
+    off, still = dropping(0.5), dropping(0.0)
+    off.module.eval()
+    for field in (off, still):
+        expected = moved("verlet", kn.ModuleField(branch(3)), y0, depth=2)
+        torch.testing.assert_close(
+            moved("verlet", field, y0, depth=2, strategy=kn.reversible), expected
+        )
+
+
+def test_checkpointing_draws_the_same_dropout_again():
+    gradients = []
+    for strategy in (kn.store_all, kn.checkpointed):
+        torch.manual_seed(0)
+        y0 = randn(2, 6).requires_grad_()
+        moved("verlet", dropping(0.5), y0, depth=6, strategy=strategy).square().sum().backward()
+        gradients.append(y0.grad)
+    torch.testing.assert_close(*gradients)
+
+
+class Rectified(nn.Module):
+    """A branch whose first act is on its own input."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.first = nn.ReLU(inplace=inplace)
+
+    def forward(self, x):
+        return 2 * self.first(x)
+
+
+@pytest.mark.parametrize("method", ["euler", "verlet"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_branch_that_changes_its_input_is_refused(method, grad):
+    with (
+        torch.set_grad_enabled(grad),
+        pytest.raises(ValueError, match="Rectified changes its input"),
+    ):
+        moved(method, kn.ModuleField(Rectified(True)), randn(2, 4), depth=2)
+    moved(method, kn.ModuleField(Rectified(False)), randn(2, 4), depth=2)
+
+
+def test_a_branch_may_work_in_place_on_what_is_its_own():
+    inside = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 3)).double()
+    y0 = randn(2, 6).requires_grad_()
+    gradients = [
+        torch.autograd.grad(
+            moved("verlet", kn.ModuleField(inside), y0, depth=4, strategy=s).sum(), y0
+        )[0]
+        for s in (kn.store_all, kn.reversible)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+def test_a_branch_without_any_derivative_is_moved_too(strategy):
+    class Wind(nn.Module):
+        def forward(self, x):
+            return torch.ones_like(x)
+
+    y0 = randn(2, 4).requires_grad_()
+    y = moved("verlet", kn.ModuleField(Wind()), y0, depth=3, strategy=strategy)
+    sign = torch.tensor([1.0, 1, -1, -1]).double()
+    torch.testing.assert_close(y, y0 + 3 * H * sign)
+    (gradient,) = torch.autograd.grad(y.sum(), y0)
+    assert torch.equal(gradient, torch.ones_like(y0))
+
+
+def test_branches_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"Linear turned \(2, 3\) into \(2, 4\)"):
+        moved("euler", kn.ModuleField(nn.Linear(3, 4).double()), randn(2, 3), depth=1)
+    with pytest.raises(ValueError, match=r"GRU turned \(2, 3\) into tuple"):
+        moved("euler", kn.ModuleField(nn.GRU(3, 3).double()), randn(2, 3), depth=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "channels", "shape", "message"),
+    [
+        ("euler", 3, (2, 4), r"needs 3 channels on axis 1 of the state, got \(2, 4\)"),
+        ("euler", None, (3,), r"needs its channels on axis 1 of the state, got \(3,\)"),
+        ("verlet", 3, (2, 4), r"needs 3 or 6 channels on axis 1 of the state, got \(2, 4\)"),
+        ("verlet", None, (2, 5), r"needs an even number of channels on axis 1"),
+        ("verlet", None, (4,), r"on axis 1 of the state, got \(4,\)"),
+    ],
+)
+def test_states_of_another_shape_are_refused(method, channels, shape, message):
+    with pytest.raises(ValueError, match=message):
+        moved(method, kn.ModuleField(branch(3), channels), randn(*shape), depth=1)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_what_is_no_module_is_refused():
+    with pytest.raises(ValueError, match=r"needs an nn\.Module, got <built-in method tanh"):
+        kn.ModuleField(torch.tanh)
+    with pytest.raises(ValueError, match="at least one module"):
+        kn.ModuleField.stacked([])
+    with pytest.raises(ValueError, match="the same parameter names"):
+        kn.ModuleField.stacked([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)])

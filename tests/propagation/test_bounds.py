@@ -1,0 +1,495 @@
+"""Laws of step bounds and damping: what is promised stable is, what is not grows, and the words say which."""
+
+import math
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from problems import FIELDS, METHODS, Scheme, branch, constant, randn
+
+import keelnet as kn
+from keelnet.propagation.bounds import damped
+
+EVERY_METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+UNSTABLE = pytest.mark.filterwarnings("ignore::keelnet.propagation.integrators.StabilityWarning")
+SKEW = kn.AntisymmetricField
+SIZES = st.floats(1e-3, 1e3)
+ANGLES = st.floats(-math.pi, math.pi)
+
+
+def eigenvalues() -> st.SearchStrategy[complex]:
+    """On the axes, where the classical bounds lie, and off them."""
+    generic = st.builds(
+        lambda size, angle: size * complex(math.cos(angle), math.sin(angle)), SIZES, ANGLES
+    )
+    axes = st.builds(lambda size, unit: size * unit, SIZES, st.sampled_from((1, -1, 1j, -1j)))
+    return axes | generic
+
+
+@pytest.mark.parametrize("name", METHODS)
+@given(eigenvalue=eigenvalues())
+def test_growth_starts_at_the_largest_step(name, eigenvalue):
+    method = METHODS[name].integrator
+    values = np.array([eigenvalue])
+    step = float(method.largest_steps(values)[0])
+
+    def growth(h: float) -> float:
+        return float(method.amplification(h, values)[0])
+
+    if step == 0:
+        tangent = abs(eigenvalue.real) < 1e-6 * abs(eigenvalue) or name in ("leapfrog", "verlet")
+        assume(not tangent or abs(eigenvalue.imag) > 1e-3 * abs(eigenvalue))
+        assert growth(0.1 / abs(eigenvalue)) > 1
+    else:
+        assert math.isfinite(step)
+        for share in (0.01, 0.3, 0.6, 0.9, 0.999):
+            assert growth(share * step) <= 1 + 1e-9
+        assert growth(1.001 * step) > 1
+
+
+@EVERY_METHOD
+def test_what_does_not_move_is_stable_at_every_step(method):
+    still = np.zeros(2, complex)
+    assert method.integrator.largest_steps(still).tolist() == [math.inf] * 2
+    assert method.integrator.amplification(3.0, still).tolist() == [1.0] * 2
+
+
+GAMMA = 0.4
+
+
+def sigma(weights: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.matrix_norm(weights, 2)
+
+
+def omega(weights: torch.Tensor) -> torch.Tensor:
+    return sigma(weights - weights.mT) / 2
+
+
+KERNEL, WIDE = kn.DenseKernel(3), kn.DenseKernel(3, 5)
+CLOSED_FORMS = {
+    "Verlet, one kernel: 2 / σ": (
+        kn.Verlet(),
+        kn.HamiltonianField(WIDE),
+        lambda c: 2 / sigma(c["weight"]),
+    ),
+    "Verlet half, one kernel: 2 / σ": (
+        kn.Verlet("half"),
+        kn.HamiltonianField(WIDE),
+        lambda c: 2 / sigma(c["weight"]),
+    ),
+    "Verlet, two kernels: 2 / (‖K₁‖ ‖K₂‖)": (
+        kn.Verlet(),
+        kn.DoubleHamiltonianField(KERNEL, WIDE),
+        lambda c: 2 / (sigma(c["weight_1"]) * sigma(c["weight_2"])),
+    ),
+    "Leapfrog, symmetric: 2 / ‖K‖": (
+        kn.Leapfrog(),
+        kn.SymmetricField(WIDE),
+        lambda c: 2 / sigma(c["weight"]),
+    ),
+    "Euler, symmetric: 2 / ‖K‖²": (
+        kn.Euler(),
+        kn.SymmetricField(WIDE),
+        lambda c: 2 / sigma(c["weight"]) ** 2,
+    ),
+    "IMEX, symmetric: 2 / ‖K‖²": (
+        kn.IMEX(kn.DenseDiffusion(torch.eye(3))),
+        kn.SymmetricField(WIDE),
+        lambda c: 2 / sigma(c["weight"]) ** 2,
+    ),
+    "Midpoint, antisymmetric: 1 / ω": (
+        kn.Midpoint(),
+        SKEW(KERNEL),
+        lambda c: 1 / omega(c["weight"]),
+    ),
+    "Euler, damped: γ / (ω² + γ²/4)": (
+        kn.Euler(),
+        SKEW(KERNEL, damping=GAMMA),
+        lambda c: GAMMA / (omega(c["weight"]) ** 2 + GAMMA**2 / 4),
+    ),
+    "RK4, antisymmetric: 2 √2 / ω": (
+        kn.RK4(),
+        SKEW(KERNEL),
+        lambda c: math.sqrt(8) / omega(c["weight"]),
+    ),
+    "Euler, sigmoid: 2 / (‖K‖² / 4)": (
+        kn.Euler(),
+        kn.SymmetricField(WIDE, "sigmoid"),
+        lambda c: 8 / sigma(c["weight"]) ** 2,
+    ),
+    "Euler, undamped: none": (kn.Euler(), SKEW(KERNEL), lambda c: torch.zeros(len(c["weight"]))),
+    "Midpoint, damped: none": (
+        kn.Midpoint(),
+        SKEW(KERNEL, damping=GAMMA),
+        lambda c: torch.zeros(len(c["weight"])),
+    ),
+    "Leapfrog, antisymmetric: none": (
+        kn.Leapfrog(),
+        SKEW(KERNEL),
+        lambda c: torch.zeros(len(c["weight"])),
+    ),
+}
+
+
+def drawn(field, depth: int, gain: float = 1.0) -> dict[str, torch.Tensor]:
+    return {
+        name: gain * randn(depth, *slot.shape, seed=number)
+        for number, (name, slot) in enumerate(field.theta_shapes().items())
+        if slot.kernel is not None
+    }
+
+
+@pytest.mark.parametrize(("method", "field", "closed"), CLOSED_FORMS.values(), ids=CLOSED_FORMS)
+def test_bounds_are_the_closed_forms_of_the_strictest_layer(method, field, closed):
+    controls = drawn(field, 6)
+    found, expected = kn.step_bound(method, field, controls), closed(controls)
+    assert found.step_size == pytest.approx(float(expected.min()), rel=1e-9)
+    if found.step_size:
+        assert found.layer == int(expected.argmin())
+
+
+# Linear fields on which the bound is sharp: normal matrices, or one kernel on both sides.
+SHARP = {
+    "verlet": (kn.Verlet(), kn.HamiltonianField(WIDE, "identity")),
+    "verlet half": (kn.Verlet("half"), kn.HamiltonianField(WIDE, "identity")),
+    "verlet, two kernels": (kn.Verlet(), kn.DoubleHamiltonianField(WIDE, WIDE, "identity")),
+    "leapfrog": (kn.Leapfrog(), kn.SymmetricField(WIDE, "identity")),
+    "leapfrog half": (kn.Leapfrog("half"), kn.SymmetricField(WIDE, "identity")),
+    "euler, symmetric": (kn.Euler(), kn.SymmetricField(WIDE, "identity")),
+    "euler, damped": (kn.Euler(), SKEW(KERNEL, "identity", 2.0)),
+    "midpoint": (kn.Midpoint(), SKEW(KERNEL, "identity")),
+    "rk4, skew": (kn.RK4(), SKEW(KERNEL, "identity")),
+    "rk4, damped": (kn.RK4(), SKEW(KERNEL, "identity", 2.0)),
+    "rk4, symmetric": (kn.RK4(), kn.SymmetricField(WIDE, "identity")),
+    "imex": (
+        kn.IMEX(kn.DenseDiffusion(torch.zeros(3, 3).double())),
+        kn.SymmetricField(WIDE, "identity"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("method", "field"), SHARP.values(), ids=SHARP)
+def test_a_linear_run_is_bounded_below_the_bound_and_grows_by_the_promised_factor_above(
+    method, field
+):
+    layer = drawn(field, 1)
+    if "weight_2" in layer:
+        layer["weight_2"] = layer["weight_1"]
+    bound = kn.step_bound(method, field, layer).step_size
+    theta = {name: value[0] for name, value in layer.items()}
+    y0 = randn(4, 3)
+
+    def size(h: float, depth: int) -> float:
+        return float(
+            kn.propagate(method, field, y0, constant(theta, depth), h, checked=False).norm()
+        )
+
+    # Near the bound an oscillation may still reach 1 / sin of its angle times its start.
+    assert max(size(0.98 * bound, depth) for depth in (100, 200, 400)) < 20 * float(y0.norm())
+    spectrum = method.adapted(field).spectrum(layer)[0].to(torch.complex128).numpy()
+    promised = float(method.amplification(1.05 * bound, spectrum).max())
+    assert promised > 1.01
+    depth = math.ceil(30 / math.log(promised))
+    seen = (size(1.05 * bound, 2 * depth) / size(1.05 * bound, depth)) ** (1 / depth)
+    assert seen == pytest.approx(promised, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hamiltonian conv1 2x3", "hamiltonian conv2", "double conv3"])
+def test_the_bound_of_convolutions_is_safe(name):
+    """It is that of the whole lattice, so any grid is on its safe side."""
+    case = FIELDS[name].activated("identity")
+    theta = {n: v for n, v in case.theta(gain=1.0).items() if n.startswith("weight")}
+    h = kn.step_bound(kn.Verlet(), case.field, constant(theta, 1)).step_size
+    y0 = case.y0()
+    sizes = [
+        float(kn.propagate(kn.Verlet(), case.field, y0, constant(theta, n), 0.99 * h).norm())
+        for n in (50, 100, 200, 400)
+    ]
+    assert max(sizes) < 50 * float(y0.norm())
+
+
+def test_a_field_without_a_spectrum_has_no_bound():
+    assert kn.step_bound(kn.Euler(), kn.ModuleField(branch(3)), {}) is None
+
+
+def test_the_bound_of_automatic_damping_is_that_of_no_damping():
+    controls = drawn(SKEW(KERNEL), 3)
+    automatic, none = SKEW(KERNEL, damping="auto"), SKEW(KERNEL)
+    assert kn.step_bound(kn.RK4(), automatic, controls) == kn.step_bound(kn.RK4(), none, controls)
+    assert kn.step_bound(kn.Euler(), automatic, controls).step_size == 0
+
+
+# Damping.
+
+
+def resolved(method, controls: dict, h: float, kernel=KERNEL) -> torch.Tensor:
+    field = damped(method, SKEW(kernel, "tanh", "auto"), controls, h, True)
+    return torch.as_tensor(field.damping)
+
+
+@given(st.floats(1e-4, 0.999), st.floats(1e-3, 10))
+def test_automatic_damping_under_euler_solves_its_equation_with_the_smaller_root(share, h):
+    """γ (1 − h γ / 4) = h ω², for ω up to 1 / h."""
+    omega = torch.tensor([0.1, 1.0], dtype=torch.float64) * share / h
+    gamma = float(kn.Euler().least_damping(h, omega))
+    assert gamma * (1 - h * gamma / 4) == pytest.approx(h * float(omega[1]) ** 2, rel=1e-9)
+    assert 0 < gamma <= 2 / h
+
+    def growth(damping: float) -> float:
+        values = np.array([-damping / 2 + 1j * float(omega[1])])
+        return float(kn.Euler().amplification(h, values)[0])
+
+    assert growth(gamma) == pytest.approx(1, abs=1e-12)
+    assert growth(0.9 * gamma) > 1
+
+
+@pytest.mark.parametrize(
+    "name", ["antisymmetric", "antisymmetric conv1", "antisymmetric depthwise"]
+)
+def test_automatic_damping_holds_a_linear_run_for_a_thousand_layers(name):
+    """The matrix is normal: no norm grows in any layer, and with a little less damping one does."""
+    case, h = FIELDS[name], 0.1
+    field = SKEW(case.field.kernel, "identity", "auto")
+    weights = case.controls(1000)["weight"]
+    y0 = case.y0()
+    states = kn.trajectory(kn.Euler(), field, y0, {"weight": weights}, h)
+    norms = torch.stack([y.flatten(1).norm(dim=1) for (y,) in states])
+    assert bool((norms.diff(dim=0) <= 1e-12).all())
+    assert bool((norms[-1] > 0).all())
+
+
+def test_automatic_damping_is_the_least_that_holds():
+    h, weight = 0.1, randn(1, 3, 3)
+    gamma = float(resolved(kn.Euler(), {"weight": weight}, h))
+    y0 = randn(2, 3)
+
+    def size(damping: float) -> float:
+        field = SKEW(KERNEL, "identity", damping)
+        controls = {"weight": weight.expand(2000, 3, 3)}
+        return float(kn.propagate(kn.Euler(), field, y0, controls, h, checked=False).norm())
+
+    assert size(gamma) <= float(y0.norm())
+    assert size(0.98 * gamma) > 1.5 * size(gamma)
+
+
+@pytest.mark.parametrize("method", [kn.RK4(), kn.Midpoint()])
+def test_no_damping_is_added_where_the_method_holds_rotation(method):
+    controls = drawn(SKEW(KERNEL), 4)
+    h = 0.9 * kn.step_bound(method, SKEW(KERNEL), controls).step_size
+    assert float(resolved(method, controls, h)) == 0
+    y0 = randn(2, 3)
+    automatic, none = (
+        kn.propagate(method, SKEW(KERNEL, "tanh", damping), y0, controls, h)
+        for damping in ("auto", 0.0)
+    )
+    assert torch.equal(automatic, none)
+
+
+@pytest.mark.parametrize("name", ["antisymmetric", "antisymmetric conv1"])
+def test_the_gradient_of_automatic_damping_is_its_derivative(name):
+    case = FIELDS[name]
+    field = SKEW(case.field.kernel, "tanh", "auto")
+    weight = case.controls(2)["weight"].requires_grad_()
+
+    def final(y0: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return kn.propagate(kn.Euler(), field, y0, {"weight": weight}, 0.3)
+
+    assert torch.autograd.gradcheck(final, (case.y0().requires_grad_(), weight))
+    (through,) = torch.autograd.grad(final(case.y0(), weight).sum(), weight)
+    gamma = float(resolved(kn.Euler(), {"weight": weight.detach()}, 0.3, field.kernel))
+    frozen = kn.propagate(
+        kn.Euler(), field.with_damping(gamma), case.y0(), {"weight": weight}, 0.3, checked=False
+    )
+    (without,) = torch.autograd.grad(frozen.sum(), weight)
+    assert not torch.allclose(through, without)
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed])
+def test_automatic_damping_has_the_same_gradient_under_either_strategy(strategy):
+    weight, y0 = randn(9, 3, 3).requires_grad_(), randn(2, 3)
+    value = kn.propagate(
+        kn.Euler(), SKEW(KERNEL, "tanh", "auto"), y0, {"weight": weight}, 0.1, strategy=strategy
+    )
+    (found,) = torch.autograd.grad(value.square().sum(), weight)
+    value = kn.propagate(kn.Euler(), SKEW(KERNEL, "tanh", "auto"), y0, {"weight": weight}, 0.1)
+    (expected,) = torch.autograd.grad(value.square().sum(), weight)
+    torch.testing.assert_close(found, expected)
+
+
+def test_zero_frequency_needs_no_damping_and_has_a_finite_gradient():
+    weight = torch.eye(3).double().expand(2, 3, 3).clone().requires_grad_()
+    assert float(resolved(kn.Euler(), {"weight": weight.detach()}, 0.1)) == 0
+    value = kn.propagate(
+        kn.Euler(), SKEW(KERNEL, "tanh", "auto"), randn(2, 3), {"weight": weight}, 0.1
+    )
+    (gradient,) = torch.autograd.grad(value.sum(), weight)
+    assert bool(gradient.isfinite().all())
+
+
+# Warnings.
+
+
+def advised(method, damping: float, controls: dict, h: float) -> str:
+    """The words of the one warning, the empty string where there is none."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        kn.propagate(method, SKEW(KERNEL, damping=damping), randn(2, 3), controls, h)
+    words = [str(each.message) for each in caught if each.category is kn.StabilityWarning]
+    assert len(words) <= 1
+    return "".join(words)
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(0.01, 0.9))
+def test_the_damping_that_a_warning_names_is_sufficient_and_hardly_more_than_the_least(seed, share):
+    weight = randn(3, 3, 3, seed=seed)
+    h = share / float(omega(weight).max())
+    words = advised(kn.Euler(), 0.0, {"weight": weight}, h)
+    named = float(re.search(r"; ([\d.e+-]+) would do", words).group(1))
+    assert advised(kn.Euler(), named, {"weight": weight}, h) == ""
+    least = float(resolved(kn.Euler(), {"weight": weight}, h))
+    assert least * (1 - 1e-12) <= named <= least * 1.002
+    assert f"ω = {float(omega(weight).max()):.4g}" in words
+    assert 'or damping="auto"' in words
+    assert advised(kn.Euler(), 0.9 * named, {"weight": weight}, h) != ""
+
+
+def test_a_warning_names_the_growth_of_a_layer():
+    weight = torch.tensor([[[0.0, 1, 0], [-1, 0, 0], [0, 0, 0]]], dtype=torch.float64)
+    words = advised(kn.Euler(), 0.0, {"weight": weight}, 0.1)
+    assert f"grows up to {math.sqrt(1.01):.7g} times a layer: damping 0 does not hold" in words
+
+
+def test_midpoint_is_told_to_drop_its_damping():
+    words = advised(kn.Midpoint(), 0.3, drawn(SKEW(KERNEL), 2), 0.1)
+    assert "damping 0.3 does not hold" in words and "; 0 would do" in words
+
+
+@pytest.mark.parametrize("damping", [0.3, "auto"])
+def test_a_step_beyond_any_damping_is_said_to_be_so(damping):
+    """h ω > 1: no γ holds explicit Euler."""
+    controls = drawn(SKEW(KERNEL), 2)
+    largest = float(omega(controls["weight"]).max())
+    wanted = f"no damping keeps explicit Euler stable at step size .*h ≤ 1 / ω = {1 / largest:.4g}"
+    with pytest.warns(kn.StabilityWarning, match=wanted):
+        kn.propagate(
+            kn.Euler(), SKEW(KERNEL, damping=damping), randn(2, 3), controls, 1.1 / largest
+        )
+
+
+@pytest.mark.parametrize("method", [kn.RK4(), kn.Midpoint(), kn.Leapfrog()])
+def test_a_method_that_no_damping_saves_says_so(method):
+    controls = drawn(SKEW(KERNEL), 2)
+    with pytest.warns(kn.StabilityWarning, match="no damping was found .*raise depth"):
+        kn.propagate(
+            method,
+            SKEW(KERNEL, damping="auto"),
+            randn(2, 3),
+            controls,
+            4 / float(omega(controls["weight"]).max()),
+        )
+
+
+def test_an_unchecked_run_is_not_advised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kn.propagate(
+            kn.Euler(), SKEW(KERNEL), randn(2, 3), drawn(SKEW(KERNEL), 2), 0.1, checked=False
+        )
+
+
+@pytest.mark.parametrize("damping", [0.1, "auto"])
+def test_damping_needs_finite_controls(damping):
+    controls = drawn(SKEW(KERNEL), 3)
+    controls["weight"][1, 0, 0] = math.nan
+    with pytest.raises(ValueError, match="needs finite controls, but weight holds NaN or inf"):
+        kn.propagate(kn.Euler(), SKEW(KERNEL, damping=damping), randn(2, 3), controls, 0.1)
+
+
+# States that are not finite.
+
+RUNAWAY = {
+    "euler on single": Scheme(METHODS["euler"], FIELDS["single"].activated("relu")),
+    "euler on symmetric": Scheme(METHODS["euler"], FIELDS["symmetric 3x5"].activated("identity")),
+    "rk4 on single": Scheme(METHODS["rk4"], FIELDS["single"].activated("relu")),
+    "verlet on hamiltonian": Scheme(
+        METHODS["verlet"], FIELDS["hamiltonian 3x5"].activated("identity")
+    ),
+    "verlet on double conv1": Scheme(
+        METHODS["verlet"], FIELDS["double conv1"].activated("identity")
+    ),
+    "leapfrog on symmetric": Scheme(METHODS["leapfrog"], FIELDS["symmetric"].activated("identity")),
+    "midpoint on antisymmetric": Scheme(
+        METHODS["midpoint"], FIELDS["antisymmetric"].activated("identity")
+    ),
+}
+
+
+@UNSTABLE
+@pytest.mark.parametrize(
+    ("scheme", "strategy"),
+    [
+        pytest.param(scheme, strategy, id=f"{strategy.__name__}: {name}")
+        for name, scheme in RUNAWAY.items()
+        for strategy in (kn.store_all, kn.checkpointed, kn.reversible)
+        if strategy is not kn.reversible or scheme.reversible
+    ],
+)
+def test_the_first_layer_that_is_not_finite_is_named_with_the_bound_that_h_exceeds(
+    scheme, strategy
+):
+    h, depth = 50.0, 60
+    y0, controls = (
+        scheme.case.y0(dtype=torch.float32),
+        scheme.case.controls(depth, dtype=torch.float32),
+    )
+    state, first = scheme.state(y0), 0
+    while all(bool(part.isfinite().all()) for part in state):
+        theta = {name: value[first] for name, value in controls.items()}
+        state = scheme.integrator.step(scheme.field, state, theta, h, first)
+        first += 1
+    assert 3 < first < depth
+    for value in controls.values():
+        value[first:] *= 1000  # layers that were never reached are not to blame
+    with pytest.raises(ValueError, match=f"not finite after layer {first} of {depth}") as caught:
+        scheme.run(y0, controls, h, strategy=strategy)
+    passed = {name: value[:first] for name, value in controls.items()}
+    bound = kn.step_bound(scheme.integrator, scheme.field, passed)
+    if bound.step_size:
+        assert f"it exceeds the step bound {bound.step_size:.4g}" in str(caught.value)
+    else:
+        assert "no step size is stable for" in str(caught.value)
+    assert f"layer {bound.layer + 1}" in str(caught.value)
+    with pytest.raises(ValueError, match=f"not finite after layer {first} of {depth}"):
+        kn.trajectory(scheme.integrator, scheme.field, y0, controls, h)
+
+
+def test_a_control_that_is_not_finite_is_named():
+    case = FIELDS["hamiltonian"]
+    controls = case.controls(5)
+    controls["bias"][2, 1] = math.nan
+    wanted = "not finite after layer 3 of 5 .*bias is not finite there or before"
+    with pytest.raises(ValueError, match=wanted):
+        kn.propagate(kn.Verlet(), case.field, case.y0(), controls, 0.1)
+
+
+def test_a_field_without_a_bound_is_explained_too():
+    module = torch.nn.Linear(3, 3).double()
+    with torch.no_grad():
+        module.weight.fill_(1e200)
+    wanted = "not finite after layer 2 of 4 .*Euler on ModuleField has no known step bound"
+    with pytest.raises(ValueError, match=wanted):
+        kn.propagate(
+            kn.Euler(), kn.ModuleField(module), torch.ones(1, 3).double(), {}, 1.0, depth=4
+        )
+
+
+def test_an_unchecked_run_returns_what_came_out():
+    case = FIELDS["hamiltonian"]
+    controls = case.controls(3)
+    controls["bias"][1] = math.nan
+    y = kn.propagate(kn.Verlet(), case.field, case.y0(), controls, 0.1, checked=False)
+    assert bool(y.isnan().all())

@@ -1,0 +1,374 @@
+"""Laws of strategies: the same value, the same gradient, another memory."""
+
+import gc
+
+import pytest
+import torch
+from problems import FIELDS, METHODS, REVERSIBLE, SCHEMES, Scheme, branch, randn
+from torch.autograd.graph import saved_tensors_hooks
+
+import keelnet as kn
+
+H = 0.1
+PAIRS = [
+    pytest.param(SCHEMES[name], strategy, id=f"{strategy.__name__}: {name}")
+    for name in SCHEMES
+    for strategy in (kn.checkpointed, kn.reversible)
+    if strategy is kn.checkpointed or name in REVERSIBLE
+]
+STRUCTURED = {
+    name: SCHEMES[name]
+    for name in (
+        "verlet on hamiltonian 3x5",
+        "verlet half on hamiltonian",
+        "verlet on double 3x5",
+        "verlet half on double",
+        "leapfrog on symmetric 3x5",
+        "leapfrog half on symmetric",
+        "midpoint on antisymmetric",
+        "verlet on hamiltonian conv2",
+        "verlet half on hamiltonian conv1 2x3",
+        "verlet on double conv3",
+        "leapfrog on symmetric conv2 3x2",
+        "midpoint on antisymmetric conv1",
+    )
+}
+EVERY_STRUCTURE = pytest.mark.parametrize("scheme", STRUCTURED.values(), ids=STRUCTURED)
+DENSE = {name: scheme for name, scheme in STRUCTURED.items() if not scheme.case.space}
+EVERY_DENSE = pytest.mark.parametrize("scheme", DENSE.values(), ids=DENSE)
+EVERY_STRATEGY = pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+
+
+def leaves_of(scheme: Scheme, depth: int, dtype=torch.float64) -> tuple[torch.Tensor, dict]:
+    y0 = scheme.case.y0(dtype=dtype).requires_grad_()
+    controls = scheme.case.controls(depth, dtype=dtype)
+    return y0, {name: value.requires_grad_() for name, value in controls.items()}
+
+
+def pulled(
+    scheme: Scheme, strategy, depth: int, h: float, dtype=torch.float64
+) -> list[torch.Tensor]:
+    """The value, then the gradients in y0 and in every control."""
+    y0, controls = leaves_of(scheme, depth, dtype)
+    value = scheme.run(y0, controls, h, strategy=strategy)
+    push = randn(*value.shape, seed=5, dtype=dtype)
+    return [value, *torch.autograd.grad((value * push).sum(), [y0, *controls.values()])]
+
+
+def check_alike(found: list, wanted: list, tolerance: float) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        size = float(other.detach().norm())
+        assert size > 0
+        assert float((one - other).detach().norm()) <= tolerance * size
+
+
+@pytest.mark.parametrize(("scheme", "strategy"), PAIRS)
+def test_values_and_gradients_are_those_of_back_propagation(scheme, strategy):
+    found = pulled(scheme, strategy, 12, H)
+    check_alike(found, pulled(scheme, kn.store_all, 12, H), 1e-10)
+
+
+@EVERY_STRUCTURE
+def test_gradients_of_200_layers_in_single_precision_agree_with_each_other_and_with_double(scheme):
+    wanted = pulled(scheme, kn.store_all, 200, 0.02, torch.float32)
+    for strategy in (kn.checkpointed, kn.reversible):
+        found = pulled(scheme, strategy, 200, 0.02, torch.float32)
+        assert torch.equal(found[0], wanted[0])
+        check_alike(found, wanted, 1e-4)
+    check_alike(wanted, pulled(scheme, kn.store_all, 200, 0.02), 1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in REVERSIBLE if not SCHEMES[n].case.space])
+def test_reversible_gradients_are_derivatives(name):
+    scheme = SCHEMES[name]
+    y0, controls = leaves_of(scheme, 2)
+
+    def final(y0: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(controls, values, strict=True))
+        return scheme.run(y0, given, 0.3, strategy=kn.reversible)
+
+    assert torch.autograd.gradcheck(final, (y0, *controls.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@EVERY_STRATEGY
+@EVERY_DENSE
+def test_shallow_networks_are_no_exception(scheme, strategy, depth):
+    check_alike(pulled(scheme, strategy, depth, H), pulled(scheme, kn.store_all, depth, H), 1e-12)
+
+
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+@EVERY_DENSE
+def test_a_gradient_is_computed_for_what_asks_for_it(scheme, strategy):
+    everything, controls = leaves_of(scheme, 5)
+    for wanted in ("y0", *controls):
+        gradients = []
+        for each in (strategy, kn.store_all):
+            y0, given = everything.detach(), {n: v.detach() for n, v in controls.items()}
+            leaf = y0 if wanted == "y0" else given[wanted]
+            leaf.requires_grad_()
+            value = scheme.run(y0, given, H, strategy=each)
+            gradients.append(torch.autograd.grad(value.square().sum(), leaf)[0])
+            others = [x for x in (y0, *given.values()) if x is not leaf]
+            assert not any(x.requires_grad for x in others)
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@EVERY_STRATEGY
+@EVERY_DENSE
+def test_without_gradients_only_the_value_remains(scheme, strategy):
+    y0, controls = leaves_of(scheme, 5)
+    expected = scheme.run(y0, controls, H)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            value = scheme.run(y0, controls, H, strategy=strategy)
+        assert not value.requires_grad
+        torch.testing.assert_close(value.clone(), expected.detach(), rtol=0, atol=0)
+
+
+@EVERY_STRATEGY
+def test_one_tensor_may_serve_as_two_controls(strategy):
+    case = FIELDS["double"]
+    weight = randn(4, 3, 3).requires_grad_()
+    apart = [weight.detach().clone().requires_grad_() for _ in range(2)]
+    final = []
+    for first, second in ((weight, weight), apart):
+        controls = {"weight_1": first, "weight_2": second}
+        value = kn.propagate(kn.Verlet(), case.field, case.y0(), controls, H, strategy=strategy)
+        final.append(value)
+        value.square().sum().backward()
+    torch.testing.assert_close(*final)
+    torch.testing.assert_close(weight.grad, apart[0].grad + apart[1].grad)
+
+
+@EVERY_STRATEGY
+def test_gradients_flow_through_refined_knots(strategy):
+    """Fewer knots than layers: θ between knots depends on two of them."""
+    case = FIELDS["hamiltonian"]
+    control = kn.Control(case.controls(3))
+
+    value = kn.propagate(
+        kn.Verlet(), case.field, case.y0(), control.at_layers(7), H, strategy=strategy
+    )
+    value.square().sum().backward()
+    weight = control.values()["weight"]
+    step = 1e-6 * randn(*weight.shape, seed=3)
+    changed = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            moved = kn.Control(control.values() | {"weight": weight + sign * step})
+            y = kn.propagate(kn.Verlet(), case.field, case.y0(), moved.at_layers(7), H)
+        changed.append(float(y.square().sum()))
+    slope = (changed[0] - changed[1]) / 2
+    assert float((weight.grad * step).sum()) == pytest.approx(slope, rel=1e-6)
+
+
+@EVERY_DENSE
+def test_a_second_derivative_through_reversible_is_a_clear_error(scheme):
+    y0, controls = leaves_of(scheme, 4)
+    value = scheme.run(y0, controls, H, strategy=kn.reversible)
+    (gradient,) = torch.autograd.grad(value.square().sum(), y0, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed])
+@EVERY_DENSE
+def test_other_strategies_may_be_differentiated_twice(scheme, strategy):
+    def slope(y0: torch.Tensor) -> torch.Tensor:
+        value = scheme.run(y0, scheme.case.controls(3), 0.3, strategy=strategy)
+        return torch.autograd.grad(value.square().sum(), y0, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(slope, (scheme.case.y0().requires_grad_(),), fast_mode=True)
+
+
+def kept_bytes(scheme: Scheme, strategy, depth: int) -> int:
+    """Bytes that the forward pass leaves for the backward pass, each storage once, inputs aside."""
+    y0, controls = leaves_of(scheme, depth, torch.float32)
+    given = {x.untyped_storage().data_ptr() for x in (y0, *controls.values())}
+    storages = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        storages[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return x
+
+    with saved_tensors_hooks(pack, lambda x: x):
+        value = scheme.run(y0, controls, 0.01, strategy=strategy)
+    assert value.requires_grad
+    return sum(s.nbytes() for pointer, s in storages.items() if pointer not in given)
+
+
+@EVERY_STRUCTURE
+def test_reversible_keeps_no_more_for_1024_layers_than_for_8(scheme):
+    few, many = (kept_bytes(scheme, kn.reversible, depth) for depth in (8, 1024))
+    assert 0 < many <= 1.05 * few
+
+
+def alive(shape: torch.Size) -> int:
+    """Tensors of this shape that Python still holds, one for each storage."""
+    gc.collect()
+    found = [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == shape]
+    return len({x.untyped_storage().data_ptr() for x in found})
+
+
+@pytest.mark.parametrize("name", ["verlet on hamiltonian 3x5", "euler on single conv3"])
+def test_checkpointed_holds_as_many_states_as_the_root_of_the_depth(name):
+    """Between the layers: what it saves inside of one is thrown away and computed again."""
+    scheme = SCHEMES[name]
+    shape = scheme.state(scheme.case.y0())[0].shape
+    held = []
+    for depth in (16, 1024):
+        y0, controls = leaves_of(scheme, depth)
+        before = alive(shape)
+        value = scheme.run(y0, controls, 0.01, strategy=kn.checkpointed)
+        held.append(alive(shape) - before)
+        del value
+    assert held[0] == pytest.approx(4, abs=1)
+    assert held[1] == pytest.approx(32, abs=1)
+    assert kept_bytes(scheme, kn.checkpointed, 1024) <= kept_bytes(scheme, kn.checkpointed, 16)
+
+
+@pytest.mark.parametrize("name", ["verlet on hamiltonian 3x5", "euler on single conv3"])
+def test_store_all_keeps_every_layer(name):
+    """What the others save: without this the laws above would say little."""
+    few, many = (kept_bytes(SCHEMES[name], kn.store_all, depth) for depth in (16, 1024))
+    assert many == pytest.approx(64 * few, rel=0.1)
+
+
+class Counted:
+    """tanh that knows how often it was called, once for each evaluation of a rate, and in which types."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.dtypes: set[torch.dtype] = set()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.dtypes.add(x.dtype)
+        return torch.tanh(x)
+
+
+@EVERY_DENSE
+def test_each_rate_is_evaluated_once_in_the_backward_pass(scheme):
+    depth, tanh = 30, Counted()
+    counted = Scheme(scheme.method, scheme.case.activated(tanh))
+    with torch.no_grad():
+        counted.run(scheme.case.y0(), scheme.case.controls(depth), H)
+    forward, tanh.calls = tanh.calls, 0
+    y0, controls = leaves_of(scheme, depth)
+    value = counted.run(y0, controls, H, strategy=kn.reversible)
+    assert tanh.calls <= forward * (1 + 1 / depth)  # one layer more, to look for hidden parameters
+    tanh.calls = 0
+    value.sum().backward()
+    assert tanh.calls == forward
+
+
+@EVERY_STRATEGY
+@EVERY_STRUCTURE
+def test_autocast_keeps_the_state_in_single_precision(scheme, strategy):
+    exact = pulled(scheme, kn.store_all, 20, 0.05, torch.float32)
+    y0, controls = leaves_of(scheme, 20, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = scheme.run(y0, controls, 0.05, strategy=strategy)
+    assert value.dtype == torch.float32
+    push = randn(*value.shape, seed=5, dtype=torch.float32)
+    gradients = torch.autograd.grad((value * push).sum(), [y0, *controls.values()])
+    assert not torch.equal(value, exact[0])  # the rates were those of bfloat16
+    check_alike([value, *gradients], exact, 0.03)
+
+
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+@EVERY_DENSE
+def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(scheme, strategy):
+    """Also where it is called outside of autocast, or inside of another one."""
+    tanh = Counted()
+    spied = Scheme(scheme.method, scheme.case.activated(tanh))
+    y0, controls = leaves_of(scheme, 6, torch.float32)
+    weights = {name: value for name, value in controls.items() if name.startswith("weight")}
+    for within in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            value = spied.run(y0, weights, H, strategy=strategy)
+        tanh.dtypes.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=not within):
+            value.sum().backward()
+        assert tanh.dtypes == {torch.bfloat16 if within else torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@EVERY_STRATEGY
+@EVERY_STRUCTURE
+def test_half_precision_features_stay_so_and_give_gradients(scheme, strategy, dtype):
+    found = pulled(scheme, strategy, 8, 0.05, dtype)
+    assert {x.dtype for x in found} == {dtype}
+    exact = pulled(scheme, kn.store_all, 8, 0.05)
+    check_alike([x.double() for x in found], exact, 20 * torch.finfo(dtype).eps)
+
+
+def test_hidden_parameters_are_refused_under_reversible_and_found_by_the_others():
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    for name, scheme in DENSE.items():
+        hidden = Scheme(scheme.method, scheme.case.activated(lambda x: torch.tanh(scale * x)))
+        y0, controls = scheme.case.y0(), scheme.case.controls(4)
+        with pytest.raises(ValueError, match="needs a gradient but is no control"):
+            hidden.run(y0, controls, H, strategy=kn.reversible)
+        gradients = [
+            torch.autograd.grad(hidden.run(y0, controls, H, strategy=each).sum(), scale)[0]
+            for each in (kn.store_all, kn.checkpointed)
+        ]
+        assert float(gradients[0]) != 0, name
+        torch.testing.assert_close(*gradients)
+        with torch.no_grad():
+            hidden.run(y0, controls, H, strategy=kn.reversible)
+
+
+@pytest.mark.parametrize("name", ["euler", "rk4", "imex cholesky"])
+def test_methods_that_are_no_shears_are_refused_under_reversible(name):
+    case = FIELDS["symmetric"]
+    wanted = r"is not a sequence of shears.*; use strategy=kn\.checkpointed"
+    with pytest.raises(ValueError, match=wanted):
+        kn.propagate(
+            METHODS[name].integrator,
+            case.field,
+            case.y0(),
+            case.controls(2),
+            H,
+            strategy=kn.reversible,
+        )
+
+
+@pytest.mark.filterwarnings("ignore::keelnet.propagation.integrators.StabilityWarning")
+@pytest.mark.parametrize("name", ["antisymmetric damped", "symmetric"])
+def test_contracting_fields_are_refused_under_reversible_midpoint(name):
+    case = FIELDS[name]
+    wanted = r"Field contracts, so stepping back amplifies .*; use strategy=kn\.checkpointed"
+    with pytest.raises(ValueError, match=wanted):
+        kn.propagate(
+            kn.Midpoint(), case.field, case.y0(), case.controls(2), H, strategy=kn.reversible
+        )
+
+
+def test_strategies_compose_with_what_comes_before_and_after():
+    """y0 from an opening layer and a loss that reads y twice: the chain rule goes through."""
+    case = FIELDS["hamiltonian 3x5"]
+    opening = branch(3)
+    gradients = []
+    for strategy in (kn.store_all, kn.checkpointed, kn.reversible):
+        opening.zero_grad()
+        y = kn.propagate(
+            kn.Verlet(), case.field, opening(randn(4, 3)), case.controls(6), H, strategy=strategy
+        )
+        (y.square().sum() + y.sin().sum()).backward()
+        gradients.append([value.grad.clone() for value in opening.parameters()])
+    for other in gradients[1:]:
+        check_alike(other, gradients[0], 1e-12)
+
+
+def test_a_backward_pass_may_be_repeated_where_the_graph_is_kept():
+    scheme = STRUCTURED["verlet on double 3x5"]
+    y0, controls = leaves_of(scheme, 5)
+    value = scheme.run(y0, controls, H, strategy=kn.reversible).sum()
+    once = torch.autograd.grad(value, [y0, *controls.values()], retain_graph=True)
+    again = torch.autograd.grad(value, [y0, *controls.values()])
+    for one, other in zip(once, again, strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,149 @@
+"""Laws of the implicit half: the solve inverts I + h L, and stiffness puts no bound on the step."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import randn
+
+import keelnet as kn
+
+GRIDS = [(1,), (2,), (5,), (8,), (4, 5), (3, 2), (1, 4), (2, 3, 4), (3, 3, 3)]
+ROOT = randn(4, 4, seed=3)
+STIFF = ROOT @ torch.diag(torch.tensor([1.0, 1e2, 1e4, 1e6]).double()) @ ROOT.T
+STIFF = (STIFF + STIFF.T) / 2
+
+
+def dense_laplacian(space: tuple[int, ...], strength: float) -> torch.Tensor:
+    """−Δ with periodic ends, one row a grid point: 2 dim on the diagonal, −1 a neighbour."""
+    size = math.prod(space)
+    points = torch.arange(size).reshape(space)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    for axis in range(len(space)):
+        for shift in (1, -1):
+            neighbours = points.roll(shift, axis).flatten()
+            matrix[points.flatten(), points.flatten()] += 1
+            matrix.index_put_(
+                (points.flatten(), neighbours), torch.tensor(-1.0).double(), accumulate=True
+            )
+    return strength * matrix
+
+
+@pytest.mark.parametrize("space", GRIDS, ids=str)
+def test_the_fourier_laplacian_is_the_periodic_matrix(space):
+    y = randn(2, 3, *space)
+    matrix = dense_laplacian(space, 0.7)
+    diffusion = kn.LaplacianDiffusion(0.7)
+    expected = (y.flatten(2) @ matrix).reshape(y.shape)
+    torch.testing.assert_close(diffusion.apply(y), expected)
+    identity = torch.eye(len(matrix), dtype=torch.float64)
+    solved = torch.linalg.solve(identity + 0.3 * matrix, y.flatten(2), left=False)
+    torch.testing.assert_close(diffusion.solve(y, 0.3), solved.reshape(y.shape))
+
+
+@given(st.floats(1e-6, 1e6), st.floats(0, 1e3))
+def test_solving_undoes_the_implicit_step(h, strength):
+    y = randn(2, 2, 4, 3)
+    diffusion = kn.LaplacianDiffusion(strength)
+    solved = diffusion.solve(y, h)
+    torch.testing.assert_close(solved + h * diffusion.apply(solved), y, rtol=1e-9, atol=1e-6)
+    assert float(solved.norm()) <= float(y.norm()) * (1 + 1e-12)
+    torch.testing.assert_close(solved.mean((2, 3)), y.mean((2, 3)))
+
+
+@given(st.floats(1e-6, 1e2))
+def test_cholesky_undoes_the_implicit_step_on_any_leading_axes(h):
+    matrix = ROOT @ ROOT.T
+    diffusion = kn.DenseDiffusion(matrix)
+    y = randn(2, 3, 4)
+    solved = diffusion.solve(y, h)
+    torch.testing.assert_close(solved + h * diffusion.apply(solved), y)
+    torch.testing.assert_close(diffusion.apply(y), y @ matrix)
+
+
+def test_a_step_solves_for_the_new_state():
+    """(I + h L) y₊ = y + h f(y, θ)."""
+    field, weight, y = kn.SingleField(kn.DenseKernel(4)), randn(1, 4, 4), randn(2, 4)
+    matrix = ROOT @ ROOT.T
+    after = kn.propagate(kn.IMEX(kn.DenseDiffusion(matrix)), field, y, {"weight": weight}, 0.2)
+    torch.testing.assert_close(after + 0.2 * after @ matrix, y + 0.2 * torch.tanh(y @ weight[0]))
+
+
+def test_stiff_rows_stay_bounded_at_steps_far_above_the_explicit_limit():
+    h, depth = 1.0, 300
+    slowest, fastest = torch.linalg.eigvalsh(STIFF)[[0, -1]].tolist()
+    assert h * fastest > 1e4 and slowest > 0
+    weight = randn(4, 4).expand(depth, 4, 4)
+    field = kn.SingleField(kn.DenseKernel(4))
+    states = kn.trajectory(
+        kn.IMEX(kn.DenseDiffusion(STIFF)), field, randn(3, 4), {"weight": weight}, h
+    )
+    # |f| ≤ 1 a channel: the norm contracts towards √n / λ_min.
+    limit = max(float(states[0][0].norm(dim=1).max()), math.sqrt(4) / slowest)
+    assert all(float(y.norm(dim=1).max()) <= limit * (1 + 1e-9) for (y,) in states)
+
+
+def test_stiff_grids_stay_bounded_at_steps_far_above_the_explicit_limit():
+    h, depth = 1.0, 300
+    kernel = kn.ConvKernel(2, 2)
+    weight = -0.3 * torch.eye(2).double()[:, :, None, None].expand(depth, 2, 2, 3, 3)
+    y0 = randn(2, 2, 6, 5)
+    method = kn.IMEX(kn.LaplacianDiffusion(1e5))
+    states = kn.trajectory(method, kn.SingleField(kernel), y0, {"weight": weight}, h)
+    assert all(float(y.abs().max()) < 2 * float(y0.abs().max()) for (y,) in states)
+    roughness = float((states[1][0] - states[1][0].mean((2, 3), keepdim=True)).abs().max())
+    assert roughness < 1e-4
+
+
+def test_diffusion_may_be_learned():
+    root = randn(3, 3, seed=5)
+    field, weight, y0 = kn.SingleField(kn.DenseKernel(3)), randn(2, 3, 3), randn(2, 3)
+
+    def final(root: torch.Tensor) -> torch.Tensor:
+        method = kn.IMEX(kn.DenseDiffusion(root @ root.T))
+        return kn.propagate(method, field, y0, {"weight": weight}, 0.2)
+
+    assert torch.autograd.gradcheck(final, (root.requires_grad_(),))
+
+
+@pytest.mark.parametrize("state", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("matrix", [torch.float32, torch.float64])
+def test_the_solve_keeps_the_type_of_the_state_and_the_wider_precision(state, matrix):
+    exact = torch.eye(4, dtype=matrix) / 4  # one quarter is exact in every type
+    y = randn(2, 4, dtype=state)
+    solved = kn.DenseDiffusion(exact).solve(y, 1.0)
+    assert solved.dtype == state
+    expected = (y.double() / 1.25).to(state)
+    precision = torch.finfo(state).eps
+    torch.testing.assert_close(solved, expected, rtol=4 * precision, atol=precision)
+    grid = kn.LaplacianDiffusion().solve(randn(1, 1, 4, dtype=state), 1.0)
+    assert grid.dtype == state
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kn.DenseDiffusion(randn(3, 4)), "a square matrix, got (3, 4)"),
+        (lambda: kn.DenseDiffusion(randn(3)), "a square matrix, got (3,)"),
+        (lambda: kn.DenseDiffusion(ROOT), "a symmetric matrix; use ½ (L + Lᵀ)"),
+        (lambda: kn.DenseDiffusion(-torch.eye(2)), "its lowest eigenvalue is -1; pass A @ A.T"),
+        (lambda: kn.LaplacianDiffusion(-1.0), "strength must be finite and at least 0, got -1.0"),
+        (lambda: kn.LaplacianDiffusion(math.nan), "got nan"),
+        (lambda: kn.IMEX(3), "a LaplacianDiffusion (FFT) or a DenseDiffusion (Cholesky), got 3"),
+        (
+            lambda: kn.DenseDiffusion(torch.eye(4)).solve(randn(2, 3), 0.1),
+            "DenseDiffusion of 4 channels acts on the last axis of the state, got (2, 3)",
+        ),
+        (
+            lambda: kn.LaplacianDiffusion().solve(randn(2, 3), 0.1),
+            "needs space axes (batch, channels, *space), got (2, 3); use DenseDiffusion",
+        ),
+    ],
+)
+def test_other_diffusions_are_refused(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
