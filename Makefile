@@ -22,7 +22,7 @@ demo: $(VENV)/ready
 	$(BIN)/python -m keelnet demo --out runs/demo --overwrite
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

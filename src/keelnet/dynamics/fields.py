@@ -104,6 +104,7 @@ class KernelField(Field):
 
     def __post_init__(self) -> None:
         require_kernel(self, self.kernel)
+        require_norm(self, self.norm)
         object.__setattr__(self, "activation", activation_from(self.activation))
 
     @property
@@ -284,6 +285,14 @@ def require_kernel(owner: object, kernel: object) -> None:
     """Raise ValueError unless a Kernel came."""
     if not isinstance(kernel, Kernel):
         raise ValueError(f"{type(owner).__name__} needs a Kernel, got {kernel!r}")
+
+
+def require_norm(owner: object, norm: object) -> None:
+    """Raise ValueError unless a Norm or None came."""
+    if norm is not None and not isinstance(norm, Norm):
+        raise ValueError(
+            f"{type(owner).__name__} needs norm=kn.ChannelNorm(), kn.InstanceNorm() or None, got {norm!r}"
+        )
 
 
 def require_square(owner: object, kernel: Kernel) -> None:

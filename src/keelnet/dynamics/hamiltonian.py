@@ -18,6 +18,7 @@ from keelnet.dynamics.fields import (
     kernel_slots,
     potential,
     require_kernel,
+    require_norm,
     require_square,
     slope_of,
 )
@@ -115,6 +116,7 @@ class HamiltonianField(_KernelPair):
 
     def __post_init__(self) -> None:
         require_kernel(self, self.kernel)
+        require_norm(self, self.norm)
         object.__setattr__(self, "activation", activation_from(self.activation))
         if self.norm is not None:
             require_square(self, self.kernel)
@@ -171,6 +173,7 @@ class DoubleHamiltonianField(_KernelPair):
     def __post_init__(self) -> None:
         require_kernel(self, self.kernel_y)
         require_kernel(self, self.kernel_z)
+        require_norm(self, self.norm)
         object.__setattr__(self, "activation", activation_from(self.activation))
         same_space = self.kernel_y.channel_axis == self.kernel_z.channel_axis
         if self.kernel_y.inputs != self.kernel_z.inputs or not same_space:

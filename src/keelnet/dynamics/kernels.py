@@ -68,10 +68,14 @@ class Kernel(ABC):
         return math.prod(self.weight_shape) // self.outputs
 
     def norms(self, weights: Float[Tensor, "layers *weight"]) -> Float[Tensor, " layers"]:
-        """An upper bound of the spectral norm of each layer: exact for dense, within 6 % for conv."""
+        """An upper bound of the spectral norm of each layer: exact for dense, within 10 % for conv."""
         matrices, factor = self.symbol(weights)
-        largest = torch.linalg.matrix_norm(matrices, 2)
+        largest = self.largest_singular(matrices)
         return factor * largest.reshape(weights.shape[0], -1).amax(dim=1).to(_real(weights.dtype))
+
+    def largest_singular(self, matrices: Tensor) -> Tensor:
+        """The largest singular value of each matrix, or an upper bound of it."""
+        return torch.linalg.matrix_norm(matrices, 2)
 
     def antisymmetric(self, weight: Tensor) -> Tensor:
         """½ (K − Kᵀ) as a weight."""
@@ -80,6 +84,12 @@ class Kernel(ABC):
 
 def _real(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
+
+
+def _trace(gram: Tensor) -> Tensor:
+    """Of a Hermitian matrix; kept above 0, so that a zero kernel has a logarithm."""
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1).real
+    return trace.clamp(min=torch.finfo(trace.dtype).tiny)
 
 
 def _wide(weights: Tensor) -> Tensor:
@@ -255,6 +265,21 @@ class ConvKernel(Kernel):
             for size, count in zip(self.stencils, points, strict=True)
         )
         return grouped.movedim(-3, 1).transpose(-1, -2), factor
+
+    def largest_singular(self, matrices: Tensor) -> Tensor:
+        """(tr (AᴴA)^p)^(1/2p) with p = 64, by squaring: at most 4 % above σ_max for 100 channels.
+
+        A singular value decomposition at every frequency of every layer took seconds.
+        """
+        gram = matrices.mH @ matrices
+        trace = _trace(gram)
+        logarithm = trace.log()
+        for squaring in range(1, 7):
+            gram = gram / trace[..., None, None]
+            gram = gram @ gram
+            trace = _trace(gram)
+            logarithm = logarithm + trace.log() / 2**squaring
+        return (0.5 * logarithm).exp()
 
     def check_state(self, y: Tensor, channels: int) -> None:
         if y.ndim != self.dim + 2 or y.shape[1] != channels:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics
 from keelnet.propagation.gradients import march
@@ -54,13 +55,25 @@ def damped(
     try:
         if isinstance(field.damping, str):
             return field.with_damping(integrator.least_damping(h, field.frequencies(controls)))
-        if advise:
+        if advise and _is_news(integrator, field, controls["weight"], h):
             _advise(integrator, field, controls, h)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise ValueError(
             "the damping of an AntisymmetricField needs finite controls, but weight holds NaN or inf"
         ) from error
     return field
+
+
+# The norms behind the advice cost more than a short propagation, so it is given once for a weight.
+_ADVISED = WeakTensorKeyDictionary()
+
+
+def _is_news(integrator: Integrator, field: AntisymmetricField, weight: Tensor, h: float) -> bool:
+    seen: set[object] = _ADVISED.setdefault(weight, set())  # type: ignore[no-untyped-call]
+    case = (integrator, field, h)
+    fresh = case not in seen
+    seen.add(case)
+    return fresh
 
 
 def _advise(

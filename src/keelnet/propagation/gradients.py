@@ -124,6 +124,7 @@ def _first_layer(
     a tensor past its arguments, which would silently get no gradient.
     """
     theta = {name: value[0].detach() for name, value in controls.items()}
+    before = _random_state(state[0].device)
     after = integrator.step(field, tuple(x.detach() for x in state), theta, h, 0)
     if any(x.requires_grad for x in after):
         raise ValueError(
@@ -131,7 +132,21 @@ def _first_layer(
             " strategy=kn.reversible would lose that gradient; pass it in controls or use"
             " strategy=kn.store_all"
         )
+    if not torch.equal(before, _random_state(state[0].device)):
+        raise ValueError(
+            f"{type(field).__name__} draws random numbers (dropout?), so strategy=kn.reversible cannot"
+            " evaluate it again; call .eval() or use strategy=kn.checkpointed"
+        )
     return after
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """The state of the device's random generator; empty where a look would end a graph capture."""
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+        return torch.cuda.get_rng_state(device)
+    return torch.empty(0)
 
 
 class _Reversible(torch.autograd.Function):
