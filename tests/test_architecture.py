@@ -172,7 +172,6 @@ def test_architectures_exist_as_written(name):
     assert callable(getattr(kn.architectures, name))
 
 
-@pytest.mark.xfail(raises=AttributeError, strict=True, reason="this room is still being written")
 @pytest.mark.parametrize("name", ["stability", "diagnose"])
 def test_analysis_exists_as_written(name):
     assert len(inspect.signature(getattr(kn.analysis, name)).parameters) >= 2

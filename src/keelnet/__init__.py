@@ -25,11 +25,12 @@ _ROOMS = {
     "keelnet.networks": "Affine Augment Block Classifier Network Pool Segmenter Upsample",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
-_SUBPACKAGES = ("architectures",)
+_SUBPACKAGES = {"analysis": "keelnet.analysis", "architectures": "keelnet.networks.architectures"}
 
 __all__ = sorted([*_HOMES, *_SUBPACKAGES])
 
 if TYPE_CHECKING:
+    from keelnet import analysis as analysis
     from keelnet.dynamics import *  # noqa: F403
     from keelnet.networks import *  # noqa: F403
     from keelnet.networks import architectures as architectures
@@ -40,7 +41,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _SUBPACKAGES:
-        return import_module(f"keelnet.networks.{name}")
+        return import_module(_SUBPACKAGES[name])
     raise AttributeError(f"module 'keelnet' has no attribute {name!r}")
 
 

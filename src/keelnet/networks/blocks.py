@@ -52,13 +52,17 @@ class Block(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         # Advice on damping costs norms of every layer, so it is given once.
         advise, self._advised = not self._advised, True
+        return self.propagated(y, self.strategy, advise)
+
+    def propagated(self, y: Tensor, strategy: Strategy, advise: bool = False) -> Tensor:
+        """y(T) under another strategy than the block's own: the same value, other memory."""
         return run(
             self.integrator,
             self.field,
             y,
             self.control.at_layers(self.depth),
             self.step_size,
-            self.strategy,
+            strategy,
             depth=None,
             checked=True,
             advise=advise,

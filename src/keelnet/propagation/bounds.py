@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics
 from keelnet.propagation.gradients import march
-from keelnet.propagation.integrators import Integrator, StabilityWarning, State, numbers
+from keelnet.propagation.integrators import Complex, Integrator, StabilityWarning, State, numbers
 
 Controls = dict[str, Tensor]
 
@@ -26,24 +26,43 @@ class StepBound:
     layer: int
 
 
-def step_bound(integrator: Integrator, field: Dynamics, controls: Controls) -> StepBound | None:
+def step_bound(
+    integrator: Integrator, field: Dynamics, controls: Controls, step_size: float | None = None
+) -> StepBound | None:
     """The largest h with |R(h λ)| ≤ 1 for the extreme eigenvalues λ of every layer, f' at its largest.
 
     Verlet, one kernel: 2 / σ_max(K); two kernels: 2 / (‖K₁‖ ‖K₂‖); Leapfrog on a SymmetricField
     2 / ‖K‖; Euler there 2 / ‖K‖²; Euler on ½ (K − Kᵀ − γ I): γ / (ω² + γ²/4); Midpoint 1 / ω.
     0 where no step size is stable, inf where every one is; None where the field knows no spectrum.
-    λ is frozen in time: for controls that vary fast the bound is necessary but not sufficient.
+    damping="auto" counts as the γ that it takes at ``step_size``, or as 0 without one. λ is frozen in time: for controls that vary fast the bound is necessary but not sufficient.
     """
-    field = integrator.adapted(field)
-    if isinstance(field, AntisymmetricField) and isinstance(field.damping, str):
-        field = field.with_damping(0.0)
-    spectrum = field.spectrum({name: value.detach() for name, value in controls.items()})
-    if spectrum is None:
+    layers = _spectra(integrator, field, controls, step_size)
+    if layers is None:
         return None
-    layers = numbers(spectrum)
     steps = [integrator.largest_steps(eigenvalues).min() for eigenvalues in layers]
     layer = int(np.argmin(steps))
     return StepBound(float(steps[layer]), layer)
+
+
+def largest_amplification(
+    integrator: Integrator, field: Dynamics, controls: Controls, h: float
+) -> float | None:
+    """The largest |R(h λ)| over all layers, f' at its largest; None where no spectrum is known."""
+    layers = _spectra(integrator, field, controls, h)
+    return None if layers is None else float(integrator.amplification(h, layers).max())
+
+
+def _spectra(
+    integrator: Integrator, field: Dynamics, controls: Controls, h: float | None
+) -> Complex | None:
+    """Extreme eigenvalues (layers, any); damping="auto" as for step size h, or as 0 without one."""
+    frozen = {name: value.detach() for name, value in controls.items()}
+    field = integrator.adapted(field)
+    if isinstance(field, AntisymmetricField) and isinstance(field.damping, str):
+        damping = 0.0 if h is None else integrator.least_damping(h, field.frequencies(frozen))
+        field = field.with_damping(damping)
+    spectrum = field.spectrum(frozen)
+    return None if spectrum is None else numbers(spectrum)
 
 
 def damped(
