@@ -43,15 +43,19 @@ class BlockStability:
 
     @property
     def verdict(self) -> str:
-        """unstable, marginal or dissipative by the layers' amplification; else by the growth alone."""
+        """unstable, marginal or dissipative by the layers' amplification; else by the growth alone.
+
+        The amplification takes f' at its largest: where activations saturate, the growth that was
+        measured stays far below its power.
+        """
         if not math.isfinite(self.growth):
             return "unstable: not finite"
         if self.amplification is None:
             return "grows" if self.growth > 1 + 1e-3 else "does not grow"
         if self.amplification > 1 + TOLERANCE:
-            return f"unstable: ×{self.amplification:.6g} a layer"
+            return f"unstable: up to ×{self.amplification:.6g} a layer"
         if self.amplification < 1 - TOLERANCE:
-            return f"dissipative: ×{self.amplification:.6g} a layer"
+            return f"dissipative: up to ×{self.amplification:.6g} a layer"
         return "marginal: neither grows nor decays"
 
 
