@@ -1,5 +1,6 @@
 """The command line: help with examples, one line and exit code 2 for bad input, no torch before it is needed."""
 
+import os
 import subprocess
 import sys
 
@@ -54,12 +55,16 @@ def test_help_shows_an_example(command):
         (("train", "digits", "--speed", "9"), "--speed"),
         (("train", "digits", "--epochs", "3", "--minutes", "1"), "not both"),
         (("train", "digits", "--epochs", "0"), "epochs must be an integer of at least 1"),
-        (("train", "digits", "--minutes", "-1"), "seconds must be a finite number above 0"),
+        (("train", "digits", "--minutes", "-1"), "minutes must be a finite number above 0"),
         (("train", "digits", "--set", "depth"), "key=value"),
         (("train", "digits", "--set", "deepness=3"), "unknown setting 'deepness'"),
         (("train", "digits", "--set", "depth=0"), "depth must be an integer of at least 1"),
         (("train", "digits", "--set", "activation=tan"), "unknown activation 'tan'"),
-        (("train", "digits", "--set", "architecture=residual"), "use strategy=kn.checkpointed"),
+        (("train", "digits", "--set", "threads=-1"), "threads must lie between"),
+        (("train", "digits", "--set", "seed=99999999999999999999"), "seed must be"),
+        (("train", "digits", "--set", "decay=-1"), "decay must be at least 0"),
+        (("train", "digits", "--set", "momentum=5", "--set", "method=sgd"), "momentum must be"),
+        (("train", "digits", "--set", "width=16,32,64,128,256"), "needs a divisible space"),
         (("train", "digits", "--set", "device=abacus"), "device 'abacus' cannot be used here"),
         (("train", "digits", "--set", "batch=5000"), "batch_size"),
         (("reproduce", "--out", "/dev/null/x"), "output folder"),
@@ -73,6 +78,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
     assert done.stdout == ""
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("keelnet: ") and words in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_folder_is_refused_and_kept(tmp_path):
@@ -105,3 +111,23 @@ def test_training_prints_progress_and_scores_and_leaves_a_run(tmp_path):
         "train", "digits", "--epochs", 1, *changes, "--out", tmp_path / "run", "--overwrite"
     )
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("name", ["[bold]x[/bold]", "[/]", ":smile:", "with space", "ü☃"])
+def test_names_of_folders_are_printed_as_they_are(tmp_path, name):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    settings = ("--set", "width=4", "--set", "depth=1", "--set", "batch=512", "--epochs", 1)
+    done = call("train", "digits", *settings, "--out", tmp_path / name, env=environment)
+    assert done.returncode == 0, done.stderr
+    shown = str(tmp_path / name).encode("ascii", "backslashreplace").decode()
+    assert f"written to {shown}" in done.stdout
+    assert (tmp_path / name / "scores.json").is_file()
+
+
+def test_a_reader_that_leaves_does_not_stop_the_training(tmp_path):
+    line = (
+        f"{sys.executable} -m keelnet train digits --epochs 12 --set width=4 --set depth=1"
+        f" --set batch=512 --out {tmp_path / 'run'} | head -n 1"
+    )
+    subprocess.run(["sh", "-c", line], check=False, capture_output=True)
+    assert (tmp_path / "run" / "scores.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -28,8 +29,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Console(Console):
+    """A console that goes on without a reader: a closed pipe must not stop a training."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+console = _Console(highlight=False, emoji=False)
+errors = _Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")]
 Overwrite = Annotated[
@@ -45,17 +55,20 @@ def main() -> NoReturn:
     # By default OpenMP threads spin at barriers for milliseconds: beside one other busy program a
     # training step took up to 40 times as long. A short spin costs nothing on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no γ shows its number
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_guarded(arguments or ["--help"], debug))
 
 
 def _guarded(arguments: list[str], debug: bool) -> int:
     try:
         code = app(arguments, prog_name="keelnet", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        return _stopped() if code == 130 else (code if isinstance(code, int) else 0)
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; what was finished is kept", 130)
+        return _stopped()
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -66,10 +79,21 @@ def _guarded(arguments: list[str], debug: bool) -> int:
         return _fail(f"internal error, {type(error).__name__}: {error}; see it with --debug", 1)
 
 
+def _stopped() -> int:
+    return _fail(
+        "stopped; a new folder keeps its best weights, an overwritten one its old files", 130
+    )
+
+
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
     errors.print(f"[bold red]keelnet:[/] {_plain(line)}")
     return code
+
+
+def _say(text: str) -> None:
+    """A line as it is: names of folders may hold what is markup to rich."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:
@@ -116,7 +140,7 @@ def reproduce(out: Out = None, overwrite: Overwrite = False) -> None:
 
     folder = out or Path("runs/reproduce")
     _print_verdicts(compute(folder, overwrite))
-    console.print(f"written to {folder}")
+    _say(f"written to {folder}")
 
 
 @app.command(epilog="Example: keelnet train digits --set depth=40 --epochs 10 --out runs/deep")
@@ -139,7 +163,7 @@ def train(
     folder = out or Path("runs") / chosen.name
     _follow(chosen, run(chosen, folder, overwrite))
     _print_scores(folder)
-    console.print(f"written to {folder}")
+    _say(f"written to {folder}")
 
 
 @app.command(epilog="Example: keelnet demo --out runs/demo --overwrite")
@@ -161,7 +185,7 @@ def demo(out: Out = None, overwrite: Overwrite = False) -> None:
             _print_scores(folder.root / name)
         console.rule("report")
         folder.write_text("report.html", report(folder.root, target))
-    console.print(f"open {target / 'report.html'} in a browser; it needs no network")
+    _say(f"open {target / 'report.html'} in a browser; it needs no network")
 
 
 def _budgeted(recipe: Recipe, epochs: int | None, minutes: float | None) -> Recipe:
@@ -215,7 +239,7 @@ def _follow_in_lines(recipe: Recipe, steps: Iterator[Progress]) -> None:
     shown = 0.0
     for progress in steps:
         if progress.spent >= shown:
-            console.print(f"{_state(recipe, progress)}  {progress.seconds:.0f} s")
+            _say(f"{_state(recipe, progress)}  {progress.seconds:.0f} s")
             shown = progress.spent + 0.1
 
 
@@ -236,4 +260,4 @@ def _print_scores(folder: Path) -> None:
         shown = {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value
         if "accuracy" in name or "dice" in name:
             text = f"{shown:.4f}" if isinstance(shown, float) else str(shown)
-            console.print(f"  {name.replace('_', ' ')}: {text}")
+            _say(f"  {name.replace('_', ' ')}: {text}")

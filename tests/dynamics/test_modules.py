@@ -231,7 +231,7 @@ def test_branches_of_another_shape_are_refused():
         ("euler", 3, (2, 4), r"needs 3 channels on axis 1 of the state, got \(2, 4\)"),
         ("euler", None, (3,), r"needs its channels on axis 1 of the state, got \(3,\)"),
         ("verlet", 3, (2, 4), r"needs 3 or 6 channels on axis 1 of the state, got \(2, 4\)"),
-        ("verlet", None, (2, 5), r"needs an even number of channels on axis 1"),
+        ("verlet", None, (2, 5), r"needs 3 or 6 channels on axis 1"),
         ("verlet", None, (4,), r"on axis 1 of the state, got \(4,\)"),
     ],
 )
@@ -248,3 +248,24 @@ def test_what_is_no_module_is_refused():
         kn.ModuleField.stacked([])
     with pytest.raises(ValueError, match="the same parameter names"):
         kn.ModuleField.stacked([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)])
+
+
+@pytest.mark.parametrize("start", ["full", "half"])
+@pytest.mark.parametrize(
+    ("branch", "space"),
+    [
+        (nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 4, 1)), (5, 6)),
+        (nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1)), (3, 3)),
+        (nn.Sequential(nn.Tanh(), nn.Linear(4, 4)), ()),
+        (nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4)), ()),
+    ],
+)
+def test_verlet_reads_the_channels_off_the_branch(branch, space, start):
+    field, y0 = kn.ModuleField(branch.double()), randn(2, 4, *space)
+    moved_y = kn.propagate(kn.Verlet(start), field, y0, {}, 0.1, depth=3)
+    joined = torch.cat([y0, torch.zeros_like(y0)], dim=1)
+    moved_both = kn.propagate(kn.Verlet(start), field, joined, {}, 0.1, depth=3)
+    assert moved_y.shape == y0.shape and moved_both.shape == joined.shape
+    torch.testing.assert_close(moved_y, moved_both[:, :4])
+    told = kn.ModuleField(branch, channels=4)
+    torch.testing.assert_close(kn.propagate(kn.Verlet(start), told, y0, {}, 0.1, depth=3), moved_y)

@@ -106,3 +106,29 @@ def test_a_disk_that_takes_no_folder_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("os.mkdir", refuse)
     with pytest.raises(ValueError, match="Read-only file system; choose"), folder:
         pass
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_two_runs_cannot_write_to_one_folder(tmp_path, old):
+    if old:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "old.txt").write_text("old")
+    first, second = (OutputFolder.claim(tmp_path / "run", overwrite=old) for _ in range(2))
+    with first:
+        first.write_text("result.txt", "first")
+        with pytest.raises(ValueError, match="another run is writing there"), second:
+            second.write_text("result.txt", "second")
+    assert contents(tmp_path / "run")["result.txt"] == "first"
+
+
+def test_a_folder_where_a_file_should_go_is_found_before_anything_is_replaced(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "b.txt").mkdir()
+    (tmp_path / "b.txt" / "inner").write_text("old")
+    with (
+        pytest.raises(ValueError, match="is in the way"),
+        OutputFolder.claim(tmp_path, True) as folder,
+    ):
+        folder.write_text("a.txt", "new")
+        folder.write_text("b.txt", "new")
+    assert contents(tmp_path) == {"a.txt": "old", "b.txt/inner": "old"}

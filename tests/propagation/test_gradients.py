@@ -69,6 +69,13 @@ def test_values_and_gradients_are_those_of_back_propagation(scheme, strategy):
 
 
 @EVERY_STRUCTURE
+def test_gradients_of_200_layers_agree_to_1e_10_in_double_precision(scheme):
+    wanted = pulled(scheme, kn.store_all, 200, 0.02)
+    for strategy in (kn.checkpointed, kn.reversible):
+        check_alike(pulled(scheme, strategy, 200, 0.02), wanted, 1e-10)
+
+
+@EVERY_STRUCTURE
 def test_gradients_of_200_layers_in_single_precision_agree_with_each_other_and_with_double(scheme):
     wanted = pulled(scheme, kn.store_all, 200, 0.02, torch.float32)
     for strategy in (kn.checkpointed, kn.reversible):

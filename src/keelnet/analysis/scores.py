@@ -9,7 +9,13 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The share of samples or pixels whose largest logit (axis 1) is the label's."""
+    """The share of samples or pixels whose largest logit (axis 1) is the label's; nan for bad logits."""
+    if logits[:, 0].shape != labels.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} need labels {tuple(logits[:, 0].shape)}, got {tuple(labels.shape)}"
+        )
+    if not bool(logits.isfinite().all()):
+        return float("nan")
     return float((logits.argmax(dim=1) == labels).double().mean())
 
 

@@ -82,7 +82,11 @@ class Control(nn.Module):
         return {name: self.get_parameter(stored) for name, stored in self._names.items()}
 
     def at_layers(self, depth: int) -> dict[str, Tensor]:
-        """θ at the layers' times, (depth, …) a name; the parameters themselves where depth = knots."""
+        """θ at the layers' times, (depth, …) a name; the parameters themselves where depth = knots.
+
+        With another number of knots (more than one) the layers' controls are new tensors, which the
+        gradient keeps: they cost the memory of depth weights under every strategy.
+        """
         require_count("depth", depth)
         return {name: self._sampled(value, depth) for name, value in self.values().items()}
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -24,8 +25,9 @@ class ModuleField(Field):
     ``ModuleField.stacked([branch_1, branch_2, …])`` makes them from one module a layer. A name
     that is absent is taken from the module itself, shared by every layer (then pass ``depth``).
     Verlet takes the branch in both halves, y' = module(z), z' = −module(y): features of
-    ``channels`` channels start z at 0, others (and all, without ``channels``) are split in two
-    equal halves on ``axis``.
+    ``channels`` channels on ``axis`` start z at 0, twice as many are split in two halves. Without
+    ``channels`` they are what the module's first layer reads; where that cannot be told, features
+    are split.
     """
 
     module: nn.Module
@@ -39,6 +41,11 @@ class ModuleField(Field):
     @property
     def channel_axis(self) -> int:
         return self.axis
+
+    @property
+    def width(self) -> int | None:
+        """Channels of the state, as told or as the first layer with a size reads them."""
+        return self.channels if self.channels is not None else _channels_read(self.module)
 
     @staticmethod
     def stacked(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
@@ -125,12 +132,12 @@ class _ModulePair(PartitionedField):
         return self.branch.recomputation_obstacle(replays_randomness)
 
     def is_split(self, y0: Tensor) -> bool:
-        return y0.ndim <= self.branch.axis or y0.shape[self.branch.axis] != self.branch.channels
+        return y0.ndim <= self.branch.axis or y0.shape[self.branch.axis] != self.branch.width
 
     def parts(self, y0: Tensor) -> Parts:
         if not self.is_split(y0):
             return y0, torch.zeros_like(y0)
-        axis, channels = self.branch.axis, self.branch.channels
+        axis, channels = self.branch.axis, self.branch.width
         found = y0.shape[axis] if y0.ndim > axis else 0
         if found == 0 or found % 2 or channels not in (None, found // 2):
             wanted = f"{channels} or {2 * channels}" if channels else "an even number of"
@@ -146,3 +153,19 @@ class _ModulePair(PartitionedField):
 
     def rate_of_z(self, y: Tensor, theta: Theta) -> Tensor:
         return -self.branch.rate(y, theta)
+
+
+def _channels_read(module: nn.Module) -> int | None:
+    """What the first layer of a known kind reads; None where there is none."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            return part.in_features
+        if isinstance(part, _ConvNd):
+            return part.in_channels
+        if isinstance(part, _NormBase):
+            return part.num_features
+        if isinstance(part, nn.GroupNorm):
+            return part.num_channels
+        if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
+            return part.normalized_shape[0]
+    return None

@@ -23,6 +23,7 @@ class OutputFolder:
 
     path: Path
     staged: bool
+    existed: bool
 
     @classmethod
     def claim(cls, path: Path, overwrite: bool, whole: bool = False) -> OutputFolder:
@@ -40,7 +41,7 @@ class OutputFolder:
                 " or replace its results with --overwrite"
             )
         _require_writable(path)
-        return cls(path, occupied or whole)
+        return cls(path, occupied or whole, path.exists())
 
     @property
     def root(self) -> Path:
@@ -48,10 +49,18 @@ class OutputFolder:
         return self.path / STAGING if self.staged else self.path
 
     def __enter__(self) -> OutputFolder:
-        if self.staged:
-            shutil.rmtree(self.root, ignore_errors=True)
+        """Take the folder: making it (or the staging in it) is what keeps a second run out."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            if self.staged:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.root.mkdir()
+            else:
+                self.root.mkdir(parents=True, exist_ok=self.existed)
+        except FileExistsError:
+            raise ValueError(
+                f"{self.root} exists: another run is writing there, or one was cut off; move it away or"
+                " choose another folder with --out"
+            ) from None
         except OSError as error:
             raise ValueError(
                 f"output folder {self.path} cannot be made: {error.strerror}; choose another with --out"
@@ -64,19 +73,33 @@ class OutputFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.staged and kind is None:
-            for item in sorted(self.root.rglob("*")):
-                target = self.path / item.relative_to(self.root)
-                if item.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                else:
-                    item.replace(target)
-        if self.staged:
-            shutil.rmtree(self.root, ignore_errors=True)
+        try:
+            if self.staged and kind is None:
+                self._put_in_place()
+        except OSError as failure:
+            kind, error = type(failure), failure
+        finally:
+            if self.staged:
+                shutil.rmtree(self.root, ignore_errors=True)
+        if kind is not None and not self.existed and not any(self.path.iterdir()):
+            self.path.rmdir()
         if isinstance(error, OSError):
             raise ValueError(
                 f"output folder {self.path} cannot be written: {error.strerror}; choose another with --out"
             ) from error
+
+    def _put_in_place(self) -> None:
+        """Rename every staged file over the old one, after checking that each rename can be made."""
+        items = sorted(self.root.rglob("*"))
+        targets = [self.path / item.relative_to(self.root) for item in items]
+        for item, target in zip(items, targets, strict=True):
+            if target.exists() and item.is_dir() != target.is_dir():
+                raise IsADirectoryError(21, f"{target} is in the way")
+        for item, target in zip(items, targets, strict=True):
+            if item.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+            else:
+                item.replace(target)
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Write one file whole: under a temporary name, then renamed."""
@@ -103,6 +126,8 @@ def _require_writable(path: Path) -> None:
     nearest = path
     while not nearest.exists():
         nearest = nearest.parent
-    marked = nearest.is_dir() and not nearest.stat().st_mode & 0o222
-    if marked or not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if not nearest.is_dir():
+        raise ValueError(f"output folder {path} cannot be made: {nearest} is no folder")
+    marked = not nearest.stat().st_mode & 0o222
+    if marked or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"output folder {path} cannot be written: {nearest} is read-only")

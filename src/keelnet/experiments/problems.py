@@ -17,8 +17,13 @@ from keelnet.learning.descent import SGD, Adam, Budget, Method, Score, Training
 from keelnet.learning.objective import Objective
 from keelnet.networks import architectures
 from keelnet.propagation import checkpointed, reversible, store_all
+from keelnet.propagation.gradients import Strategy
 
-STRATEGIES = {"store_all": store_all, "checkpointed": checkpointed, "reversible": reversible}
+STRATEGIES: dict[str, Strategy] = {
+    "store_all": store_all,
+    "checkpointed": checkpointed,
+    "reversible": reversible,
+}
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,30 @@ def problem(recipe: Recipe) -> Problem:
         raise ValueError(
             f"recipe {recipe.name} needs {wanted}, got architecture={recipe.architecture}"
         )
-    samples.batches(recipe.batch, torch.Generator())  # refuses a batch that cannot be had
+    try:
+        network = _network(recipe, samples).to(_device(recipe.device))
+        _try(recipe, samples, network)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"no network of width {recipe.width}, depth {recipe.depth}, stencil {recipe.stencil},"
+            f" final_time {recipe.final_time} can be built and run here: {reason}"
+        ) from error
     return Problem(
         samples,
-        _network(recipe, samples).to(_device(recipe.device)),
+        network,
         Objective(smoothness=recipe.smoothness, tikhonov=recipe.tikhonov),
         _training(recipe, "mean_dice" if per_pixel else "accuracy"),
         _tissue_score(samples.class_names) if per_pixel else _image_score,
         samples.class_names,
     )
+
+
+def _try(recipe: Recipe, samples: Samples, network: nn.Module) -> None:
+    """Raise now what the first step would raise: a batch that cannot be had, a shape that does not fit."""
+    samples.batches(recipe.batch, torch.Generator())
+    with torch.no_grad():
+        network(samples.validation[0][:1].to(_device(recipe.device)))
 
 
 def _samples(recipe: Recipe) -> Samples:
@@ -70,9 +90,10 @@ def _network(recipe: Recipe, samples: Samples) -> nn.Module:
         "stencil": recipe.stencil,
         "activation": recipe.activation,
         "knots": recipe.knots,
-        "strategy": STRATEGIES[recipe.strategy],
         "seed": recipe.seed,
     }
+    if recipe.strategy != "auto":
+        settings["strategy"] = STRATEGIES[recipe.strategy]
     return getattr(architectures, recipe.architecture)(
         samples.channels, samples.classes, **settings
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 import types
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ class Recipe:
     data and architecture are names; width and depth as in ``architectures.Settings``, with several
     numbers for several levels. rate, momentum (sgd), decay, warmup, clip, batch, epochs, minutes
     (whichever ends first) are those of ``learning.Training``; smoothness and tikhonov the weights
-    of the regularisers. threads 0 leaves torch's own choice.
+    of the regularisers. strategy "auto" is reversible where the method allows it, else
+    checkpointed. threads 0 leaves torch's own choice.
     """
 
     name: str
@@ -36,7 +38,7 @@ class Recipe:
     stencil: int = 3
     activation: str = "tanh"
     knots: int | None = None
-    strategy: Literal["store_all", "checkpointed", "reversible"] = "reversible"
+    strategy: Literal["auto", "store_all", "checkpointed", "reversible"] = "auto"
     method: Literal["adam", "sgd"] = "adam"
     rate: float = 1e-2
     momentum: float = 0.9
@@ -51,6 +53,16 @@ class Recipe:
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
+        if not 0 <= self.threads <= 256:
+            raise ValueError(
+                f"threads must lie between 0 (torch's choice) and 256, got {self.threads}"
+            )
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes must be a finite number above 0, got {self.minutes!r}")
 
     def with_settings(self, settings: Sequence[str]) -> Recipe:
         """The recipe with ``key=value`` settings, each value read as its key's type.

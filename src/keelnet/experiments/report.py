@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,11 +98,15 @@ def _memory_table(rows: Sequence[Kept]) -> dict[str, dict[int, str]]:
 
 def _commands(folder: Path) -> dict[str, str]:
     """The exact command of every part."""
+
+    def out(part: str = "") -> str:
+        return shlex.quote(str(Path(folder) / part))
+
     return {
-        "whole": f"keelnet demo --out {folder}",
-        "reproduce": f"keelnet reproduce --out {folder}/reproduce",
-        "digits": f"keelnet train digits --out {folder}/digits",
-        "tissue": f"keelnet train tissue --out {folder}/tissue",
+        "whole": f"keelnet demo --out {out()}",
+        "reproduce": f"keelnet reproduce --out {out('reproduce')}",
+        "digits": f"keelnet train digits --out {out('digits')}",
+        "tissue": f"keelnet train tissue --out {out('tissue')}",
         "memory": "python -c 'from keelnet.experiments.memory import strategy_memory;"
         " print(*strategy_memory(), sep=chr(10))'",
     }

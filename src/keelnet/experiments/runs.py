@@ -48,7 +48,6 @@ def train(recipe: Recipe, out: Path, overwrite: bool = False) -> Iterator[Progre
         torch.set_num_threads(recipe.threads)
     task = problem(recipe)
     with folder:
-        folder.write_text("recipe.toml", tomli_w.dumps(recipe.as_table()))
         yield from _descended(recipe, task, folder)
 
 
@@ -65,6 +64,8 @@ def _descended(recipe: Recipe, task: Problem, folder: OutputFolder) -> Iterator[
         generator,
         time.monotonic,
     ):
+        if not history:  # a run that fails before its first epoch leaves nothing
+            folder.write_text("recipe.toml", tomli_w.dumps(recipe.as_table()))
         history.append(as_line(progress))
         folder.write_text("history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         if progress.best:
@@ -73,11 +74,12 @@ def _descended(recipe: Recipe, task: Problem, folder: OutputFolder) -> Iterator[
         yield progress
     if best is None:
         raise ValueError(
-            f"no epoch gave a {task.training.goal} that is a number; use a smaller rate"
+            f"training diverged: no epoch gave a number for {task.training.goal}; use a smaller rate"
         )
     scores = final_scores(recipe, task, best, history[-1]["seconds"])
-    folder.write_text("scores.json", json.dumps(scores, indent=2) + "\n")
     _draw(recipe, task, history, folder)
+    # Last, since a run with scores counts as finished.
+    folder.write_text("scores.json", json.dumps(scores, indent=2) + "\n")
 
 
 def as_line(progress: Progress) -> dict[str, Any]:
@@ -165,8 +167,10 @@ def load_run(folder: Path) -> Run:
         scores = json.loads((folder / "scores.json").read_text())
         lines = (folder / "history.jsonl").read_text().splitlines()
         history = [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{folder} holds a file that is not JSON: {error}") from None
+    if not isinstance(scores, dict) or not history:
+        raise ValueError(f"{folder} holds no scores or no history; train again")
     return Run(folder, recipe, scores, history)
 
 
@@ -177,6 +181,6 @@ def load_network(folder: Path) -> nn.Module:
     try:
         network.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise ValueError(f"{folder / 'weights.safetensors'} cannot be loaded: {reason}") from None
     return network.eval()

@@ -33,6 +33,11 @@ def _require_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
+def _require_share(name: str, value: float, below: float) -> None:
+    if not isinstance(value, (int, float)) or not 0 <= value < below:
+        raise ValueError(f"{name} must be at least 0 and below {below:g}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Adam(Method):
     """Adam with decoupled weight decay (AdamW; plain Adam at decay 0)."""
@@ -42,6 +47,7 @@ class Adam(Method):
 
     def __post_init__(self) -> None:
         _require_positive("rate", self.rate)
+        _require_share("decay", self.decay, math.inf)
 
     def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.decay)
@@ -57,6 +63,8 @@ class SGD(Method):
 
     def __post_init__(self) -> None:
         _require_positive("rate", self.rate)
+        _require_share("momentum", self.momentum, 1)
+        _require_share("decay", self.decay, math.inf)
 
     def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(
@@ -108,8 +116,7 @@ class Training:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must lie in [0, 1), got {self.warmup!r}")
+        _require_share("warmup", self.warmup, 1)
         if self.clip is not None:
             _require_positive("clip", self.clip)
 
@@ -158,7 +165,7 @@ def descend(
     kept = _snapshot(network)
     best, epoch = -math.inf, 0
     try:
-        while loop.spent(epoch) < 1:
+        while epoch == 0 or loop.spent(epoch) < 1:
             terms = loop.epoch(epoch)
             epoch += 1
             scores = loop.validated()
@@ -249,10 +256,14 @@ class _Loop:
 def predicted(
     network: nn.Module, x: Tensor, batch_size: int, device: torch.device | None = None
 ) -> Tensor:
-    """Logits for x, batch by batch, without gradient, on the CPU."""
+    """Logits for x, batch by batch, in evaluation mode, without gradient, on the CPU."""
+    mode = network.training
     network.eval()
-    with torch.no_grad():
-        parts = [network(part.to(device)).cpu() for part in torch.split(x, batch_size)]
+    try:
+        with torch.no_grad():
+            parts = [network(part.to(device)).cpu() for part in torch.split(x, batch_size)]
+    finally:
+        network.train(mode)
     return torch.cat(parts)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -68,6 +68,14 @@ class Settings:
         return widths
 
 
+def _settings(given: dict[str, Any]) -> Settings:
+    known = [field.name for field in fields(Settings)]
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        raise ValueError(f"unknown settings {', '.join(unknown)}; known are {', '.join(known)}")
+    return Settings(**given)
+
+
 FieldMaker = Callable[[Settings, int], Dynamics]
 
 
@@ -76,7 +84,7 @@ def residual(inputs: int, classes: int, **settings: Any) -> Network:
     return _pyramid(
         inputs,
         classes,
-        Settings(**settings),
+        _settings(settings),
         Euler(),
         lambda shape, width: SingleField(
             kernel_of(shape.dim, width, width, shape.stencil), shape.activation, norm=shape.norm
@@ -89,7 +97,7 @@ def antisymmetric(inputs: int, classes: int, **settings: Any) -> Network:
     return _pyramid(
         inputs,
         classes,
-        Settings(**settings),
+        _settings(settings),
         Euler(),
         lambda shape, width: AntisymmetricField(
             kernel_of(shape.dim, width, width, shape.stencil),
@@ -105,7 +113,7 @@ def hamiltonian(inputs: int, classes: int, **settings: Any) -> Network:
     return _pyramid(
         inputs,
         classes,
-        Settings(**settings),
+        _settings(settings),
         Verlet(),
         lambda shape, width: HamiltonianField(
             kernel_of(shape.dim, _half(width), _half(width), shape.stencil),
@@ -122,17 +130,17 @@ def double_hamiltonian(inputs: int, classes: int, **settings: Any) -> Network:
         kernel = kernel_of(shape.dim, _half(width), _half(width), shape.stencil)
         return DoubleHamiltonianField(kernel, kernel, shape.activation, norm=shape.norm)
 
-    return _pyramid(inputs, classes, Settings(**settings), Verlet(), field)
+    return _pyramid(inputs, classes, _settings(settings), Verlet(), field)
 
 
 def parabolic(inputs: int, classes: int, **settings: Any) -> Network:
     """Euler on −f(y K + u) Kᵀ (Ruthotto & Haber 2020)."""
-    return _pyramid(inputs, classes, Settings(**settings), Euler(), _symmetric)
+    return _pyramid(inputs, classes, _settings(settings), Euler(), _symmetric)
 
 
 def second_order(inputs: int, classes: int, **settings: Any) -> Network:
     """Leapfrog on y'' = −f(y K + u) Kᵀ (Ruthotto & Haber 2020)."""
-    return _pyramid(inputs, classes, Settings(**settings), Leapfrog(), _symmetric)
+    return _pyramid(inputs, classes, _settings(settings), Leapfrog(), _symmetric)
 
 
 def segmenter(inputs: int, classes: int, **settings: Any) -> Segmenter:

@@ -70,14 +70,17 @@ class Block(nn.Module):
 
     def refined(self, factor: int = 2) -> Block:
         """The same θ(t) and T on ``factor`` times as many layers."""
-        return Block(
+        finer = Block(
             self.integrator,
             self.field,
             factor * self.depth,
             self.final_time,
             self.control.refined(factor),
             self.strategy,
-        ).to(next(self.control.parameters()).device)
+        )
+        for before, after in zip(self.parameters(), finer.parameters(), strict=True):
+            after.requires_grad_(before.requires_grad)
+        return finer.train(self.training)
 
     def extra_repr(self) -> str:
         return f"{self.integrator}, depth={self.depth}, final_time={self.final_time:g}"

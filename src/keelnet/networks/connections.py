@@ -93,6 +93,7 @@ class Pool(nn.Module):
         self.dim, self.factor = _require_dim(dim), factor
 
     def forward(self, x: Tensor) -> Tensor:
+        _require_space(x, self.dim)
         if any(size % self.factor for size in x.shape[2:]):
             raise ValueError(
                 f"pooling by {self.factor} needs a divisible space, got {tuple(x.shape[2:])}; pad the input"
@@ -107,12 +108,22 @@ class Upsample(nn.Module):
         super().__init__()
         require_count("factor", factor)
         self.dim, self.factor = _require_dim(dim), factor
+        if mode not in ("linear", "nearest"):
+            raise ValueError(f'mode must be "linear" or "nearest", got {mode!r}')
         self.mode = _SMOOTH[dim] if mode == "linear" else "nearest"
 
     def forward(self, x: Tensor) -> Tensor:
+        _require_space(x, self.dim)
         corners = None if self.mode == "nearest" else False
         return functional.interpolate(
             x, scale_factor=float(self.factor), mode=self.mode, align_corners=corners
+        )
+
+
+def _require_space(x: Tensor, dim: int) -> None:
+    if x.ndim != dim + 2:
+        raise ValueError(
+            f"needs (batch, channels, *space) with {dim} space axes, got {tuple(x.shape)}"
         )
 
 

@@ -73,8 +73,11 @@ def damped(
         return field
     try:
         if isinstance(field.damping, str):
-            return field.with_damping(integrator.least_damping(h, field.frequencies(controls)))
-        if advise and _is_news(integrator, field, controls["weight"], h):
+            with warnings.catch_warnings():
+                if not advise:
+                    warnings.simplefilter("ignore", StabilityWarning)
+                return field.with_damping(integrator.least_damping(h, field.frequencies(controls)))
+        if advise:
             _advise(integrator, field, controls, h)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise ValueError(
@@ -83,34 +86,39 @@ def damped(
     return field
 
 
-# The norms behind the advice cost more than a short propagation, so it is given once for a weight.
-_ADVISED = WeakTensorKeyDictionary()
-
-
-def _is_news(integrator: Integrator, field: AntisymmetricField, weight: Tensor, h: float) -> bool:
-    seen: set[object] = _ADVISED.setdefault(weight, set())  # type: ignore[no-untyped-call]
-    case = (integrator, field, h)
-    fresh = case not in seen
-    seen.add(case)
-    return fresh
+# The norms behind the advice cost more than a short propagation: the last advice on each weight is
+# kept. Python's own filter decides how often it is shown.
+_ADVICE = WeakTensorKeyDictionary()
 
 
 def _advise(
     integrator: Integrator, field: AntisymmetricField, controls: Controls, h: float
 ) -> None:
+    weight = controls["weight"]
+    case = (integrator, field, h, 0 if weight.is_inference() else weight._version)
+    known = _ADVICE.get(weight)  # type: ignore[no-untyped-call]
+    if known is None or known[0] != case:
+        known = (case, _advice(integrator, field, controls, h))
+        _ADVICE[weight] = known
+    if known[1] is not None:
+        warnings.warn(known[1], StabilityWarning, stacklevel=4)
+
+
+def _advice(
+    integrator: Integrator, field: AntisymmetricField, controls: Controls, h: float
+) -> str | None:
+    """What to say of a damping that is too small; None where it suffices."""
     spectrum = field.spectrum({name: value.detach() for name, value in controls.items()})
     assert spectrum is not None
     eigenvalues = numbers(spectrum)
     growth = float(integrator.amplification(h, eigenvalues).max())
     if not growth > 1 + 1e-6:
-        return
+        return None
     omega = float(np.abs(eigenvalues.imag).max())
-    way_out = _way_out(integrator, h, omega)
-    warnings.warn(
+    return (
         f"{type(integrator).__name__} at step size {h:g} grows up to {growth:.7g} times a layer:"
-        f" damping {torch.as_tensor(field.damping).item():g} does not hold ω = {omega:.4g}; {way_out}",
-        StabilityWarning,
-        stacklevel=4,
+        f" damping {torch.as_tensor(field.damping).item():g} does not hold ω = {omega:.4g};"
+        f" {_way_out(integrator, h, omega)}"
     )
 
 

@@ -87,8 +87,9 @@ def reversible(
 ) -> State:
     """Only the last state is remembered; the backward pass undoes one shear after the other.
 
-    Memory is independent of depth; each rate is evaluated once forward and once backward. Raises
-    ValueError for a method or a field that cannot be stepped back.
+    Memory is independent of depth; each rate is evaluated once forward and once backward. Beyond
+    the step bound rounding grows backward as features grow forward, and the gradient loses digits
+    with it. Raises ValueError for a method or a field that cannot be stepped back.
     """
     require_strategy(reversible, integrator, field)
     assert isinstance(integrator, ShearIntegrator)
@@ -141,12 +142,11 @@ def _first_layer(
 
 
 def _random_state(device: torch.device) -> Tensor:
-    """The state of the device's random generator; empty where a look would end a graph capture."""
-    if device.type == "cpu":
-        return torch.get_rng_state()
+    """The states of the random generators of host and device; a look would end a graph capture."""
+    host = torch.get_rng_state()
     if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
-        return torch.cuda.get_rng_state(device)
-    return torch.empty(0)
+        return torch.cat([host, torch.cuda.get_rng_state(device)])
+    return host
 
 
 class _Reversible(torch.autograd.Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -109,8 +110,8 @@ def _prepared(
     count = _depth(field, controls, depth)
     ready = field.prepared(dict(controls), count)
     _require_alike(y0, ready)
-    if checked and not all_finite((y0,)):
-        raise ValueError("y0 must be finite, but it holds NaN or inf; clean the features first")
+    if checked:
+        _require_finite(y0, ready)
     state = integrator.begin(field.parts(y0))
     return damped(integrator, field, ready, step_size, advise), state, ready, count
 
@@ -138,8 +139,19 @@ def _require_types(
             )
 
 
+def _require_finite(y0: Tensor, controls: Controls) -> None:
+    if not all_finite((y0,)):
+        raise ValueError("y0 must be finite, but it holds NaN or inf; clean the features first")
+    for name, value in controls.items():
+        if not all_finite((value,)):
+            layer = next(j for j, one in enumerate(value.unbind()) if not all_finite((one,)))
+            raise ValueError(
+                f"{name} must be finite, but that of layer {layer + 1} of {len(value)} holds NaN or inf"
+            )
+
+
 def _require_step(step_size: float) -> None:
-    known = isinstance(step_size, (int, float)) and not isinstance(step_size, bool)
+    known = isinstance(step_size, Real) and not isinstance(step_size, bool)
     if not known or not 0 < step_size < math.inf:
         raise ValueError(f"step_size must be a finite number above 0, got {step_size!r}")
 
