@@ -315,3 +315,10 @@ def solved(scheme: Scheme, y0: Tensor, theta: dict[str, Tensor], time: float) ->
     affine[:size, :size], affine[:size, size] = matrix, push
     final = torch.linalg.matrix_exp(time * affine) @ torch.cat((start, torch.ones(1)))
     return final[: parts[0].numel()].reshape(parts[0].shape)
+
+
+def leaves_of(scheme: Scheme, depth: int, dtype=torch.float64) -> tuple[torch.Tensor, dict]:
+    """Features and controls that need gradients."""
+    y0 = scheme.case.y0(dtype=dtype).requires_grad_()
+    controls = scheme.case.controls(depth, dtype=dtype)
+    return y0, {name: value.requires_grad_() for name, value in controls.items()}

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from problems import FIELDS, METHODS, REVERSIBLE, SCHEMES, Scheme, branch, randn
+from problems import FIELDS, METHODS, REVERSIBLE, SCHEMES, Scheme, branch, leaves_of, randn
 from torch.autograd.graph import saved_tensors_hooks
 
 import keelnet as kn
@@ -37,12 +37,6 @@ EVERY_STRUCTURE = pytest.mark.parametrize("scheme", STRUCTURED.values(), ids=STR
 DENSE = {name: scheme for name, scheme in STRUCTURED.items() if not scheme.case.space}
 EVERY_DENSE = pytest.mark.parametrize("scheme", DENSE.values(), ids=DENSE)
 EVERY_STRATEGY = pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
-
-
-def leaves_of(scheme: Scheme, depth: int, dtype=torch.float64) -> tuple[torch.Tensor, dict]:
-    y0 = scheme.case.y0(dtype=dtype).requires_grad_()
-    controls = scheme.case.controls(depth, dtype=dtype)
-    return y0, {name: value.requires_grad_() for name, value in controls.items()}
 
 
 def pulled(
