@@ -5,6 +5,7 @@ import torch
 
 import keelnet as kn
 from keelnet.analysis.memory import saved_bytes
+from keelnet.networks.network import blocks_of
 
 
 def small(**settings):
@@ -42,7 +43,7 @@ def test_saved_memory_does_not_depend_on_the_depths():
 
 def test_depth_zero_leaves_a_level_without_layers():
     network = small(depth=(0, 3))
-    assert [block.depth for block in network.blocks()] == [3]
+    assert [block.depth for block in blocks_of(network)] == [3]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,6 @@ from keelnet.experiments.problems import Problem, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.learning.descent import Progress, descend, predicted
 
-FILES = ("recipe.toml", "history.jsonl", "weights.safetensors", "scores.json", "curves.png")
-OVERLAYS = ("overlay.png", "errors.png")
-
 
 @dataclass(frozen=True)
 class Run:

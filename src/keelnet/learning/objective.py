@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keelnet.dynamics.controls import Control
-from keelnet.networks.blocks import Block
+from keelnet.networks.network import blocks_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,7 +38,7 @@ class Objective:
     def terms(self, network: nn.Module, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Every term that has weight, by name; the total is their sum."""
         terms = {"loss": self.loss(logits, labels)}
-        blocks = [module for module in network.modules() if isinstance(module, Block)]
+        blocks = blocks_of(network)
         if self.smoothness and blocks:
             values = [time_smoothness(block.control, block.final_time) for block in blocks]
             terms["smoothness"] = self.smoothness * torch.stack(values).sum()

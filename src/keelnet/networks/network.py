@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from keelnet.dynamics.controls import Control
 from keelnet.networks.blocks import Block
 from keelnet.networks.connections import Affine
 
@@ -65,8 +64,3 @@ class Network(nn.Module):
 def blocks_of(network: nn.Module) -> list[Block]:
     """The blocks of a network, in the order of its modules."""
     return [module for module in network.modules() if isinstance(module, Block)]
-
-
-def controls_of(network: nn.Module) -> list[Control]:
-    """The controls of a network, in the order of its modules."""
-    return [module for module in network.modules() if isinstance(module, Control)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from keelnet.dynamics.activations import ActivationChoice
 from keelnet.dynamics.hamiltonian import HamiltonianField
 from keelnet.dynamics.kernels import ConvKernel, require_count
-from keelnet.networks.blocks import Block, random_block
+from keelnet.networks.blocks import random_block
 from keelnet.networks.connections import Affine, Pool, Upsample
 from keelnet.networks.network import Classifier
 from keelnet.propagation.gradients import Strategy, reversible
@@ -91,10 +91,6 @@ class Segmenter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x))
-
-    def blocks(self) -> list[Block]:
-        """The blocks that have layers, fine to coarse."""
-        return [level for level in self.levels if isinstance(level, Block)]
 
 
 def _per_level(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:

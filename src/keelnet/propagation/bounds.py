@@ -108,9 +108,8 @@ def _advice(
     integrator: Integrator, field: AntisymmetricField, controls: Controls, h: float
 ) -> str | None:
     """What to say of a damping that is too small; None where it suffices."""
-    spectrum = field.spectrum({name: value.detach() for name, value in controls.items()})
-    assert spectrum is not None
-    eigenvalues = numbers(spectrum)
+    eigenvalues = _spectra(integrator, field, controls, h)
+    assert eigenvalues is not None
     growth = float(integrator.amplification(h, eigenvalues).max())
     if not growth > 1 + 1e-6:
         return None
