@@ -19,7 +19,7 @@ _ROOMS = {
     ),
     "keelnet.propagation": (
         "DenseDiffusion Euler IMEX Integrator LaplacianDiffusion Leapfrog Midpoint RK4"
-        " StabilityWarning StepBound Verlet checkpointed propagate reversible step_bound"
+        " StabilityWarning StepBound Verlet checkpointed engine engine_of propagate reversible step_bound"
         " store_all trajectory"
     ),
     "keelnet.networks": "Affine Augment Block Classifier Network Pool Segmenter Upsample",

@@ -35,6 +35,22 @@ STRUCTURED = {
 }
 EVERY_STRUCTURE = pytest.mark.parametrize("scheme", STRUCTURED.values(), ids=STRUCTURED)
 DENSE = {name: scheme for name, scheme in STRUCTURED.items() if not scheme.case.space}
+
+
+@pytest.fixture
+def plainly():
+    """By the reference: fused engines keep less."""
+    with kn.engine("reference"):
+        yield
+
+
+@pytest.fixture(autouse=True, params=["auto", "reference"])
+def _engine(request):
+    """Every law holds for the engine that is chosen and for the plain one."""
+    with kn.engine(request.param):
+        yield
+
+
 EVERY_DENSE = pytest.mark.parametrize("scheme", DENSE.values(), ids=DENSE)
 EVERY_STRATEGY = pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
 
@@ -214,7 +230,7 @@ def alive(shape: torch.Size) -> int:
 
 
 @pytest.mark.parametrize("name", ["verlet on hamiltonian 3x5", "euler on single conv3"])
-def test_checkpointed_holds_as_many_states_as_the_root_of_the_depth(name):
+def test_checkpointed_holds_as_many_states_as_the_root_of_the_depth(name, plainly):
     """Between the layers: what it saves inside of one is thrown away and computed again."""
     scheme = SCHEMES[name]
     shape = scheme.state(scheme.case.y0())[0].shape
@@ -231,7 +247,7 @@ def test_checkpointed_holds_as_many_states_as_the_root_of_the_depth(name):
 
 
 @pytest.mark.parametrize("name", ["verlet on hamiltonian 3x5", "euler on single conv3"])
-def test_store_all_keeps_every_layer(name):
+def test_store_all_keeps_every_layer(name, plainly):
     """What the others save: without this the laws above would say little."""
     few, many = (kept_bytes(SCHEMES[name], kn.store_all, depth) for depth in (16, 1024))
     assert many == pytest.approx(64 * few, rel=0.1)

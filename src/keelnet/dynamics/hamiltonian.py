@@ -90,9 +90,10 @@ class _KernelPair(PartitionedField):
             raise ValueError(
                 f"{error}, or {sum(self.widths)} channels for y and z together"
             ) from None
-        return y0, torch.zeros_like(y0.narrow(self.channel_axis, 0, 1)).repeat_interleave(
-            self.widths[1], dim=self.channel_axis
-        )
+        # One zero, seen as many: no memory until the first layer writes z.
+        shape = list(y0.shape)
+        shape[self.channel_axis] = self.widths[1]
+        return y0, y0.new_zeros(()).expand(shape)
 
     def spectrum(self, controls: Theta) -> Tensor | None:
         omega = self.frequencies(controls)

@@ -1,10 +1,11 @@
 """Floor 1: integrators, strategies and the loop over layers."""
 
 from keelnet.propagation.bounds import StepBound, step_bound
+from keelnet.propagation.engines import engine
 from keelnet.propagation.gradients import checkpointed, reversible, store_all
 from keelnet.propagation.implicit import IMEX, DenseDiffusion, LaplacianDiffusion
 from keelnet.propagation.integrators import RK4, Euler, Integrator, StabilityWarning
-from keelnet.propagation.propagate import propagate, trajectory
+from keelnet.propagation.propagate import engine_of, propagate, trajectory
 from keelnet.propagation.shears import Leapfrog, Midpoint, Verlet
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "StepBound",
     "Verlet",
     "checkpointed",
+    "engine",
+    "engine_of",
     "propagate",
     "reversible",
     "step_bound",

@@ -177,5 +177,11 @@ def explain_non_finite(
 
 
 def all_finite(state: State) -> bool:
-    """Whether every number of every part is finite."""
-    return all(bool(torch.isfinite(x).all()) for x in state)
+    """Whether every number of every part is finite.
+
+    A sum is finite only if every term is, and reads each number once; a sum that is not may have
+    overflowed.
+    """
+    return all(
+        math.isfinite(x.detach().sum()) or bool(torch.isfinite(x).all()) for x in state if x.numel()
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from numbers import Real
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation.bounds import all_finite, damped, explain_non_finite
+from keelnet.propagation.engines.choice import Choice, chosen, explained
 from keelnet.propagation.gradients import Controls, Strategy, march, store_all
 from keelnet.propagation.integrators import Integrator, State
+from keelnet.propagation.problem import Problem
 
 
 def propagate(
@@ -51,9 +54,11 @@ def trajectory(
     controls: Mapping[str, Tensor],
     step_size: float,
     depth: int | None = None,
+    layers: Sequence[int] | None = None,
 ) -> list[State]:
     """The N + 1 states from t = 0 to T; y is the first entry of each. Arguments as for propagate.
 
+    ``layers`` asks for fewer: the states after these layers, in rising order, 0 being y0 itself.
     (y,) for one-step methods on a field of one part, (y, z) for partitioned fields (with
     ``start="half"``, z from the first layer on is half a step behind y), (y, v) for Leapfrog,
     (y, the y before) for Midpoint.
@@ -61,10 +66,40 @@ def trajectory(
     field, state, ready, count = _prepared(
         integrator, field, y0, controls, step_size, depth, True, True
     )
-    states = [state, *march(integrator, field, state, ready, step_size, range(count))]
-    if not all_finite(states[-1]):
+    wanted = _wanted(layers, count)
+    problem = Problem(integrator, field, state, ready, step_size, count, store_all)
+    states = _path(problem, [layer for layer in wanted if layer > 0])
+    if not all_finite(states[-1] if states else state):
         raise ValueError(explain_non_finite(integrator, field, state, ready, step_size, count))
-    return states
+    return [state] * (wanted[0] == 0) + states
+
+
+def _wanted(layers: Sequence[int] | None, depth: int) -> list[int]:
+    wanted = list(range(depth + 1)) if layers is None else list(layers)
+    rising = all(0 <= a < b for a, b in pairwise([*wanted, depth + 1]))
+    if not wanted or not rising or wanted[-1] > depth:
+        raise ValueError(
+            f"layers must name layers from 0 to {depth}, at least one, in rising order; got {layers!r}"
+        )
+    return wanted
+
+
+def _path(problem: Problem, layers: list[int]) -> list[State]:
+    """The states after these layers: by an engine, or by the plain loop where a gradient may be asked for."""
+    graph = torch.is_grad_enabled() and any(x.requires_grad for x in problem.tensors)
+    engine = None if graph or not layers else chosen(problem)
+    if engine is not None:
+        return engine.path(problem, layers)
+    every = march(
+        problem.integrator,
+        problem.field,
+        problem.state,
+        problem.controls,
+        problem.h,
+        range(problem.depth),
+    )
+    picked = set(layers)
+    return [after for layer, after in enumerate(every, 1) if layer in picked]
 
 
 def run(
@@ -87,10 +122,32 @@ def run(
         integrator, field, y0, controls, step_size, depth, checked, advise
     )
     split = integrator.adapted(field).is_split(y0)
-    final = strategy(integrator, field, state, ready, step_size, count)
+    problem = Problem(integrator, field, state, ready, step_size, count, strategy)
+    engine = chosen(problem)
+    final = problem.reference() if engine is None else engine.run(problem)
     if checked and not all_finite(final):
         raise ValueError(explain_non_finite(integrator, field, state, ready, step_size, count))
     return field.joined(integrator.finish(final), split)
+
+
+def engine_of(
+    integrator: Integrator,
+    field: Dynamics,
+    y0: Tensor,
+    controls: Mapping[str, Tensor],
+    step_size: float,
+    strategy: Strategy = store_all,
+    depth: int | None = None,
+) -> Choice:
+    """Which engine ``propagate`` takes for these arguments, and why; nothing is propagated.
+
+    The answer's ``name`` is "narrow", "dense", "conv" or "reference", its ``str()`` the reason and
+    what kept each other engine from the call.
+    """
+    field, state, ready, count = _prepared(
+        integrator, field, y0, controls, step_size, depth, False, False
+    )
+    return explained(Problem(integrator, field, state, ready, step_size, count, strategy))
 
 
 def _prepared(

@@ -1,0 +1,134 @@
+"""Which engine takes a propagation, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from keelnet.propagation.engines.conv import Conv, Precision
+from keelnet.propagation.engines.dense import Dense
+from keelnet.propagation.engines.execution import Engine
+from keelnet.propagation.engines.narrow import Narrow
+from keelnet.propagation.gradients import checkpointed, reversible, store_all
+from keelnet.propagation.problem import Problem
+
+ENGINES: tuple[Engine, ...] = (Narrow(), Dense(), Conv())
+NAMES = ("auto", *(engine.name for engine in ENGINES), "reference")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine of a propagation: its name, the reason, and why each faster one was passed over."""
+
+    name: str
+    reason: str
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.reason}"]
+        return "\n".join(lines + [f"  not {name}: {why}" for name, why in self.refused.items()])
+
+
+_ASKED: ContextVar[str] = ContextVar("engine", default="auto")
+_LISTED: ContextVar[tuple[Engine, ...]] = ContextVar("engines", default=ENGINES)
+
+
+@contextmanager
+def engine(name: str = "auto", products: Precision = "state") -> Iterator[None]:
+    """Within the block every propagation takes the engine ``name``.
+
+    "reference" is the plain one; "auto" the usual choice. Any other name makes a propagation that
+    this engine cannot take a ValueError. ``products="bfloat16"`` makes convolutions round their
+    inputs and weights to bfloat16 while the state stays as it is; the gradient of what was computed
+    in the block does the same, also when it is taken outside.
+    """
+    if name not in NAMES:
+        raise ValueError(f"engine must be one of {', '.join(NAMES)}; got {name!r}")
+    if products not in ("state", "bfloat16"):
+        raise ValueError(f'products must be "state" or "bfloat16", got {products!r}')
+    if products == "bfloat16" and name not in ("auto", "conv"):
+        raise ValueError(f'only engine "conv" has products in bfloat16, not {name!r}')
+    asked = _ASKED.set("conv" if products == "bfloat16" else name)
+    listed = _LISTED.set((Conv(products),) if products == "bfloat16" else ENGINES)
+    try:
+        yield
+    finally:
+        _ASKED.reset(asked)
+        _LISTED.reset(listed)
+
+
+def chosen(problem: Problem) -> Engine | None:
+    """The engine, None for the reference; raises ValueError where the one asked for cannot take it."""
+    asked = _ASKED.get()
+    if asked == "reference":
+        return None
+    obstacle = general_obstacle(problem)
+    if obstacle is None:
+        for candidate in _LISTED.get():
+            if asked in ("auto", candidate.name):
+                obstacle = candidate.obstacle(problem)
+                if obstacle is None:
+                    return candidate
+    if asked != "auto":
+        raise ValueError(f'engine {asked!r} cannot take this call: {obstacle}; use "auto"')
+    return None
+
+
+def explained(problem: Problem) -> Choice:
+    """What ``chosen`` chooses, in words."""
+    asked = _ASKED.get()
+    if asked == "reference":
+        return Choice("reference", 'asked for by kn.engine("reference")')
+    obstacle = general_obstacle(problem)
+    refused: dict[str, str] = {}
+    if obstacle is not None and asked == "auto":
+        return Choice("reference", obstacle)
+    if obstacle is not None:
+        raise ValueError(f'engine {asked!r} cannot take this call: {obstacle}; use "auto"')
+    for candidate in _LISTED.get():
+        obstacle = candidate.obstacle(problem) if asked in ("auto", candidate.name) else "not asked"
+        if obstacle is None:
+            return Choice(candidate.name, candidate.reason(problem), refused)
+        refused[candidate.name] = obstacle
+    if asked != "auto":
+        raise ValueError(f'engine {asked!r} cannot take this call: {refused[asked]}; use "auto"')
+    return Choice("reference", "no fused engine takes it", refused)
+
+
+def general_obstacle(problem: Problem) -> str | None:
+    """What keeps a propagation from every fused engine."""
+    if problem.strategy not in (store_all, checkpointed, reversible):
+        return "the strategy is not one of keelnet's"
+    tensors = problem.tensors
+    first = tensors[0]
+    if any(x.dtype != first.dtype for x in tensors) or torch.is_autocast_enabled(first.device.type):
+        return "the numbers have more than one type (autocast?)"
+    if first.dtype not in (torch.float32, torch.float64):
+        return f"{first.dtype} is neither float32 nor float64"
+    if problem.moves is None:
+        return (
+            f"a layer of {type(problem.integrator).__name__} on {type(problem.field).__name__} is not"
+            " a sequence of moves by linear maps and activations that keelnet knows"
+        )
+    return _watched(tensors)
+
+
+def _watched(tensors: tuple[Tensor, ...]) -> str | None:
+    """Someone looks at every single operation: torch.func, torch.compile, tracing, a dispatch mode."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return "the call is being traced"
+    if _get_current_dispatch_mode() is not None:
+        return "a dispatch mode wants to see every operation"
+    if any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors):
+        return "a tensor is of a class of its own"
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors):
+        return "torch.func transforms the call"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "derivatives are taken forward"
+    return None

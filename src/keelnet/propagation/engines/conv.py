@@ -1,0 +1,113 @@
+"""The conv engine: oneDNN's convolutions on states whose channels lie last in memory, one pass for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from keelnet.dynamics.forms import Form
+from keelnet.dynamics.kernels import ConvKernel
+from keelnet.dynamics.norms import InstanceNorm
+from keelnet.propagation.engines.conv_products import ConvProducts, Prepared
+from keelnet.propagation.engines.sweep import Arrays, Products, Sweep
+from keelnet.propagation.engines.swept import Swept
+from keelnet.propagation.integrators import State
+from keelnet.propagation.problem import Problem
+
+Precision = Literal["state", "bfloat16"]
+
+
+@dataclass
+class LayerProducts(Products):
+    """One layer's convolutions on arrays (points, channels) of ``shape`` (batch, *space)."""
+
+    owner: ConvProducts
+    form: Form
+    prepared: Prepared
+    shape: tuple[int, ...]
+
+    def _state(self, array: Tensor) -> Tensor:
+        """(batch, channels, *space), the array's own memory."""
+        return array.view(*self.shape, array.shape[-1]).movedim(-1, 1)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return _array(self.owner.apply(self.form, self.prepared, self._state(x)))
+
+    def add_adjoint(self, g: Tensor, target: Tensor, factor: float, dest: Tensor) -> None:
+        if factor == 1.0 and dest is target:
+            self.owner.add_adjoint(self.form, self.prepared, self._state(g), self._state(dest))
+        else:
+            found = self.owner.adjoint(self.form, self.prepared, self._state(g))
+            torch.add(target, _array(found), alpha=factor, out=dest)
+
+    def add_gradient(self, x: Tensor, g: Tensor, sums: Tensor, factor: float, fresh: bool) -> None:
+        # By the weight that the products use; what made it of the layer's own comes at the end.
+        plain = replace(self.form, damping=None)
+        found, _ = self.owner.weight_gradient(plain, self._state(x), self._state(g))
+        if fresh:
+            torch.mul(found, factor, out=sums)
+        else:
+            sums.add_(found, alpha=factor)
+
+
+@dataclass
+class ConvSweep(Sweep):
+    """Products of convolutions."""
+
+    owner: ConvProducts = field(default_factory=ConvProducts)
+    shape: tuple[int, ...] = ()
+
+    def products(self, form: Form, layer: int) -> Products:
+        weight = self.problem.controls[f"weight{form.suffix}"].detach()[layer]
+        return LayerProducts(self.owner, form, self.owner.prepared(form, weight), self.shape)
+
+
+class Conv(Swept):
+    """Fields of convolutions in 1, 2 and 3 dimensions, with or without a norm."""
+
+    name: ClassVar[str] = "conv"
+
+    def __init__(self, products: Precision = "state") -> None:
+        self.precision = products
+        self._owner = ConvProducts(products)
+
+    def obstacle(self, problem: Problem) -> str | None:
+        assert problem.moves is not None
+        if problem.state[0].device.type != "cpu":
+            return "it runs on the processor"
+        forms = [move.form for move in problem.moves[0] if move.form is not None]
+        if not all(type(form.kernel) is ConvKernel for form in forms):
+            return "the kernel is no convolution"
+        return "there are no samples" if problem.state[0].numel() == 0 else None
+
+    def reason(self, problem: Problem) -> str:
+        products = ", products in bfloat16" if self.precision == "bfloat16" else ""
+        return f"convolutions with channels last, one pass for the rest{products}"
+
+    def arrays(self, state: State) -> Arrays:
+        return [_array(part.detach()) for part in state]
+
+    def parts(self, arrays: Arrays, like: State) -> State:
+        return tuple(
+            array.view(len(part), *part.shape[2:], array.shape[-1]).movedim(-1, 1)
+            for array, part in zip(arrays, like, strict=True)
+        )
+
+    def sweep(self, problem: Problem) -> Sweep:
+        first = problem.state[0]
+        assert problem.moves is not None
+        blocks = any(
+            move.form is not None and isinstance(move.form.norm, InstanceNorm)
+            for move in problem.moves[0]
+        )
+        shape = (len(first), *first.shape[2:])
+        return ConvSweep(problem, len(first) if blocks else 1, owner=self._owner, shape=shape)
+
+
+def _array(state: Tensor) -> Tensor:
+    """(points, channels), contiguous: the state's own memory where its channels lie last."""
+    last = state.movedim(1, -1).contiguous()
+    return last.view(-1, last.shape[-1])

@@ -1,0 +1,202 @@
+"""Passes: what engines do to whole arrays entry by entry, each number read and written once.
+
+Arrays are (rows, channels), contiguous, on the processor; `as_rows` sees a state so. Activations that
+`bends` knows run compiled, on torch's threads; every other one, and all of them where Numba is
+missing, by operations of torch. Sums depend on the number of threads, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from keelnet.dynamics.activations import KNOWN, Activation
+from keelnet.dynamics.norms import ChannelNorm, InstanceNorm, Norm
+
+if TYPE_CHECKING:
+    from keelnet.propagation.engines.compiled_passes import CompiledPasses
+
+_TYPES = (torch.float32, torch.float64)
+
+# f' from f(x), where it follows from that.
+_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda r: 1 - r * r,
+    "relu": lambda r: (r > 0).to(r.dtype),
+    "identity": torch.ones_like,
+    "leaky_relu": lambda r: torch.full_like(r, 0.01).masked_fill_(r > 0, 1.0),
+    "sigmoid": lambda r: r * (1 - r),
+    "elu": lambda r: torch.where(r > 0, torch.ones_like(r), r + 1),
+}
+
+
+def as_rows(state: Tensor, channel_axis: int) -> Tensor:
+    """The state as (rows, channels), without a copy; ValueError where its memory lies otherwise."""
+    last = state.movedim(channel_axis, -1)
+    if not last.is_contiguous():
+        raise ValueError(f"channels do not come last in memory: strides {tuple(state.stride())}")
+    return last.view(-1, last.shape[-1])
+
+
+class Passes:
+    """The passes of one activation f and one norm.
+
+    a = norm(pre) · scale + bias is what f bends; scale and bias are None, (channels,) or, the bias,
+    one number. With an `InstanceNorm` the rows are ``samples`` equal blocks.
+    """
+
+    native: bool  # whether passes run compiled
+    keeps_value: bool  # whether ``kept`` is f(a); else it is a
+
+    def __init__(
+        self, activation: Activation, norm: Norm | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._activation, self._norm, self._dtype = activation, norm, dtype
+        known = KNOWN.get(activation.name)
+        own = known is not None and known.function is activation.function
+        self.keeps_value = own and activation.name in _SLOPES
+        self._compiled = _compiled(activation, norm, dtype)
+        self.native = self._compiled is not None
+
+    def bend(
+        self,
+        pre: Tensor,
+        bias: Tensor | None = None,
+        scale: Tensor | None = None,
+        target: Tensor | None = None,
+        dest: Tensor | None = None,
+        kept: Tensor | None = None,
+        factor: float = 1.0,
+        samples: int = 1,
+    ) -> None:
+        """kept ← f(a), or a unless ``keeps_value``; dest ← target + factor f(a).
+
+        A target of None is 0; dest may be target, and kept may be pre.
+        """
+        if self._compiled is not None:
+            self._compiled.bend(pre, bias, scale, target, dest, kept, factor, samples)
+            return
+        a = self._argument(pre, bias, scale, samples)
+        value = self._activation(a)
+        if kept is not None:
+            kept.copy_(value if self.keeps_value else a)
+        if dest is None:
+            return
+        if target is None:
+            torch.mul(value, factor, out=dest)
+        else:
+            torch.add(target, value, alpha=factor, out=dest)
+
+    def pull(
+        self,
+        kept: Tensor,
+        costate: Tensor,
+        dest: Tensor,
+        bias_sums: Tensor | None = None,
+        factor: float = 1.0,
+    ) -> None:
+        """dest ← factor f' costate, by what `bend` kept; bias_sums += Σ over rows of dest."""
+        if self._compiled is not None:
+            self._compiled.pull(kept, costate, dest, bias_sums, factor)
+            return
+        torch.mul(self._slope(kept) * costate, factor, out=dest)
+        _add_rows(bias_sums, dest)
+
+    def unbend(
+        self,
+        pre: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        costate: Tensor,
+        dest: Tensor,
+        bias_sums: Tensor | None = None,
+        factor: float = 1.0,
+    ) -> None:
+        """Without a norm: target ← target − factor f(a); dest ← factor f'(a) costate, summed as by `pull`.
+
+        dest may be pre.
+        """
+        if self._norm is not None:
+            raise ValueError("with a norm, call bend, pull and unnorm")
+        if self._compiled is not None:
+            self._compiled.unbend(pre, bias, target, costate, dest, bias_sums, factor)
+            return
+        a = self._argument(pre, bias, None, 1)
+        value = self._activation(a)
+        target.sub_(value, alpha=factor)
+        self.pull(value if self.keeps_value else a, costate, dest, bias_sums, factor)
+
+    def unnorm(
+        self,
+        pre: Tensor,
+        costate: Tensor,
+        scale: Tensor | None,
+        dest: Tensor,
+        scale_sums: Tensor | None = None,
+        samples: int = 1,
+    ) -> None:
+        """The costate of norm(pre) · scale + bias made that of pre; scale_sums += Σ over rows of costate · norm(pre).
+
+        dest may be pre or costate.
+        """
+        if self._norm is None:
+            raise ValueError("there is no norm")
+        if self._compiled is not None:
+            self._compiled.unnorm(pre, costate, scale, dest, scale_sums, samples)
+            return
+        with torch.enable_grad():
+            x = pre.detach().requires_grad_()
+            normed = self._normed(x, samples)
+        onto = costate if scale is None else costate * scale.detach()
+        pulled = torch.autograd.grad(normed, x, onto)[0]
+        _add_rows(scale_sums, costate * normed.detach())
+        dest.copy_(pulled)
+
+    def shift(self, target: Tensor, source: Tensor, factor: float = 1.0) -> None:
+        """target ← target + factor source."""
+        if self._compiled is not None:
+            self._compiled.shift(target, source, factor)
+            return
+        target.add_(source, alpha=factor)
+
+    def _normed(self, pre: Tensor, samples: int) -> Tensor:
+        if self._norm is None:
+            return pre
+        blocks = pre.view(samples, -1, pre.shape[-1])
+        return self._norm.apply(blocks, -1).view(pre.shape)
+
+    def _argument(
+        self, pre: Tensor, bias: Tensor | None, scale: Tensor | None, samples: int
+    ) -> Tensor:
+        a = self._normed(pre.detach(), samples)
+        a = a if scale is None else a * scale.detach()
+        return a.clone() if bias is None else a + bias.detach()
+
+    def _slope(self, kept: Tensor) -> Tensor:
+        if self.keeps_value:
+            return _SLOPES[self._activation.name](kept)
+        with torch.enable_grad():
+            a = kept.detach().requires_grad_()
+            return torch.autograd.grad(self._activation(a).sum(), a)[0]
+
+
+def _add_rows(sums: Tensor | None, rows: Tensor) -> None:
+    if sums is not None:
+        sums.add_(rows.sum(0) if sums.ndim else rows.sum())
+
+
+def _compiled(
+    activation: Activation, norm: Norm | None, dtype: torch.dtype
+) -> CompiledPasses | None:
+    if importlib.util.find_spec("numba") is None or dtype not in _TYPES:
+        return None
+    if type(norm) not in (ChannelNorm, InstanceNorm, type(None)):
+        return None
+    from keelnet.propagation.engines.bends import bend_of
+    from keelnet.propagation.engines.compiled_passes import CompiledPasses
+
+    bend = bend_of(activation)
+    return None if bend is None else CompiledPasses(bend.name, norm, dtype)

@@ -1,0 +1,69 @@
+"""Large buffers that are used again: fresh memory costs a page fault for every 4 KiB that is touched."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALL = 1 << 20  # below, the allocator of torch keeps memory itself
+KEPT = 1 << 28  # bytes that wait for their next use, at most
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
+
+
+class _Lease(np.ndarray):
+    """A buffer in use; when torch lets go of its storage, the buffer goes back to the pool."""
+
+
+class _Pool:
+    """Buffers by size, the last given back first."""
+
+    def __init__(self) -> None:
+        # Re-entrant: collecting garbage inside the lock may give a buffer back.
+        self._lock = threading.RLock()
+        self._free: list[Any] = []
+
+    def take(self, size: int) -> Any:
+        """Bytes that hold ``size``: a waiting buffer that is not much larger, or a new one."""
+        with self._lock:
+            for at in reversed(range(len(self._free))):
+                if size <= len(self._free[at]) <= 1.25 * size:
+                    return self._free.pop(at)
+        buffer = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+        return buffer
+
+    def give_back(self, buffer: Any) -> None:
+        """Keep the buffer for its next use; the oldest ones leave when there are too many."""
+        with self._lock:
+            self._free.append(buffer)
+            while sum(len(each) for each in self._free) > KEPT:
+                self._free.pop(0)
+
+
+_POOL = _Pool()
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor; large ones come from the pool and return to it by themselves."""
+    count = math.prod(shape)
+    size = count * dtype.itemsize
+    if size < SMALL or dtype not in _NUMPY:
+        return torch.empty(shape, dtype=dtype)
+    buffer = _POOL.take(size)
+    lease = np.frombuffer(buffer, _NUMPY[dtype], count).view(_Lease)
+    weakref.finalize(lease, _POOL.give_back, buffer).atexit = False
+    flat = torch.from_numpy(lease)
+    return (flat if flat.dtype == dtype else flat.view(dtype)).reshape(shape)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The same, filled with zeros."""
+    return empty(shape, dtype).zero_()

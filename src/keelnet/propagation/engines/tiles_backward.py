@@ -1,0 +1,194 @@
+"""The way back through the tiles: see `tiles_forward`."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from numba import carray, cfunc, types
+
+from keelnet.propagation.engines.lanes import BYTES
+from keelnet.propagation.engines.layout import Column, Slot
+from keelnet.propagation.engines.memory import clear, copy, put, real, ticket, whole
+from keelnet.propagation.engines.microkernels import outer, product, pull, shift
+from keelnet.propagation.engines.tile_sources import digest
+
+_BLOCK = types.void(types.CPointer(types.int64))
+
+
+@functools.cache
+def backward(vectors: int, bend: str, double: bool) -> Any:
+    """The compiled backward kernel: gradients of the first state and, a thread, of every control."""
+    size = 8 if double else 4
+    lanes = BYTES // size
+    samples = vectors * lanes
+    source = digest()
+    columns, slots = int(Column.COUNT), int(Slot.COUNT)
+
+    @cfunc(_BLOCK, cache=True)
+    def kernel(block):  # type: ignore[no-untyped-def]
+        a = carray(block, slots)
+        if source == "":
+            return
+        me = ticket(a[0])
+        batch, depth, moves, table, scales = a[2], a[3], a[4], a[5], a[6]
+        rows_0, rows_1 = a[9], a[10]
+        tall = samples * size
+        tiles = (batch + samples - 1) // samples
+        first = a[7] + me * a[8] * size
+        second = first + rows_0 * tall
+        pull_0 = second + rows_1 * tall
+        pull_1 = pull_0 + rows_0 * tall
+        inside = pull_1 + rows_1 * tall
+        bent = inside + a[11] * tall
+        record = bent + a[11] * tall
+        pointers = a[26] + me * 8 * moves * depth
+        undoes = a[20] != 0
+        for tile in range(tiles * me // a[1], tiles * (me + 1) // a[1]):
+            begin = tile * samples
+            count = min(samples, batch - begin)
+            y, z = first, second
+            ly, lz = pull_0, pull_1
+            for part in range(2):
+                rows = rows_0 if part == 0 else rows_1
+                given, pulls = a[13 + part], a[21 + part]
+                into = y if part == 0 else z
+                slope = ly if part == 0 else lz
+                for s in range(samples):
+                    at = (begin + min(s, count - 1)) * rows
+                    for i in range(rows):
+                        if given == 0:
+                            clear(double, into, i * samples + s)
+                        else:
+                            copy(double, given, at + i, into, i * samples + s)
+                        if pulls == 0 or s >= count:
+                            clear(double, slope, i * samples + s)
+                        else:
+                            copy(double, pulls, at + i, slope, i * samples + s)
+            if not undoes:
+                for j in range(depth):
+                    for m in range(moves):
+                        row = table + 8 * columns * m
+                        scale = real(scales, m + (moves if j > 0 else 0))
+                        to, of = whole(row, 1), whole(row, 2)
+                        x = y if of == 0 else z
+                        target = y if to == 0 else z
+                        kind = whole(row, 0)
+                        dest = record + (j * a[25] + whole(row, 17)) * tall
+                        put(pointers, j * moves + m, x)
+                        if kind == 0:
+                            shift(vectors, bend, double, 0, target, x, dest, rows_0, scale)
+                        else:
+                            w = whole(row, 3) + j * whole(row, 4) * size
+                            si, sk = whole(row, 5), whole(row, 6)
+                            n, k = whole(row, 7), whole(row, 8)
+                            u = whole(row, 9)
+                            if u != 0:
+                                u += j * whole(row, 10) * size
+                            v = whole(row, 11)
+                            kept = record + (j * a[25] + whole(row, 18)) * tall
+                            if kind == 1:
+                                product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, target, dest, kept, scale)  # fmt: skip
+                            else:
+                                product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, 0, 0, kept, 1.0)  # fmt: skip
+                                product(vectors, "identity", double, 0, kept, w, sk, si, k, n, 0, 0, target, dest, 0, scale)  # fmt: skip
+                        if to == 0:
+                            y = dest
+                        else:
+                            z = dest
+                    if a[12] != 0:
+                        y, z = z, y
+            for back in range(depth):
+                j = depth - 1 - back
+                if a[12] != 0:
+                    y, z = z, y
+                    ly, lz = lz, ly
+                for other in range(moves):
+                    m = moves - 1 - other
+                    row = table + 8 * columns * m
+                    scale = real(scales, m + (moves if j > 0 else 0))
+                    to, of = whole(row, 1), whole(row, 2)
+                    target = y if to == 0 else z
+                    x = y if of == 0 else z
+                    if not undoes:
+                        x = whole(pointers, j * moves + m)
+                    pulled = ly if to == 0 else lz
+                    onto = ly if of == 0 else lz
+                    kind = whole(row, 0)
+                    if kind == 0:
+                        if undoes:
+                            shift(vectors, bend, double, 0, target, x, target, rows_0, -scale)
+                        shift(vectors, bend, double, 0, onto, pulled, onto, rows_0, scale)
+                    else:
+                        w = whole(row, 3) + j * whole(row, 4) * size
+                        si, sk = whole(row, 5), whole(row, 6)
+                        n, k = whole(row, 7), whole(row, 8)
+                        u = whole(row, 9)
+                        if u != 0:
+                            u += j * whole(row, 10) * size
+                        v = whole(row, 11)
+                        kept = inside
+                        if not undoes:
+                            kept = record + (j * a[25] + whole(row, 18)) * tall
+                        elif kind == 1:
+                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, target, target, kept, -scale)  # fmt: skip
+                        else:
+                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, 0, 0, kept, 1.0)  # fmt: skip
+                            product(vectors, "identity", double, 0, kept, w, sk, si, k, n, 0, 0, target, target, 0, -scale)  # fmt: skip
+                        spread = whole(row, 19)
+                        dw = whole(row, 12)
+                        if dw != 0:
+                            dw += (
+                                me * whole(row, 13) + j * n * k * (lanes if spread != 0 else 1)
+                            ) * size
+                        du = whole(row, 14)
+                        if du != 0:
+                            du += (me * whole(row, 15) + j * (k if v != 0 else 1)) * size
+                        costate, factor = pulled, scale
+                        if kind == 2:
+                            product(vectors, "identity", double, 0, pulled, w, si, sk, n, k, 0, 0, 0, bent, 0, scale)  # fmt: skip
+                            if dw != 0:
+                                if whole(row, 16) != 0:
+                                    outer(
+                                        vectors,
+                                        bend,
+                                        double,
+                                        0,
+                                        kept,
+                                        pulled,
+                                        dw,
+                                        k,
+                                        n,
+                                        spread,
+                                        scale,
+                                    )
+                                else:
+                                    outer(
+                                        vectors,
+                                        bend,
+                                        double,
+                                        0,
+                                        pulled,
+                                        kept,
+                                        dw,
+                                        n,
+                                        k,
+                                        spread,
+                                        scale,
+                                    )
+                            costate, factor = bent, 1.0
+                        pull(vectors, bend, double, 0, kept, costate, bent, k, du, v, factor)
+                        if dw != 0:
+                            if whole(row, 16) != 0:
+                                outer(vectors, bend, double, 0, bent, x, dw, k, n, spread, 1.0)
+                            else:
+                                outer(vectors, bend, double, 0, x, bent, dw, n, k, spread, 1.0)
+                        product(vectors, "identity", double, 0, bent, w, sk, si, k, n, 0, 0, onto, onto, 0, 1.0)  # fmt: skip
+            for part in range(2):
+                rows = rows_0 if part == 0 else rows_1
+                if a[23 + part] != 0:
+                    for s in range(count):
+                        for i in range(rows):
+                            copy(double, ly if part == 0 else lz, i * samples + s, a[23 + part], (begin + s) * rows + i)  # fmt: skip
+
+    return kernel

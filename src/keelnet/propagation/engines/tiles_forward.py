@@ -1,0 +1,107 @@
+"""Tiles: all layers of a propagation on a few samples at a time, the state never leaving the cache.
+
+Each thread takes tiles of S samples, channels first, through every layer; weights stream past. The
+backward pass does the same from the last layer to the first: reversible methods undo each move,
+others run the tile forward again and keep what they need, so no strategy stores a path outside the
+tile. Both kernels read the block and the table that `layout` describes.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from numba import carray, cfunc, types
+
+from keelnet.propagation.engines.lanes import BYTES
+from keelnet.propagation.engines.layout import Column, Slot
+from keelnet.propagation.engines.memory import clear, copy, real, ticket, whole
+from keelnet.propagation.engines.microkernels import product, shift
+from keelnet.propagation.engines.tile_sources import digest
+
+_BLOCK = types.void(types.CPointer(types.int64))
+
+
+@functools.cache
+def forward(vectors: int, bend: str, double: bool) -> Any:
+    """The compiled forward kernel on tiles of ``vectors`` vectors; cached on disk by Numba."""
+    size = 8 if double else 4
+    lanes = BYTES // size
+    samples = vectors * lanes
+    source = digest()
+    columns, slots = int(Column.COUNT), int(Slot.COUNT)
+
+    @cfunc(_BLOCK, cache=True)
+    def kernel(block):  # type: ignore[no-untyped-def]
+        a = carray(block, slots)
+        if source == "":  # a part of the cache's key
+            return
+        me = ticket(a[0])
+        batch, depth, moves, table, scales = a[2], a[3], a[4], a[5], a[6]
+        rows_0, rows_1 = a[9], a[10]
+        tiles = (batch + samples - 1) // samples
+        first = a[7] + me * a[8] * size
+        second = first + rows_0 * samples * size
+        third = second + rows_1 * samples * size
+        inside = third + rows_0 * samples * size
+        for tile in range(tiles * me // a[1], tiles * (me + 1) // a[1]):
+            begin = tile * samples
+            count = min(samples, batch - begin)
+            y, z, spare = first, second, third
+            for part in range(2):
+                rows = rows_0 if part == 0 else rows_1
+                into = y if part == 0 else z
+                given = a[13 + part]
+                for s in range(samples):
+                    # Lanes past the last sample repeat it: zeros might overflow where it does not.
+                    at = (begin + min(s, count - 1)) * rows
+                    for i in range(rows):
+                        if given == 0:
+                            clear(double, into, i * samples + s)
+                        else:
+                            copy(double, given, at + i, into, i * samples + s)
+            for j in range(depth):
+                for m in range(moves):
+                    row = table + 8 * columns * m
+                    scale = real(scales, m + (moves if j > 0 else 0))
+                    to, of = whole(row, 1), whole(row, 2)
+                    x = y if of == 0 else z
+                    target = y if to == 0 else z
+                    dest = spare if to == of else target
+                    kind = whole(row, 0)
+                    if kind == 0:
+                        shift(vectors, bend, double, 0, target, x, dest, rows_0, scale)
+                    else:
+                        w = whole(row, 3) + j * whole(row, 4) * size
+                        si, sk = whole(row, 5), whole(row, 6)
+                        n, k = whole(row, 7), whole(row, 8)
+                        u = whole(row, 9)
+                        if u != 0:
+                            u += j * whole(row, 10) * size
+                        v = whole(row, 11)
+                        if kind == 1:
+                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, target, dest, 0, scale)  # fmt: skip
+                        else:
+                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, 0, inside, 0, 1.0)  # fmt: skip
+                            product(vectors, "identity", double, 0, inside, w, sk, si, k, n, 0, 0, target, dest, 0, scale)  # fmt: skip
+                    if to == of:
+                        y, spare = dest, y
+                if a[12] != 0:
+                    y, z = z, y
+                if a[17] != 0 and whole(a[17], j) >= 0:
+                    for part in range(2):
+                        path = a[18 + part]
+                        rows = rows_0 if part == 0 else rows_1
+                        if path != 0:
+                            path += whole(a[17], j) * batch * rows * size
+                            for s in range(count):
+                                for i in range(rows):
+                                    copy(double, y if part == 0 else z, i * samples + s, path, (begin + s) * rows + i)  # fmt: skip
+            for part in range(2):
+                rows = rows_0 if part == 0 else rows_1
+                if a[15 + part] != 0:
+                    for s in range(count):
+                        for i in range(rows):
+                            copy(double, y if part == 0 else z, i * samples + s, a[15 + part], (begin + s) * rows + i)  # fmt: skip
+
+    return kernel

@@ -1,0 +1,99 @@
+"""Laws of the pool: what was let go is used again, what is in use never is, and little waits."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from keelnet.propagation.engines import pool
+
+COUNT = pool.SMALL  # numbers, of at least two bytes: a large buffer
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """A pool of this test's own."""
+    monkeypatch.setattr(pool, "_POOL", pool._Pool())
+
+
+def waiting() -> int:
+    gc.collect()
+    return sum(len(buffer) for buffer in pool._POOL._free)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int32])
+@pytest.mark.parametrize("shape", [(), (3,), (0, 4), (8, COUNT // 4)])
+def test_a_buffer_has_the_shape_and_type_asked_for(shape, dtype):
+    for made in (pool.empty(shape, dtype), pool.zeros(shape, dtype)):
+        assert made.shape == shape and made.dtype == dtype and made.is_contiguous()
+        made.fill_(3)
+        assert (made == 3).all()
+    assert not pool.zeros(shape, dtype).any()
+
+
+def test_a_buffer_that_was_let_go_is_used_again():
+    first = pool.empty((COUNT,), torch.float32)
+    place = first.data_ptr()
+    del first
+    assert waiting() >= 4 * COUNT
+    again = pool.empty((COUNT // 2, 2), torch.float32)
+    assert again.data_ptr() == place and waiting() == 0
+
+
+@pytest.mark.parametrize("view", [lambda x: x[5:7], lambda x: x.view(2, -1), lambda x: x.detach()])
+def test_a_buffer_in_use_is_not_used_again_even_by_a_view(view):
+    first = pool.zeros((COUNT,), torch.float32)
+    part = view(first)
+    del first
+    assert waiting() == 0
+    pool.empty((COUNT,), torch.float32).fill_(1)
+    assert not part.any()
+
+
+def test_a_tensor_that_autograd_keeps_is_in_use():
+    x = pool.zeros((COUNT,), torch.float32)
+    weight = torch.ones(COUNT, requires_grad=True)
+    product = (weight * x).sum()
+    del x
+    pool.empty((COUNT,), torch.float32).fill_(1)
+    assert not torch.autograd.grad(product, weight)[0].any()
+
+
+def test_a_much_larger_buffer_waits_for_its_own_size():
+    first = pool.empty((4 * COUNT,), torch.float32)
+    del first
+    held = pool.empty((COUNT,), torch.float32)
+    assert waiting() >= 16 * COUNT
+    del held
+
+
+def test_small_buffers_are_left_to_torch():
+    assert pool.empty((16,), torch.float32).data_ptr() != 0
+    assert waiting() == 0
+
+
+def test_no_more_than_the_limit_waits(monkeypatch):
+    monkeypatch.setattr(pool, "KEPT", 10 * COUNT)
+    held = [pool.empty((COUNT,), torch.float32) for _ in range(5)]
+    places = [each.data_ptr() for each in held]
+    while held:
+        del held[0]
+        assert waiting() <= 10 * COUNT
+    again = [pool.empty((COUNT,), torch.float32) for _ in range(2)]
+    assert {each.data_ptr() for each in again} == set(places[-2:])  # the oldest ones left
+
+
+def test_threads_never_share_a_buffer():
+    def work(mark: int) -> bool:
+        for turn in range(20):
+            mine = pool.empty((COUNT // 4 + 1000 * (turn % 3),), torch.float32).fill_(mark)
+            other = pool.zeros((COUNT // 4,), torch.float32)
+            if not (mine == mark).all() or other.any():
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(1, 9)))

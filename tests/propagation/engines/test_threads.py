@@ -1,0 +1,75 @@
+"""Laws of the threads: torch's own and Python's call the same kernel on the same shares."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+import pytest
+import torch
+
+import keelnet as kn
+from keelnet.propagation.engines import narrow, threads
+from problems import randn
+
+COUNT = 3
+
+
+@pytest.fixture(autouse=True)
+def several():
+    before = torch.get_num_threads()
+    torch.set_num_threads(COUNT)
+    yield
+    torch.set_num_threads(before)
+
+
+def pulled() -> list[torch.Tensor]:
+    """y(T) and every gradient of a propagation that is worth more than one thread."""
+    field = kn.HamiltonianField(kn.DenseKernel(16))
+    y0 = randn(1000, 32, seed=1).requires_grad_()
+    controls = {
+        "weight": randn(8, 16, 16, seed=2).requires_grad_(),
+        "bias": randn(8, 16, seed=3).requires_grad_(),
+    }
+    with kn.engine("narrow"):
+        value = kn.propagate(kn.Verlet(), field, y0, controls, 0.1)
+    cost = (value * randn(1000, 32, seed=4)).sum()
+    return [value, *torch.autograd.grad(cost, [y0, *controls.values()])]
+
+
+def test_threads_of_python_give_the_same_numbers(monkeypatch):
+    pytest.importorskip("numba")
+    wanted, asked = pulled(), []
+
+    def by_python(kernel: int, block: int, count: int) -> None:
+        asked.append(count)
+        threads.by_python(kernel, block, count)
+
+    monkeypatch.setattr(narrow, "launch", by_python)
+    found = pulled()
+    assert COUNT in asked
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("start", [threads.launch, threads.by_python])
+@pytest.mark.parametrize("count", [1, COUNT])
+def test_a_kernel_is_called_with_its_block_once_by_each_thread(start, count):
+    calls = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def kernel(block):
+        calls.append((block, threading.get_ident()))
+
+    start(ctypes.cast(kernel, ctypes.c_void_p).value, 4096, count)
+    assert {block for block, _ in calls} == {4096}
+    # OpenMP may give fewer threads than asked for; those who call `launch` count them.
+    assert len(calls) == count or (start is threads.launch and 1 <= len(calls) < count)
+
+
+def test_without_gnu_openmp_the_threads_are_those_of_python(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("not loaded")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert threads._parallel.__wrapped__() is threads.by_python
