@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format bench bench-quick clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,8 @@ help:
 	@echo "make test    run all tests"
 	@echo "make check   formatting, lint, types"
 	@echo "make format  put the formatting right"
+	@echo "make bench-quick  ours against the peers, a subset, in minutes"
+	@echo "make bench   ours against the peers, the whole map (hours)"
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "keelnet needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1); run make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
@@ -33,5 +35,11 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/compare.py --out benchmarks/results --overwrite
+
+bench-quick: $(VENV)/ready
+	$(BIN)/python benchmarks/compare.py --quick --out runs/bench-quick --overwrite
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .bench runs
