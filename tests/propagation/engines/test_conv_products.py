@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from problems import randn
 from torch import Tensor
 
 import keelnet as kn
@@ -11,7 +12,6 @@ from keelnet.dynamics.activations import KNOWN
 from keelnet.dynamics.forms import Form
 from keelnet.propagation.engines import conv_products
 from keelnet.propagation.engines.conv_products import ConvProducts
-from problems import randn
 
 STENCILS = {1: [3, 7, 1], 2: [3, (1, 5), 1, 5], 3: [3, (1, 3, 5), 1]}
 KERNELS = [

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from problems import randn
 from torch import Tensor
 
 from keelnet.dynamics.activations import KNOWN, Activation
 from keelnet.dynamics.norms import ChannelNorm, InstanceNorm, Norm
 from keelnet.propagation.engines.passes import Passes, as_rows
-from problems import randn
 
 FACTOR = 0.37
 NORMS = {"": None, "channel": ChannelNorm(), "instance": InstanceNorm()}

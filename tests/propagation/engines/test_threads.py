@@ -7,10 +7,10 @@ import threading
 
 import pytest
 import torch
+from problems import randn
 
 import keelnet as kn
 from keelnet.propagation.engines import narrow, threads
-from problems import randn
 
 COUNT = 3
 
