@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,9 +43,7 @@ def _task(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) 
         return kn.propagate(integrator, field, y0, {"weight": weight}, case.step_size, strategy)
 
     cotangent = arranged(torch.from_numpy(numbers["cotangent"]))
-    note = ""
-    if "engine_of" in kn.__all__:
-        note = _engine(integrator, field, y0, weight, case, strategy)
+    note = _engine(integrator, field, y0, weight, case, strategy)
     return TorchTask(forward, y0, [weight], cotangent, pass_, note)
 
 
@@ -59,22 +58,15 @@ def _scheme(case: Case) -> tuple[object, object]:
 
 
 def _engine(
-    integrator: object,
-    field: object,
+    integrator: kn.Integrator,
+    field: kn.Field,
     y0: torch.Tensor,
     weight: torch.Tensor,
     case: Case,
-    strategy: object,
+    strategy: Any,
 ) -> str:
-    """Which engine the call takes; the signature is the library's business, so any is tried."""
-    controls = {"weight": weight}
-    for arguments in (
-        (integrator, field, y0, controls, case.step_size, strategy),
-        (integrator, field, y0, controls, case.step_size),
-        (integrator, field, y0, controls),
-    ):
-        try:
-            return f"engine: {kn.engine_of(*arguments)}"
-        except TypeError:
-            continue
-    return ""
+    """Which engine the call takes."""
+    choice = kn.engine_of(
+        integrator, field, y0, {"weight": weight}, case.step_size, strategy=strategy
+    )
+    return f"engine: {choice.name}"

@@ -58,7 +58,8 @@ class Products:
         damping = None
         matrix = weight
         if form.damping is not None:
-            damping = torch.tensor(float(form.damping), dtype=torch.float64, requires_grad=True)
+            given = form.damping.item() if isinstance(form.damping, Tensor) else form.damping
+            damping = torch.tensor(given, dtype=torch.float64, requires_grad=True)
             matrix = kernel.antisymmetric(weight)
         value = (kernel.adjoint if form.adjoint else kernel.apply)(matrix, x)
         if damping is not None:

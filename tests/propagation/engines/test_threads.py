@@ -10,7 +10,9 @@ import torch
 from problems import randn
 
 import keelnet as kn
-from keelnet.propagation.engines import narrow, threads
+from keelnet.dynamics.activations import KNOWN
+from keelnet.propagation.engines import threads, tile_call
+from keelnet.propagation.engines.passes import Passes
 
 COUNT = 3
 
@@ -45,11 +47,29 @@ def test_threads_of_python_give_the_same_numbers(monkeypatch):
         asked.append(count)
         threads.by_python(kernel, block, count)
 
-    monkeypatch.setattr(narrow, "launch", by_python)
+    monkeypatch.setattr(tile_call, "launch", by_python)
     found = pulled()
     assert COUNT in asked
     for one, other in zip(found, wanted, strict=True):
         assert torch.equal(one, other)
+
+
+def summed() -> torch.Tensor:
+    """Sums over rows, each thread's apart until the last one adds them up."""
+    kept, costate = randn(9000, 7, seed=1), randn(9000, 7, seed=2)
+    sums = torch.zeros(7, dtype=torch.float64)
+    Passes(KNOWN["tanh"], dtype=torch.float64).pull(kept, costate, costate, sums)
+    return sums
+
+
+def test_sums_over_rows_depend_on_the_number_of_threads_alone(monkeypatch):
+    pytest.importorskip("numba")
+    from keelnet.propagation.engines import compiled_passes
+
+    wanted = [summed() for _ in range(5)]
+    monkeypatch.setattr(compiled_passes, "launch", threads.by_python)
+    for found in [*wanted, *(summed() for _ in range(5))]:
+        assert torch.equal(found, wanted[0])
 
 
 @pytest.mark.parametrize("start", [threads.launch, threads.by_python])

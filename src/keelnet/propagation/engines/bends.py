@@ -85,12 +85,19 @@ def _sigmoid_slope(lanes: Lanes, value: Value) -> Value:
     return lanes.mul(value, lanes.sub(lanes.constant(1.0), value))
 
 
+def _reach(lanes: Lanes) -> float:
+    """Beyond −this the exponential is held, and silu would grow instead of vanishing."""
+    return 709.0 if lanes.double else 88.0
+
+
 def _silu(lanes: Lanes, x: Value) -> Value:
-    return lanes.mul(x, _sigmoid(lanes, x))
+    return lanes.mul(lanes.most(x, lanes.constant(-_reach(lanes))), _sigmoid(lanes, x))
 
 
 def _silu_slope(lanes: Lanes, x: Value) -> Value:
     """s (1 + x (1 − s)), s = sigmoid(x)."""
+    reach = _reach(lanes)
+    x = lanes.least(lanes.most(x, lanes.constant(-reach)), lanes.constant(reach))
     share = _sigmoid(lanes, x)
     rest = lanes.sub(lanes.constant(1.0), share)
     return lanes.mul(share, lanes.fma(x, rest, lanes.constant(1.0)))
@@ -107,13 +114,13 @@ def _elu_slope(lanes: Lanes, value: Value) -> Value:
 BENDS = {
     bend.name: bend
     for bend in (
-        Bend("tanh", _tanh, _tanh_slope, (8.0, 4.0)),
+        Bend("tanh", _tanh, _tanh_slope, (6.0, 3.0)),
         Bend("relu", _relu, _relu_slope, (0.0, 0.0)),
         Bend("identity", _identity, _one, (0.0, 0.0)),
         Bend("leaky_relu", _leaky, _leaky_slope, (1.0, 1.0)),
-        Bend("sigmoid", _sigmoid, _sigmoid_slope, (4.0, 4.0)),
+        Bend("sigmoid", _sigmoid, _sigmoid_slope, (3.0, 3.0)),
         Bend("silu", _silu, _silu_slope, (4.0, 4.0), keeps_value=False),
-        Bend("elu", _elu, _elu_slope, (4.0, 4.0)),
+        Bend("elu", _elu, _elu_slope, (2.0, 2.0)),
     )
 }
 

@@ -12,7 +12,8 @@ from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import ConvKernel
 from keelnet.dynamics.norms import InstanceNorm
 from keelnet.propagation.engines.conv_products import ConvProducts, Prepared
-from keelnet.propagation.engines.sweep import Arrays, Products, Sweep
+from keelnet.propagation.engines.products import Products
+from keelnet.propagation.engines.sweep import Arrays, Sweep
 from keelnet.propagation.engines.swept import Swept
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -61,7 +62,7 @@ class ConvSweep(Sweep):
     shape: tuple[int, ...] = ()
 
     def products(self, form: Form, layer: int) -> Products:
-        weight = self.problem.controls[f"weight{form.suffix}"].detach()[layer]
+        weight = self.layers(f"weight{form.suffix}")[layer]
         return LayerProducts(self.owner, form, self.owner.prepared(form, weight), self.shape)
 
 

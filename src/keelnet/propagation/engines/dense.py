@@ -11,7 +11,8 @@ from torch import Tensor
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.dynamics.norms import InstanceNorm
-from keelnet.propagation.engines.sweep import Arrays, Products, Sweep
+from keelnet.propagation.engines.products import Products
+from keelnet.propagation.engines.sweep import Arrays, Sweep
 from keelnet.propagation.engines.swept import Swept, effective_weight
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -48,7 +49,7 @@ class DenseSweep(Sweep):
     _buffers: dict[int, Tensor] = field(default_factory=dict)
 
     def products(self, form: Form, layer: int) -> Products:
-        weight = self.problem.controls[f"weight{form.suffix}"].detach()[layer]
+        weight = self.layers(f"weight{form.suffix}")[layer]
         if form.inner not in self._buffers:
             self._buffers[form.inner] = torch.empty((self.rows, form.inner), dtype=weight.dtype)
         return DenseProducts(

@@ -3,7 +3,7 @@
 A vector holds 64 bytes where the processor has AVX-512 and 32 elsewhere; LLVM splits what the
 processor cannot hold, so the same code is right on every machine. Accuracy of each activation and
 of its slope, against the exact value rounded, over all finite arguments: `tests/propagation/
-engines/test_lanes.py` measures it; the bounds are ``ACCURACY`` in units of the last place.
+engines/test_lanes.py` measures it; the bounds are each ``Bend.ulp``.
 """
 
 from __future__ import annotations

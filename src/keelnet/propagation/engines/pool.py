@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import threading
 import weakref
 from typing import Any
@@ -13,8 +14,19 @@ import torch
 from torch import Tensor
 
 SMALL = 1 << 20  # below, the allocator of torch keeps memory itself
-KEPT = 1 << 28  # bytes that wait for their next use, at most
+SHARE = 8  # an eighth of the machine's memory may wait for its next use
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
+
+
+def _limit() -> int:
+    """Bytes that may wait, at most."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        return 1 << 28
+
+
+KEPT = _limit()
 
 
 class _Lease(np.ndarray):

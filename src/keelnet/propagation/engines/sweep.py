@@ -21,25 +21,10 @@ from torch import Tensor
 from keelnet.dynamics.forms import Form
 from keelnet.propagation.engines import pool
 from keelnet.propagation.engines.passes import Passes
+from keelnet.propagation.engines.products import Products
 from keelnet.propagation.problem import Move, Problem
 
 Arrays = list[Tensor]
-
-
-class Products(ABC):
-    """The linear map L of one form in one layer."""
-
-    @abstractmethod
-    def apply(self, x: Tensor) -> Tensor:
-        """L x, in memory that the next call may use again."""
-
-    @abstractmethod
-    def add_adjoint(self, g: Tensor, target: Tensor, factor: float, dest: Tensor) -> None:
-        """dest = target + factor Lᵀ g; dest may be the target."""
-
-    @abstractmethod
-    def add_gradient(self, x: Tensor, g: Tensor, sums: Tensor, factor: float, fresh: bool) -> None:
-        """sums += factor · the gradient of ⟨g, L x⟩ by the layer's weight; ``fresh``: sums holds nothing yet."""
 
 
 @dataclass
@@ -63,6 +48,7 @@ class Sweep(ABC):
     samples: int = 1
     sums: dict[str, Tensor] = field(default_factory=dict)
     _passes: dict[int, Passes] = field(default_factory=dict)
+    _layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     _fresh: set[tuple[str, int]] = field(default_factory=set)
 
     @abstractmethod
@@ -290,8 +276,14 @@ class Sweep(ABC):
         return dest
 
     def _of(self, form: Form, kind: str, layer: int) -> Tensor | None:
-        value = self.problem.controls.get(f"{kind}{form.suffix}")
-        return None if value is None else value.detach()[layer]
+        name = f"{kind}{form.suffix}"
+        return self.layers(name)[layer] if name in self.problem.controls else None
+
+    def layers(self, name: str) -> tuple[Tensor, ...]:
+        """A control layer by layer; taken apart once."""
+        if name not in self._layers:
+            self._layers[name] = self.problem.controls[name].detach().unbind()
+        return self._layers[name]
 
     def _sum(self, form: Form, kind: str, layer: int) -> Tensor | None:
         sums = self.sums.get(f"{kind}{form.suffix}")
