@@ -64,16 +64,17 @@ def _blocks(lanes: Lanes, count: Value, write: Callable[[Value, int], None]) -> 
             write(whole, rows)
 
 
-def _accumulated(lanes: Lanes, vectors: int, rows: int, first: Value, x: Value, w: Value, si: Value, sk: Value, n: Value) -> list[list[Value]]:  # fmt: skip
-    """Σᵢ x[i] w[i si + k sk] for k = first … first + rows − 1, in registers."""
+def _accumulated(lanes: Lanes, vectors: int, rows: int, first: Value, x: Value, w: Value, si: Value, sk: Value, n: Value, bias: Value, step: Value) -> list[list[Value]]:  # fmt: skip
+    """bias[k step] + Σᵢ x[i] w[i si + k sk] for k = first … first + rows − 1, in registers; a bias of 0 is not read."""
     builder, stride = lanes.builder, vectors * lanes.count
-    totals = [
-        [
-            cgutils.alloca_once_value(builder, lanes.constant(0.0), name="total")
-            for _ in range(vectors)
-        ]
-        for _ in range(rows)
-    ]
+    totals = []
+    for k in range(rows):
+        begin = cgutils.alloca_once_value(builder, lanes.constant(0.0))
+        with _unless_none(lanes, bias):
+            at = builder.mul(builder.add(first, _int(k)), step)
+            builder.store(lanes.broadcast(bias, at), begin)
+        start = builder.load(begin)
+        totals.append([cgutils.alloca_once_value(builder, start) for _ in range(vectors)])
     column = builder.mul(first, sk)
     with cgutils.for_range(builder, n) as loop:
         at = builder.mul(loop.index, _int(stride))
@@ -86,59 +87,46 @@ def _accumulated(lanes: Lanes, vectors: int, rows: int, first: Value, x: Value, 
     return [[builder.load(total) for total in row] for row in totals]
 
 
-def _biased(lanes: Lanes, total: Value, bias: Value, step: Value, k: Value) -> Value:
-    """total + bias[k step]; the bias of an address 0 is not read."""
-    builder = lanes.builder
-    slot = cgutils.alloca_once_value(builder, total)
-    with _unless_none(lanes, bias):
-        add = lanes.broadcast(bias, builder.mul(k, step))
-        builder.store(lanes.add(total, add), slot)
-    return builder.load(slot)
-
-
 @intrinsic(prefer_literal=True)
-def product(typingctx, vectors, name, double, _, x, w, si, sk, n, outputs, bias, step, target, dest, kept, scale):  # type: ignore[no-untyped-def]  # fmt: skip
+def product(typingctx, vectors, name, double, work, x, w, si, sk, n, outputs, bias, step, target, dest, kept, scale):  # type: ignore[no-untyped-def]  # fmt: skip
     """r = f(Σᵢ x[i] w[i si + k sk] + bias[k step]); dest[k] = target[k] + scale r; kept[k] = r or its argument.
 
-    ``dest`` or ``kept`` may be 0; a ``target`` of 0 stands for zeros.
+    ``work`` names what is done: "moves" (dest, from target), "keeps", "moves and keeps", or "fills"
+    (dest = scale r). What it does not name is not read; known beforehand, it costs no branch.
     """
-    if not _literal(vectors, name, double):
+    if not _literal(vectors, name, double, work):
         return None
     count, bend = vectors.literal_value, BENDS[name.literal_value]
-    precise = bool(double.literal_value)
+    precise, done = bool(double.literal_value), work.literal_value
 
-    def write(
-        lanes: Lanes, x, w, si, sk, n, outputs, bias, step, target, dest, kept, scale
-    ) -> None:  # type: ignore[no-untyped-def]
+    def write(lanes: Lanes, x, w, si, sk, n, outputs, bias, step, target, dest, kept, scale) -> None:  # type: ignore[no-untyped-def]  # fmt: skip
         builder = lanes.builder
         factor = _scale(lanes, scale)
 
+        def finish(argument: Value, at: Value) -> None:
+            value = bend.value(lanes, argument)
+            if "keeps" in done:
+                lanes.store(value if bend.keeps_value else argument, kept, at)
+            if "moves" in done:
+                lanes.store(lanes.fma(factor, value, lanes.load(target, at)), dest, at)
+            if done == "fills":
+                lanes.store(lanes.mul(factor, value), dest, at)
+
         def block(first: Value, rows: int) -> None:
-            totals = _accumulated(lanes, count, rows, first, x, w, si, sk, n)
+            totals = _accumulated(lanes, count, rows, first, x, w, si, sk, n, bias, step)
             for k, row in enumerate(totals):
-                index = builder.add(first, _int(k))
+                begin = builder.mul(builder.add(first, _int(k)), _int(count * lanes.count))
                 for v, total in enumerate(row):
-                    at = builder.add(
-                        builder.mul(index, _int(count * lanes.count)), _int(v * lanes.count)
-                    )
-                    argument = _biased(lanes, total, bias, step, index)
-                    value = bend.value(lanes, argument)
-                    with _unless_none(lanes, kept):
-                        lanes.store(value if bend.keeps_value else argument, kept, at)
-                    with _unless_none(lanes, dest):
-                        base = cgutils.alloca_once_value(builder, lanes.constant(0.0))
-                        with _unless_none(lanes, target):
-                            builder.store(lanes.load(target, at), base)
-                        lanes.store(lanes.fma(factor, value, builder.load(base)), dest, at)
+                    finish(total, builder.add(begin, _int(v * lanes.count)))
 
         _blocks(lanes, outputs, block)
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        label = f"keelnet_product_{bend.name}_{count}_{precise}"
+        label = f"keelnet_product_{bend.name}_{count}_{precise}_{done.replace(' ', '_')}"
         _routine(builder, label, precise, list(arguments[4:]), write)
         return context.get_dummy_value()
 
-    return types.void(vectors, name, double, _, *[types.int64] * 11, types.float64), codegen
+    return types.void(vectors, name, double, work, *[types.int64] * 11, types.float64), codegen
 
 
 @intrinsic(prefer_literal=True)

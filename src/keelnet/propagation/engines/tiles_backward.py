@@ -88,10 +88,10 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                             v = whole(row, 11)
                             kept = record + (j * a[25] + whole(row, 18)) * tall
                             if kind == 1:
-                                product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, target, dest, kept, scale)  # fmt: skip
+                                product(vectors, bend, double, "moves and keeps", x, w, si, sk, n, k, u, v, target, dest, kept, scale)  # fmt: skip
                             else:
-                                product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, 0, 0, kept, 1.0)  # fmt: skip
-                                product(vectors, "identity", double, 0, kept, w, sk, si, k, n, 0, 0, target, dest, 0, scale)  # fmt: skip
+                                product(vectors, bend, double, "keeps", x, w, si, sk, n, k, u, v, 0, 0, kept, 1.0)  # fmt: skip
+                                product(vectors, "identity", double, "moves", kept, w, sk, si, k, n, 0, 0, target, dest, 0, scale)  # fmt: skip
                         if to == 0:
                             y = dest
                         else:
@@ -131,10 +131,10 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                         if not undoes:
                             kept = record + (j * a[25] + whole(row, 18)) * tall
                         elif kind == 1:
-                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, target, target, kept, -scale)  # fmt: skip
+                            product(vectors, bend, double, "moves and keeps", x, w, si, sk, n, k, u, v, target, target, kept, -scale)  # fmt: skip
                         else:
-                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, 0, 0, kept, 1.0)  # fmt: skip
-                            product(vectors, "identity", double, 0, kept, w, sk, si, k, n, 0, 0, target, target, 0, -scale)  # fmt: skip
+                            product(vectors, bend, double, "keeps", x, w, si, sk, n, k, u, v, 0, 0, kept, 1.0)  # fmt: skip
+                            product(vectors, "identity", double, "moves", kept, w, sk, si, k, n, 0, 0, target, target, 0, -scale)  # fmt: skip
                         spread = whole(row, 19)
                         dw = whole(row, 12)
                         if dw != 0:
@@ -146,7 +146,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                             du += (me * whole(row, 15) + j * (k if v != 0 else 1)) * size
                         costate, factor = pulled, scale
                         if kind == 2:
-                            product(vectors, "identity", double, 0, pulled, w, si, sk, n, k, 0, 0, 0, bent, 0, scale)  # fmt: skip
+                            product(vectors, "identity", double, "fills", pulled, w, si, sk, n, k, 0, 0, 0, bent, 0, scale)  # fmt: skip
                             if dw != 0:
                                 if whole(row, 16) != 0:
                                     outer(
@@ -183,7 +183,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                                 outer(vectors, bend, double, 0, bent, x, dw, k, n, spread, 1.0)
                             else:
                                 outer(vectors, bend, double, 0, x, bent, dw, n, k, spread, 1.0)
-                        product(vectors, "identity", double, 0, bent, w, sk, si, k, n, 0, 0, onto, onto, 0, 1.0)  # fmt: skip
+                        product(vectors, "identity", double, "moves", bent, w, sk, si, k, n, 0, 0, onto, onto, 0, 1.0)  # fmt: skip
             for part in range(2):
                 rows = rows_0 if part == 0 else rows_1
                 if a[23 + part] != 0:

@@ -80,10 +80,10 @@ def forward(vectors: int, bend: str, double: bool) -> Any:
                             u += j * whole(row, 10) * size
                         v = whole(row, 11)
                         if kind == 1:
-                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, target, dest, 0, scale)  # fmt: skip
+                            product(vectors, bend, double, "moves", x, w, si, sk, n, k, u, v, target, dest, 0, scale)  # fmt: skip
                         else:
-                            product(vectors, bend, double, 0, x, w, si, sk, n, k, u, v, 0, inside, 0, 1.0)  # fmt: skip
-                            product(vectors, "identity", double, 0, inside, w, sk, si, k, n, 0, 0, target, dest, 0, scale)  # fmt: skip
+                            product(vectors, bend, double, "fills", x, w, si, sk, n, k, u, v, 0, inside, 0, 1.0)  # fmt: skip
+                            product(vectors, "identity", double, "moves", inside, w, sk, si, k, n, 0, 0, target, dest, 0, scale)  # fmt: skip
                     if to == of:
                         y, spare = dest, y
                 if a[12] != 0:
