@@ -26,7 +26,11 @@ REASONS = (
         "XLA fuses tanh, scale and addition and calls another product than torch",
     ),
     (r"", r"torch.compile", "Inductor fuses tanh, scale and addition into one pass"),
-    (r"", r"torch autograd", "fewer calls a layer: the plain loop does nothing but the formula"),
+    (
+        r"width 2(→3)?, batch 1, ",
+        r"torch autograd",
+        "checks of the input and the choice of an engine cost more than the layers",
+    ),
     (r"\dD|[²³]", r"memcnn|iunets", "the same shears, with less said between them"),
 )
 

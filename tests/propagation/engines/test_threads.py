@@ -30,8 +30,8 @@ def pulled() -> list[torch.Tensor]:
     field = kn.HamiltonianField(kn.DenseKernel(16))
     y0 = randn(1000, 32, seed=1).requires_grad_()
     controls = {
-        "weight": randn(8, 16, 16, seed=2).requires_grad_(),
-        "bias": randn(8, 16, seed=3).requires_grad_(),
+        "weight": randn(40, 16, 16, seed=2).requires_grad_(),
+        "bias": randn(40, 16, seed=3).requires_grad_(),
     }
     with kn.engine("narrow"):
         value = kn.propagate(kn.Verlet(), field, y0, controls, 0.1)

@@ -78,4 +78,6 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The same, filled with zeros."""
+    if math.prod(shape) * dtype.itemsize < SMALL and dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.zeros(shape, _NUMPY[dtype]))  # wakes no thread, touches no page
     return empty(shape, dtype).zero_()

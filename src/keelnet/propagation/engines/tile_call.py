@@ -86,13 +86,13 @@ class TileCall:
         self._fill(bool(wanted))
 
     def _worth(self) -> int:
-        """Threads that pay: each wants some 20 µs of work, about 10⁶ multiplications."""
+        """Threads that pay: a second one that sleeps may take longer to wake than some 4·10⁶ multiplications."""
         work = sum(
             self.problem.depth * self.batch * (8 + move.form.inputs) * move.form.inner
             for move in self.moves[0]
             if move.form is not None
         )
-        return 1 + work // 1_000_000
+        return 1 + work // 4_000_000
 
     def _fill(self, backward: bool) -> None:
         column = self.kernels.Column
@@ -223,7 +223,7 @@ class TileCall:
             if name in self.sums:
                 total = self.sums[name]
                 total = total.sum(0) if self.threads > 1 else total[0]
-                total = total.sum(-1) if total.shape[-1] > 1 else total.squeeze(-1)
+                total = total @ total.new_ones(total.shape[-1])
                 if name == "weight" and self.problem.damping is not None:
                     damping = -0.5 * total.diagonal(dim1=-2, dim2=-1).sum()
                     total = 0.5 * (total - total.transpose(-1, -2))
