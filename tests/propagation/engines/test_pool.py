@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -97,3 +98,15 @@ def test_threads_never_share_a_buffer():
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(work, range(1, 9)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system that does not fork")
+def test_a_forked_process_writes_into_memory_of_its_own():
+    """Workers that load data are forked, and inherit the buffers."""
+    kept = pool.empty((pool.SMALL,), torch.float32).fill_(1.0)
+    child = os.fork()
+    if child == 0:
+        kept.numpy().fill(2.0)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bool((kept == 1.0).all())

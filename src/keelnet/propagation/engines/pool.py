@@ -29,6 +29,16 @@ def _limit() -> int:
 KEPT = _limit()
 
 
+def _fresh(size: int) -> Any:
+    """New memory, private: what a forked process writes into its copy is not seen here."""
+    if not hasattr(mmap, "MAP_PRIVATE"):  # a system that does not fork
+        return mmap.mmap(-1, size)
+    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer
+
+
 class _Lease(np.ndarray):
     """A buffer in use; when torch lets go of its storage, the buffer goes back to the pool."""
 
@@ -47,10 +57,7 @@ class _Pool:
             for at in reversed(range(len(self._free))):
                 if size <= len(self._free[at]) <= 1.25 * size:
                     return self._free.pop(at)
-        buffer = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            buffer.madvise(mmap.MADV_HUGEPAGE)
-        return buffer
+        return _fresh(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
 
     def give_back(self, buffer: Any) -> None:
         """Keep the buffer for its next use; the oldest ones leave when there are too many."""
