@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -45,9 +45,7 @@ class LayerProducts(Products):
             torch.add(target, _array(found), alpha=factor, out=dest)
 
     def add_gradient(self, x: Tensor, g: Tensor, sums: Tensor, factor: float, fresh: bool) -> None:
-        # By the weight that the products use; what made it of the layer's own comes at the end.
-        plain = replace(self.form, damping=None)
-        found, _ = self.owner.weight_gradient(plain, self._state(x), self._state(g))
+        found = self.owner.weight_gradient(self.form, self._state(x), self._state(g))
         if fresh:
             torch.mul(found, factor, out=sums)
         else:

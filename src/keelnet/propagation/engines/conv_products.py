@@ -17,6 +17,7 @@ from torch import Tensor
 
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import ConvKernel
+from keelnet.propagation.engines.effective import effective_weight
 
 # ATen's use_mkldnn: one sample needs more numbers than this in its first axes, the last of 3-D left out.
 _ATEN_LEAST = 20480
@@ -48,11 +49,7 @@ class ConvProducts:
     def prepared(self, form: Form, weight: Tensor) -> Prepared:
         """Of one layer's own weight."""
         kernel = _kernel(form)
-        weight = weight.detach()
-        if form.damping is not None:
-            weight = kernel.antisymmetric(weight)
-            centre = _centre(kernel, weight)
-            centre -= 0.5 * form.damping
+        weight = effective_weight(form, weight.detach())
         turned = _turned(kernel, weight)
         if form.adjoint:
             weight, turned = turned, weight
@@ -66,17 +63,13 @@ class ConvProducts:
         """Lᵀ g, a new tensor."""
         return self._product(_kernel(form), prepared.adjoint, g)
 
-    def add_apply(self, form: Form, prepared: Prepared, x: Tensor, onto: Tensor) -> None:
-        """onto += L x, in the product itself where oneDNN can."""
-        self._add(_kernel(form), prepared.product, x, onto)
-
     def add_adjoint(self, form: Form, prepared: Prepared, g: Tensor, onto: Tensor) -> None:
         """onto += Lᵀ g, in the product itself where oneDNN can."""
         self._add(_kernel(form), prepared.adjoint, g, onto)
 
     @torch.no_grad()
-    def weight_gradient(self, form: Form, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The gradient of ⟨g, L x⟩ by the layer's own weight; and by the damping, where the form has one."""
+    def weight_gradient(self, form: Form, x: Tensor, g: Tensor) -> Tensor:
+        """The gradient of ⟨g, L x⟩ by the effective weight."""
         kernel = _kernel(form)
         if form.adjoint:
             x, g = g, x  # ⟨g, Kᵀ x⟩ = ⟨K g, x⟩
@@ -86,12 +79,7 @@ class ConvProducts:
             # Grouped ones stay: oneDNN's bfloat16 gradient of a depthwise weight is wrong, by its own
             # size, on channels-last volumes smaller than the stencil (torch 2.13).
             x, g = self._cast(x), self._cast(g)
-        found = _weight_gradient(kernel, x, g).to(dtype)
-        found = found.reshape(kernel.weight_shape)
-        if form.damping is None:
-            return found, None
-        damping = -0.5 * _centre(kernel, found).sum()
-        return kernel.antisymmetric(found), damping
+        return _weight_gradient(kernel, x, g).to(dtype).reshape(kernel.weight_shape)
 
     def _laid(self, weight: Tensor) -> Tensor:
         return _last(_flat(self._cast(weight)))
@@ -144,14 +132,6 @@ def _turned(kernel: ConvKernel, weight: Tensor) -> Tensor:
     """The weight whose convolution is the adjoint: channels swapped within each group, stencil flipped."""
     grouped = weight.reshape(kernel.groups, -1, *weight.shape[1:]).transpose(1, 2)
     return grouped.flatten(0, 1).flip(tuple(range(-kernel.dim, 0)))
-
-
-def _centre(kernel: ConvKernel, weight: Tensor) -> Tensor:
-    """A view of the entries that the identity's weight has: output i, input i, the middle of the stencil."""
-    middle = weight
-    for at in reversed(kernel.padding):
-        middle = middle[..., at]
-    return middle.view(kernel.groups, -1, middle.shape[1]).diagonal(dim1=1, dim2=2)
 
 
 def _convolved(x: Tensor, weight: Tensor, padding: list[int], groups: int) -> Tensor:

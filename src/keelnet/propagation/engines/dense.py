@@ -11,9 +11,10 @@ from torch import Tensor
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.dynamics.norms import InstanceNorm
+from keelnet.propagation.engines.effective import effective_weight
 from keelnet.propagation.engines.products import Products
 from keelnet.propagation.engines.sweep import Arrays, Sweep
-from keelnet.propagation.engines.swept import Swept, effective_weight
+from keelnet.propagation.engines.swept import Swept
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from keelnet.dynamics.forms import Form, identity_weight
 from keelnet.propagation.engines import pool
+from keelnet.propagation.engines.effective import own_gradients
 from keelnet.propagation.engines.execution import Engine, Gradients
 from keelnet.propagation.engines.sweep import Arrays, Record, Sweep, stretches
 from keelnet.propagation.gradients import checkpointed, reversible
@@ -117,24 +116,9 @@ def _of_controls(
         assert problem.moves is not None
         form = problem.moves[0][0].form
         assert form is not None
-        effective = sums["weight"]
-        unit = identity_weight(form.kernel, effective.dtype)
-        damping = -0.5 * (effective * unit).sum()
-        grads["weight"] = form.kernel.antisymmetric(effective)
+        grads["weight"], damping = own_gradients(form, sums["weight"])
     asks = wanted[len(problem.state) :]
     result = [g if asks[at] else None for at, g in enumerate(grads.values())]
     if isinstance(problem.damping, Tensor):
         result.append(damping if wanted[-1] else None)
     return tuple(result)
-
-
-def effective_weight(form: Form, weight: Tensor) -> Tensor:
-    """The weight that the products use: the layer's own, or ½ (K − Kᵀ − γ I)."""
-    if form.damping is None:
-        return weight
-    skew = form.kernel.antisymmetric(weight)
-    assert not isinstance(form.damping, str)
-    damped = bool(torch.as_tensor(form.damping) > 0)
-    if not damped:
-        return skew
-    return skew - 0.5 * form.damping * identity_weight(form.kernel, weight.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from keelnet.dynamics.forms import Form
 from keelnet.propagation.engines import pool
+from keelnet.propagation.engines.effective import effective_weight, own_gradients
 from keelnet.propagation.engines.execution import Gradients
 from keelnet.propagation.engines.threads import launch
 from keelnet.propagation.integrators import State
@@ -123,11 +124,7 @@ class TileCall:
     def _weight(self, form: Form) -> Tensor:
         name = f"weight{form.suffix}"
         if name not in self.weights:
-            weight = self.problem.controls[name].detach()
-            if form.damping is not None:
-                skew = 0.5 * (weight - weight.transpose(-1, -2))
-                weight = skew - 0.5 * form.damping * torch.eye(len(skew[0]), dtype=skew.dtype)
-            self.weights[name] = weight
+            self.weights[name] = effective_weight(form, self.problem.controls[name].detach())
         return self.weights[name]
 
     def _bias(self, row: Any, form: Form) -> None:
@@ -224,9 +221,9 @@ class TileCall:
                 total = self.sums[name]
                 total = total.sum(0) if self.threads > 1 else total[0]
                 total = total @ total.new_ones(total.shape[-1])
-                if name == "weight" and self.problem.damping is not None:
-                    damping = -0.5 * total.diagonal(dim1=-2, dim2=-1).sum()
-                    total = 0.5 * (total - total.transpose(-1, -2))
+                form = self.moves[0][0].form
+                if self.problem.damping is not None and name == "weight" and form is not None:
+                    total, damping = own_gradients(form, total)
             grads.append(total if self.wanted.get(name, False) else None)
         if isinstance(self.problem.damping, Tensor):
             grads.append(damping if self.damping_wanted else None)

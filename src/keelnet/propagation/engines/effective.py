@@ -1,0 +1,25 @@
+"""The weight that the products of a form use, and the way back to the control's own gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from keelnet.dynamics.forms import Form, identity_weight
+
+
+def effective_weight(form: Form, weight: Tensor) -> Tensor:
+    """The control's own weight, or ½ (K − Kᵀ − γ I); leading axes are layers."""
+    if form.damping is None:
+        return weight
+    assert not isinstance(form.damping, str)
+    skew = form.kernel.antisymmetric(weight)
+    if not bool(torch.as_tensor(form.damping) > 0):
+        return skew
+    return skew - 0.5 * form.damping * identity_weight(form.kernel, weight.dtype)
+
+
+def own_gradients(form: Form, effective: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients by a damped form's K and by γ, from that by its effective weight (layers first)."""
+    damping = -0.5 * (effective * identity_weight(form.kernel, effective.dtype)).sum()
+    return form.kernel.antisymmetric(effective), damping
