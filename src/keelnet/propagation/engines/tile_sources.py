@@ -5,7 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-_NAMES = ("bends", "lanes", "memory", "microkernels", "tiles_forward", "tiles_backward")
+_NAMES = (
+    "bends",
+    "lanes",
+    "memory",
+    "microkernels",
+    "tile_parts",
+    "tiles_forward",
+    "tiles_backward",
+)
 
 
 def digest() -> str:

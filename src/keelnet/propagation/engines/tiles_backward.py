@@ -9,8 +9,9 @@ from numba import carray, cfunc, types
 
 from keelnet.propagation.engines.lanes import BYTES
 from keelnet.propagation.engines.layout import Column, Slot
-from keelnet.propagation.engines.memory import clear, copy, put, real, ticket, whole
+from keelnet.propagation.engines.memory import put, real, ticket, whole
 from keelnet.propagation.engines.microkernels import outer, product, pull, shift
+from keelnet.propagation.engines.tile_parts import gather, linear, scatter
 from keelnet.propagation.engines.tile_sources import digest
 
 _BLOCK = types.void(types.CPointer(types.int64))
@@ -49,22 +50,10 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
             count = min(samples, batch - begin)
             y, z = first, second
             ly, lz = pull_0, pull_1
-            for part in range(2):
-                rows = rows_0 if part == 0 else rows_1
-                given, pulls = a[13 + part], a[21 + part]
-                into = y if part == 0 else z
-                slope = ly if part == 0 else lz
-                for s in range(samples):
-                    at = (begin + min(s, count - 1)) * rows
-                    for i in range(rows):
-                        if given == 0:
-                            clear(double, into, i * samples + s)
-                        else:
-                            copy(double, given, at + i, into, i * samples + s)
-                        if pulls == 0 or s >= count:
-                            clear(double, slope, i * samples + s)
-                        else:
-                            copy(double, pulls, at + i, slope, i * samples + s)
+            gather(size, samples, a[13], begin, count, rows_0, y, True)
+            gather(size, samples, a[14], begin, count, rows_1, z, True)
+            gather(size, samples, a[21], begin, count, rows_0, ly, False)
+            gather(size, samples, a[22], begin, count, rows_1, lz, False)
             if not undoes:
                 for j in range(depth):
                     for m in range(moves):
@@ -79,13 +68,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                         if kind == 0:
                             shift(vectors, bend, double, 0, target, x, dest, rows_0, scale)
                         else:
-                            w = whole(row, 3) + j * whole(row, 4) * size
-                            si, sk = whole(row, 5), whole(row, 6)
-                            n, k = whole(row, 7), whole(row, 8)
-                            u = whole(row, 9)
-                            if u != 0:
-                                u += j * whole(row, 10) * size
-                            v = whole(row, 11)
+                            w, si, sk, n, k, u, v = linear(row, j, size)
                             kept = record + (j * a[25] + whole(row, 18)) * tall
                             if kind == 1:
                                 product(vectors, bend, double, "moves and keeps", x, w, si, sk, n, k, u, v, target, dest, kept, scale)  # fmt: skip
@@ -120,13 +103,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                             shift(vectors, bend, double, 0, target, x, target, rows_0, -scale)
                         shift(vectors, bend, double, 0, onto, pulled, onto, rows_0, scale)
                     else:
-                        w = whole(row, 3) + j * whole(row, 4) * size
-                        si, sk = whole(row, 5), whole(row, 6)
-                        n, k = whole(row, 7), whole(row, 8)
-                        u = whole(row, 9)
-                        if u != 0:
-                            u += j * whole(row, 10) * size
-                        v = whole(row, 11)
+                        w, si, sk, n, k, u, v = linear(row, j, size)
                         kept = inside
                         if not undoes:
                             kept = record + (j * a[25] + whole(row, 18)) * tall
@@ -184,11 +161,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                             else:
                                 outer(vectors, bend, double, 0, x, bent, dw, n, k, spread, 1.0)
                         product(vectors, "identity", double, "moves", bent, w, sk, si, k, n, 0, 0, onto, onto, 0, 1.0)  # fmt: skip
-            for part in range(2):
-                rows = rows_0 if part == 0 else rows_1
-                if a[23 + part] != 0:
-                    for s in range(count):
-                        for i in range(rows):
-                            copy(double, ly if part == 0 else lz, i * samples + s, a[23 + part], (begin + s) * rows + i)  # fmt: skip
+            scatter(size, samples, ly, begin, count, rows_0, a[23])
+            scatter(size, samples, lz, begin, count, rows_1, a[24])
 
     return kernel

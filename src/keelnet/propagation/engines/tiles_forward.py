@@ -15,8 +15,9 @@ from numba import carray, cfunc, types
 
 from keelnet.propagation.engines.lanes import BYTES
 from keelnet.propagation.engines.layout import Column, Slot
-from keelnet.propagation.engines.memory import clear, copy, real, ticket, whole
+from keelnet.propagation.engines.memory import real, ticket, whole
 from keelnet.propagation.engines.microkernels import product, shift
+from keelnet.propagation.engines.tile_parts import gather, linear, scatter
 from keelnet.propagation.engines.tile_sources import digest
 
 _BLOCK = types.void(types.CPointer(types.int64))
@@ -48,18 +49,8 @@ def forward(vectors: int, bend: str, double: bool) -> Any:
             begin = tile * samples
             count = min(samples, batch - begin)
             y, z, spare = first, second, third
-            for part in range(2):
-                rows = rows_0 if part == 0 else rows_1
-                into = y if part == 0 else z
-                given = a[13 + part]
-                for s in range(samples):
-                    # Lanes past the last sample repeat it: zeros might overflow where it does not.
-                    at = (begin + min(s, count - 1)) * rows
-                    for i in range(rows):
-                        if given == 0:
-                            clear(double, into, i * samples + s)
-                        else:
-                            copy(double, given, at + i, into, i * samples + s)
+            gather(size, samples, a[13], begin, count, rows_0, y, True)
+            gather(size, samples, a[14], begin, count, rows_1, z, True)
             for j in range(depth):
                 for m in range(moves):
                     row = table + 8 * columns * m
@@ -72,13 +63,7 @@ def forward(vectors: int, bend: str, double: bool) -> Any:
                     if kind == 0:
                         shift(vectors, bend, double, 0, target, x, dest, rows_0, scale)
                     else:
-                        w = whole(row, 3) + j * whole(row, 4) * size
-                        si, sk = whole(row, 5), whole(row, 6)
-                        n, k = whole(row, 7), whole(row, 8)
-                        u = whole(row, 9)
-                        if u != 0:
-                            u += j * whole(row, 10) * size
-                        v = whole(row, 11)
+                        w, si, sk, n, k, u, v = linear(row, j, size)
                         if kind == 1:
                             product(vectors, bend, double, "moves", x, w, si, sk, n, k, u, v, target, dest, 0, scale)  # fmt: skip
                         else:
@@ -89,19 +74,10 @@ def forward(vectors: int, bend: str, double: bool) -> Any:
                 if a[12] != 0:
                     y, z = z, y
                 if a[17] != 0 and whole(a[17], j) >= 0:
-                    for part in range(2):
-                        path = a[18 + part]
-                        rows = rows_0 if part == 0 else rows_1
-                        if path != 0:
-                            path += whole(a[17], j) * batch * rows * size
-                            for s in range(count):
-                                for i in range(rows):
-                                    copy(double, y if part == 0 else z, i * samples + s, path, (begin + s) * rows + i)  # fmt: skip
-            for part in range(2):
-                rows = rows_0 if part == 0 else rows_1
-                if a[15 + part] != 0:
-                    for s in range(count):
-                        for i in range(rows):
-                            copy(double, y if part == 0 else z, i * samples + s, a[15 + part], (begin + s) * rows + i)  # fmt: skip
+                    place = whole(a[17], j) * batch + begin
+                    scatter(size, samples, y, place, count, rows_0, a[18])
+                    scatter(size, samples, z, place, count, rows_1, a[19])
+            scatter(size, samples, y, begin, count, rows_0, a[15])
+            scatter(size, samples, z, begin, count, rows_1, a[16])
 
     return kernel
