@@ -9,22 +9,38 @@ import torch
 from problems import FIELDS, SCHEMES, randn
 
 import keelnet as kn
+from keelnet.propagation.engines import block_loop
 
 H = 0.1
 STRATEGIES = [kn.store_all, kn.checkpointed, kn.reversible]
-NAMES = ["narrow", "dense", "conv"]
-ON_ROWS = ["narrow", "dense"]
+NAMES = ["narrow", "dense", "blocks", "conv"]  # blocks: the compiled loop of the dense engine
+ON_ROWS = ["narrow", "dense", "blocks"]
+
+
+def using(name: str):
+    """Calls take the engine or loop of this name."""
+    return kn.engine("dense" if name == "blocks" else name)
+
+
+@pytest.fixture(autouse=True)
+def loop(request, monkeypatch):
+    """Which loop the dense engine takes: "dense" stands for the one over torch's products."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    if name in ("dense", "blocks"):
+        monkeypatch.setattr(block_loop, "FEWEST", 1 if name == "blocks" else 1 << 60)
+        monkeypatch.setattr(block_loop, "WEIGHTS_A_SAMPLE", 1 << 40)
 
 
 def takes(name: str, scheme, strategy=kn.store_all, dtype=torch.float64) -> bool:
     """Whether the engine takes the scheme."""
-    y0, controls = scheme.case.y0(dtype=dtype), scheme.case.controls(2, dtype=dtype)
+    batch = block_loop.FEWEST if name == "blocks" else 2
+    y0, controls = scheme.case.y0(batch, dtype=dtype), scheme.case.controls(2, dtype=dtype)
     try:
-        with kn.engine(name):
-            kn.engine_of(scheme.integrator, scheme.field, y0, controls, H, strategy)
+        with using(name):
+            choice = kn.engine_of(scheme.integrator, scheme.field, y0, controls, H, strategy)
     except ValueError:
         return False
-    return True
+    return name != "blocks" or choice.reason.endswith(", compiled")
 
 
 TAKEN = [(name, key) for name in NAMES for key in SCHEMES if takes(name, SCHEMES[key])]
@@ -43,7 +59,7 @@ def leaves(scheme, depth: int, batch: int, dtype: torch.dtype):
 def pulled(scheme, engine, strategy, depth=6, batch=5, dtype=torch.float64):
     """y(T) and the gradient of a fixed functional by y0 and every control."""
     y0, controls = leaves(scheme, depth, batch, dtype)
-    with kn.engine(engine):
+    with using(engine):
         value = scheme.run(y0, controls, H, strategy=strategy)
     cost = (value * randn(*value.shape, seed=5, dtype=dtype)).sum()
     return [value, *torch.autograd.grad(cost, [y0, *controls.values()])]
@@ -68,9 +84,10 @@ def test_every_engine_takes_every_scheme_that_it_promises():
     conv = [key for key in moved if SCHEMES[key].case.space]
     assert {key for name, key in TAKEN if name == "conv"} == set(conv)
     assert {key for name, key in TAKEN if name == "dense"} == set(dense)
-    assert {key for name, key in TAKEN if name == "narrow"} == {
-        key for key in dense if "normed" not in key
-    }
+    for each in ("narrow", "blocks"):
+        assert {key for name, key in TAKEN if name == each} == {
+            key for key in dense if "normed" not in key
+        }
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda each: each.__name__)
@@ -101,7 +118,7 @@ def test_paths_are_those_of_the_reference_at_every_layer_and_at_chosen_ones(name
     settings = scheme.integrator, scheme.field, y0, controls, H
     with kn.engine("reference"):
         wanted = kn.trajectory(*settings)
-    with kn.engine(name):
+    with using(name):
         found = kn.trajectory(*settings)
         some = kn.trajectory(*settings, layers=[0, 2, 6])
     for states in ((found, wanted), (some, [wanted[0], wanted[2], wanted[6]])):
@@ -117,7 +134,7 @@ def test_higher_derivatives_come_from_the_reference(name, key):
         value = scheme.run(y0, scheme.case.controls(3), 0.1)
         return torch.autograd.grad(value.square().sum(), y0, create_graph=True)[0]
 
-    with kn.engine(name):
+    with using(name):
         assert torch.autograd.gradcheck(slope, (scheme.case.y0().requires_grad_(),), fast_mode=True)
 
 
@@ -129,7 +146,7 @@ def test_only_what_needs_a_gradient_gets_one(name, needs):
     inputs = {"y0": y0, **controls}
     gradients = {}
     for each in (name, "reference"):
-        with kn.engine(each):
+        with using(each):
             for key, value in inputs.items():
                 value.requires_grad_(key == needs)
             value = scheme.run(y0, controls, H)
@@ -153,7 +170,7 @@ def test_strided_and_shared_inputs_are_read_as_they_are(name):
                 before = [x.clone() for x in (y0, weight, bias)]
                 with kn.engine("reference"):
                     wanted = kn.propagate(kn.Verlet(), field, y0, controls, H)
-                with kn.engine(name):
+                with using(name):
                     found = kn.propagate(kn.Verlet(), field, y0, controls, H)
                 torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
                 for now, then in zip((y0, weight, bias), before, strict=True):
@@ -167,7 +184,7 @@ def test_a_learned_damping_gets_its_gradient(name):
     for each in (name, "reference"):
         damping = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
         field = kn.AntisymmetricField(kn.DenseKernel(4), damping=damping)
-        with kn.engine(each):
+        with using(each):
             value = kn.propagate(kn.Euler(), field, y0, {"weight": weight}, H, checked=False)
         slopes.append(torch.autograd.grad(value.square().sum(), damping)[0])
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=0)
@@ -177,7 +194,7 @@ def test_a_learned_damping_gets_its_gradient(name):
 def test_the_memory_of_a_gradient_can_be_asked_for_twice(name):
     scheme = SCHEMES["verlet on hamiltonian"]
     y0, controls = leaves(scheme, 4, 3, torch.float64)
-    with kn.engine(name):
+    with using(name):
         cost = scheme.run(y0, controls, H).square().sum()
     first = torch.autograd.grad(cost, y0, retain_graph=True)
     torch.testing.assert_close(first, torch.autograd.grad(cost, y0))
@@ -193,7 +210,7 @@ def test_many_threads_of_python_may_propagate_at_once(name):
     found = []
 
     def work() -> None:
-        with kn.engine(name):
+        with using(name):
             found.extend(scheme.run(y0, controls, H) for _ in range(5))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -266,7 +283,7 @@ def test_a_subclass_may_have_a_rate_of_its_own():
 def test_numbers_that_are_not_finite_are_found(name):
     field = kn.SingleField(kn.DenseKernel(2), "relu")
     weight = torch.full((400, 2, 2), 9.0)
-    with kn.engine(name), pytest.raises(ValueError, match="not finite after layer"):
+    with using(name), pytest.raises(ValueError, match="not finite after layer"):
         kn.propagate(kn.Euler(), field, torch.ones(3, 2), {"weight": weight}, 1.0)
 
 

@@ -11,7 +11,7 @@ from problems import randn
 
 import keelnet as kn
 from keelnet.dynamics.activations import KNOWN
-from keelnet.propagation.engines import threads, tile_call
+from keelnet.propagation.engines import threads
 from keelnet.propagation.engines.passes import Passes
 
 COUNT = 3
@@ -47,7 +47,7 @@ def test_threads_of_python_give_the_same_numbers(monkeypatch):
         asked.append(count)
         threads.by_python(kernel, block, count)
 
-    monkeypatch.setattr(tile_call, "launch", by_python)
+    monkeypatch.setattr(threads, "launch", by_python)
     found = pulled()
     assert COUNT in asked
     for one, other in zip(found, wanted, strict=True):

@@ -12,8 +12,9 @@ from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import ConvKernel
 from keelnet.dynamics.norms import InstanceNorm
 from keelnet.propagation.engines.conv_products import ConvProducts, Prepared
+from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.products import Products
-from keelnet.propagation.engines.sweep import Arrays, Sweep
+from keelnet.propagation.engines.sweep import Sweep
 from keelnet.propagation.engines.swept import Swept
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -95,7 +96,7 @@ class Conv(Swept):
             for array, part in zip(arrays, like, strict=True)
         )
 
-    def sweep(self, problem: Problem) -> Sweep:
+    def loop(self, problem: Problem) -> Loop:
         first = problem.state[0]
         assert problem.moves is not None
         blocks = any(

@@ -1,4 +1,4 @@
-"""The dense engine: torch's matrix products into buffers, everything else of a layer in one pass."""
+"""The dense engine: compiled blocks of tiles, or torch's products with one pass for everything else of a layer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.dynamics.norms import InstanceNorm
+from keelnet.propagation.engines import block_loop
 from keelnet.propagation.engines.effective import effective_weight
+from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.products import Products
-from keelnet.propagation.engines.sweep import Arrays, Sweep
+from keelnet.propagation.engines.sweep import Sweep
 from keelnet.propagation.engines.swept import Swept
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -76,7 +78,15 @@ class Dense(Swept):
 
     def reason(self, problem: Problem) -> str:
         widths = " and ".join(str(part.shape[-1]) for part in problem.state)
-        return f"dense layers of {widths} channels: matrix products, one pass for the rest"
+        found = block_loop.obstacle(problem)
+        if found is None:
+            return (
+                f"dense layers of {widths} channels: product, activation and move in one, compiled"
+            )
+        return (
+            f"dense layers of {widths} channels: torch's matrix products, one pass for the rest"
+            f" (not compiled into one, for {found})"
+        )
 
     def arrays(self, state: State) -> Arrays:
         return [part.detach().reshape(-1, part.shape[-1]).contiguous() for part in state]
@@ -84,6 +94,8 @@ class Dense(Swept):
     def parts(self, arrays: Arrays, like: State) -> State:
         return tuple(a.reshape(part.shape) for a, part in zip(arrays, like, strict=True))
 
-    def sweep(self, problem: Problem) -> Sweep:
+    def loop(self, problem: Problem) -> Loop:
+        if block_loop.obstacle(problem) is None:
+            return block_loop.BlockLoop(problem)
         part = problem.state[0]
         return DenseSweep(problem, rows=part.numel() // part.shape[-1])

@@ -36,6 +36,7 @@ class Lanes:
 
     builder: Any
     double: bool
+    given: int = 0  # numbers in a vector, where it is not a whole one
 
     @property
     def scalar(self) -> Value:
@@ -44,7 +45,7 @@ class Lanes:
     @property
     def count(self) -> int:
         """Numbers in a vector."""
-        return BYTES // (8 if self.double else 4)
+        return self.given or BYTES // (8 if self.double else 4)
 
     @property
     def type(self) -> Value:
@@ -73,9 +74,33 @@ class Lanes:
         loaded.align = 8 if self.double else 4
         return loaded
 
-    def store(self, value: Value, base: Value, offset: Value) -> None:
+    def store(self, value: Value, base: Value, offset: Value, past: bool = False) -> None:
+        """``past`` the caches: for what is not read again soon; its address is a multiple of the vector."""
         stored = self.builder.store(value, self.address(base, offset))
         stored.align = 8 if self.double else 4
+        if past:
+            stored.align = BYTES
+            once = self.builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+            stored.set_metadata("nontemporal", once)
+
+    def narrowed(self, count: int) -> Lanes:
+        """The same on vectors of ``count`` numbers."""
+        return Lanes(self.builder, self.double, count)
+
+    def turned(self, rows: list[Value]) -> list[Value]:
+        """The columns of a square block of rows, by exchanging ever smaller blocks of it."""
+        half = self.count // 2
+        while half:
+            low = [at if not at & half else at - half + self.count for at in range(self.count)]
+            high = [at + half if not at & half else at + self.count for at in range(self.count)]
+            picks = [ir.Constant(ir.VectorType(ir.IntType(32), self.count), p) for p in (low, high)]
+            for first in (at for at in range(self.count) if not at & half):
+                a, b = rows[first], rows[first + half]
+                rows[first], rows[first + half] = (
+                    self.builder.shuffle_vector(a, b, pick) for pick in picks
+                )
+            half //= 2
+        return rows
 
     def splat(self, number: Value) -> Value:
         """A scalar in every lane."""

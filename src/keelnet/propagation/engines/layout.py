@@ -39,7 +39,7 @@ class Slot(IntEnum):
 
 
 class Column(IntEnum):
-    """What the table says of a move."""
+    """What the table of the tile and block kernels says of a move."""
 
     KIND = 0  # 0: by the other part itself; 1: bent; 2: bent and closed by the adjoint
     TO = 1
@@ -61,4 +61,7 @@ class Column(IntEnum):
     PLACE = 17  # in a layer's record: the moved part
     KEPT = 18  # and what f leaves
     SPREAD = 19  # whether the weight's gradient is summed lane by lane
-    COUNT = 20
+    MOVED = 20  # blocks: address of the record of the moved parts, 0 where nothing is recorded
+    KEEPS = 21  # blocks: address of the record of what f leaves
+    FIRST = 22  # blocks: whether no later move of a layer adds to the same weight's gradient
+    COUNT = 23

@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _INT, _REAL = ir.IntType(64), ir.DoubleType()
@@ -89,3 +90,26 @@ def clear(typingctx, double, dest, to):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(double, types.int64, types.int64), codegen
+
+
+@intrinsic
+def fetch(typingctx, address, size):  # type: ignore[no-untyped-def]
+    """Ask for the bytes behind the address to be brought near; no address is wrong."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        byte, kind = ir.IntType(8).as_pointer(), ir.IntType(32)
+        call = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, kind, kind, kind]),
+            "llvm.prefetch.p0",
+        )
+        line = ir.Constant(_INT, 64)
+        with cgutils.for_range_slice(builder, ir.Constant(_INT, 0), arguments[1], line, _INT) as (
+            at,
+            _,
+        ):
+            place = builder.inttoptr(builder.add(arguments[0], at), byte)
+            builder.call(call, [place, kind(0), kind(2), kind(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen

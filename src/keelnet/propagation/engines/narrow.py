@@ -13,14 +13,16 @@ from torch import Tensor
 
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
+from keelnet.propagation.engines import block_loop
 from keelnet.propagation.engines.execution import Engine, Gradients
 from keelnet.propagation.engines.tile_call import TileCall, rows
 from keelnet.propagation.gradients import reversible
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
 
-WIDEST = 128  # above, torch's own matrix products are as fast
-WIDEST_FORWARD = 256  # the same where no gradient is asked for
+WIDEST = 24  # above, blocks of wider tiles are as fast
+WIDEST_OF_FEW = 128  # the same for fewer samples than those take; then torch's own products
+WIDEST_OF_FEW_FORWARD = 256  # and where no gradient is asked for
 LARGEST_RECORD = 1 << 28  # bytes that one thread may keep of a tile
 
 
@@ -34,11 +36,10 @@ class Narrow(Engine):
         if problem.state[0].device.type != "cpu":
             return "it runs on the processor"
         forms = [move.form for move in problem.moves[0] if move.form is not None]
-        graph = torch.is_grad_enabled() and any(x.requires_grad for x in problem.tensors)
-        widest = WIDEST if graph else WIDEST_FORWARD
+        widest = _widest(problem)
         for form in forms:
             if max(form.inputs, form.inner) > widest:
-                return f"more than {widest} channels: torch's matrix product is as fast"
+                return f"more than {widest} channels: other engines are as fast"
             found = _form_obstacle(form)
             if found is not None:
                 return found
@@ -81,6 +82,14 @@ class Narrow(Engine):
         undoes = problem.strategy is reversible
         call.run("backward", IN=call.inputs, PULL=pulls, PULLED=pulled, REVERSIBLE=undoes)
         return (*call.shaped(pulled), *call.control_gradients())
+
+
+def _widest(problem: Problem) -> int:
+    """The most channels at which this engine is the fastest."""
+    if problem.state[0].numel() // problem.state[0].shape[-1] >= block_loop.FEWEST:
+        return WIDEST
+    graph = torch.is_grad_enabled() and any(x.requires_grad for x in problem.tensors)
+    return WIDEST_OF_FEW if graph else WIDEST_OF_FEW_FORWARD
 
 
 def _form_obstacle(form: Form) -> str | None:

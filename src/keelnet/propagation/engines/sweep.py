@@ -10,8 +10,7 @@ Every array is (rows, channels): a row is a sample, or a point of a sample.
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,25 +19,15 @@ from torch import Tensor
 
 from keelnet.dynamics.forms import Form
 from keelnet.propagation.engines import pool
+from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.passes import Passes
 from keelnet.propagation.engines.products import Products
+from keelnet.propagation.engines.record import Record
 from keelnet.propagation.problem import Move, Problem
 
-Arrays = list[Tensor]
-
 
 @dataclass
-class Record:
-    """What the layers of one stretch leave: for each move the moved part, and what f leaves."""
-
-    layers: range
-    moved: Arrays  # a move: (layers, rows, channels)
-    kept: list[Tensor | None]
-    before: list[Tensor | None]  # under a norm: what went into it
-
-
-@dataclass
-class Sweep(ABC):
+class Sweep(Loop):
     """One propagation on arrays. ``sums`` maps the controls that want a gradient to their sums.
 
     ``samples`` are the equal blocks of rows over which an InstanceNorm takes its means.
@@ -66,10 +55,24 @@ class Sweep(ABC):
             self._passes[id(form)] = Passes(form.activation, form.norm, dtype)
         return self._passes[id(form)]
 
+    def want(self, controls: frozenset[str]) -> None:
+        for name in controls:
+            like = self.problem.controls[name]
+            make = pool.empty if name.startswith("weight") else pool.zeros  # weights' begin afresh
+            self.sums[name] = make(tuple(like.shape), like.dtype)
+
+    def totals(self) -> dict[str, Tensor]:
+        return self.sums
+
+    def saved(self, record: Record) -> tuple[Tensor, ...]:
+        return record.tensors
+
+    def restored(self, kept: tuple[Tensor, ...]) -> Record:
+        return Record.of(kept, self.moves(0))
+
     # Forward
 
     def last(self, parts: Arrays, layers: range) -> Arrays:
-        """The parts after these layers, in memory of their own; nothing is kept."""
         owned = [False] * len(parts)
         parts = list(parts)
         for layer in layers:
@@ -83,7 +86,6 @@ class Sweep(ABC):
         return [part if mine else part.clone() for part, mine in zip(parts, owned, strict=True)]
 
     def recorded(self, parts: Arrays, layers: range) -> tuple[Arrays, Record]:
-        """The parts after these layers, and what the backward pass needs of them."""
         record = self._blank(parts, layers)
         parts = list(parts)
         for place, layer in enumerate(layers):
@@ -103,7 +105,7 @@ class Sweep(ABC):
         return parts, record
 
     def _blank(self, parts: Arrays, layers: range) -> Record:
-        record = Record(layers, [], [], [])
+        record = Record([], [], [])
         count, rows = len(layers), len(parts[0])
         for move in self.moves(0):
             shape = (count, *parts[move.to].shape)
@@ -151,10 +153,9 @@ class Sweep(ABC):
 
     # Backward
 
-    def pulled(self, parts: Arrays, record: Record, costate: Arrays) -> Arrays:
-        """The costate before the record's layers; ``parts`` as before them, costate in place."""
-        sources = list(self._sources(parts, record))
-        for place, layer in reversed(list(enumerate(record.layers))):
+    def pulled(self, parts: Arrays, record: Record, layers: range, costate: Arrays) -> Arrays:
+        sources = list(self._sources(parts, record, layers))
+        for place, layer in reversed(list(enumerate(layers))):
             if self.problem.swaps:
                 costate = costate[::-1]
             moves = self.moves(layer)
@@ -174,10 +175,10 @@ class Sweep(ABC):
                     )
         return costate
 
-    def _sources(self, parts: Arrays, record: Record) -> Iterator[Arrays]:
+    def _sources(self, parts: Arrays, record: Record, layers: range) -> Iterator[Arrays]:
         """What each move of each layer read."""
         parts = list(parts)
-        for place, layer in enumerate(record.layers):
+        for place, layer in enumerate(layers):
             read = []
             for number, move in enumerate(self.moves(layer)):
                 read.append(parts[move.of])
@@ -187,7 +188,6 @@ class Sweep(ABC):
             yield read
 
     def undone(self, parts: Arrays, costate: Arrays) -> Arrays:
-        """The costate before all layers, each move taken back on the way; both in place."""
         for layer in reversed(range(self.problem.depth)):
             if self.problem.swaps:
                 parts, costate = parts[::-1], costate[::-1]
@@ -288,9 +288,3 @@ class Sweep(ABC):
     def _sum(self, form: Form, kind: str, layer: int) -> Tensor | None:
         sums = self.sums.get(f"{kind}{form.suffix}")
         return None if sums is None else sums[layer]
-
-
-def stretches(depth: int) -> list[range]:
-    """√depth stretches of layers, the last one perhaps shorter."""
-    length = math.isqrt(depth - 1) + 1
-    return [range(begin, min(begin + length, depth)) for begin in range(0, depth, length)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from keelnet.propagation.engines import pool
 from keelnet.propagation.engines.effective import own_gradients
 from keelnet.propagation.engines.execution import Engine, Gradients
-from keelnet.propagation.engines.sweep import Arrays, Record, Sweep, stretches
+from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.gradients import checkpointed, reversible
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -28,24 +28,23 @@ class Swept(Engine):
         """Back to the shapes of the state."""
 
     @abstractmethod
-    def sweep(self, problem: Problem) -> Sweep:
+    def loop(self, problem: Problem) -> Loop:
         """The loop over layers on this problem's weights."""
 
     def forward(self, problem: Problem, remembers: bool) -> tuple[State, tuple[Tensor, ...]]:
-        sweep, arrays = self.sweep(problem), self.arrays(problem.state)
+        loop, arrays = self.loop(problem), self.arrays(problem.state)
         if remembers and problem.strategy not in (reversible, checkpointed):
-            last, record = sweep.recorded(arrays, range(problem.depth))
-            kept = [*record.moved, *record.kept, *record.before]
+            last, record = loop.recorded(arrays, range(problem.depth))
             # An output of its own: a view would keep the whole record alive.
             final = self.parts([part.clone() for part in last], problem.state)
-            return final, tuple(x for x in kept if x is not None)
-        return self.parts(sweep.last(arrays, range(problem.depth)), problem.state), ()
+            return final, loop.saved(record)
+        return self.parts(loop.last(arrays, range(problem.depth)), problem.state), ()
 
     def path(self, problem: Problem, layers: Sequence[int]) -> list[State]:
-        sweep, arrays = self.sweep(problem), self.arrays(problem.state)
+        loop, arrays = self.loop(problem), self.arrays(problem.state)
         states, done = [], 0
         for layer in layers:
-            arrays = sweep.last(arrays, range(done, layer))
+            arrays = loop.last(arrays, range(done, layer))
             states.append(self.parts(arrays, problem.state))
             done = layer
         return states
@@ -58,52 +57,35 @@ class Swept(Engine):
         costate: tuple[Tensor, ...],
         wanted: tuple[bool, ...],
     ) -> Gradients:
-        sweep, arrays = self.sweep(problem), self.arrays(problem.state)
-        sweep.sums = _sums(problem, wanted)
+        loop, arrays = self.loop(problem), self.arrays(problem.state)
+        loop.want(_summed(problem, wanted))
         pulled = [array.clone() for array in self.arrays(costate)]
         if problem.strategy is reversible:
-            pulled = sweep.undone([array.clone() for array in arrays], pulled)
+            pulled = loop.undone([array.clone() for array in arrays], pulled)
         elif problem.strategy is checkpointed:
-            pulled = _by_stretches(sweep, arrays, pulled)
+            pulled = _by_stretches(loop, arrays, pulled)
         else:
-            pulled = sweep.pulled(arrays, _record(sweep, kept), pulled)
-        return (*self.parts(pulled, problem.state), *_of_controls(problem, sweep.sums, wanted))
+            pulled = loop.pulled(arrays, loop.restored(kept), range(problem.depth), pulled)
+        return (*self.parts(pulled, problem.state), *_of_controls(problem, loop.totals(), wanted))
 
 
-def _by_stretches(sweep: Sweep, arrays: Arrays, costate: Arrays) -> Arrays:
+def _by_stretches(loop: Loop, arrays: Arrays, costate: Arrays) -> Arrays:
     """Stretch after stretch from the end, each run forward again from its remembered begin."""
     begins = []
-    for layers in stretches(sweep.problem.depth):
+    for layers in stretches(loop.problem.depth):
         begins.append((layers, arrays))
-        arrays = sweep.last(arrays, layers)
+        arrays = loop.last(arrays, layers)
     for layers, begin in reversed(begins):
-        costate = sweep.pulled(begin, sweep.recorded(begin, layers)[1], costate)
+        costate = loop.pulled(begin, loop.recorded(begin, layers)[1], layers, costate)
     return costate
 
 
-def _record(sweep: Sweep, kept: tuple[Tensor, ...]) -> Record:
-    """The record from what autograd saved, in the order in which it was given."""
-    saved = iter(kept)
-    forms = [move.form for move in sweep.moves(0)]
-    moved = [next(saved) for _ in forms]
-    values = [None if form is None else next(saved) for form in forms]
-    before = [next(saved) if form is not None and form.norm is not None else None for form in forms]
-    return Record(range(sweep.problem.depth), moved, values, before)
-
-
-def _sums(problem: Problem, wanted: tuple[bool, ...]) -> dict[str, Tensor]:
-    """A place for the gradient of each control that wants one; weights' need no zeros."""
-    controls = list(problem.controls.items())
+def _summed(problem: Problem, wanted: tuple[bool, ...]) -> frozenset[str]:
+    """The controls whose gradients are to be summed: γ's follows from that of the weight."""
     asks = dict(zip(problem.controls, wanted[len(problem.state) :], strict=False))
     if isinstance(problem.damping, Tensor) and wanted[-1]:
         asks["weight"] = True
-    return {
-        name: (pool.empty if name.startswith("weight") else pool.zeros)(
-            tuple(value.shape), value.dtype
-        )
-        for name, value in controls
-        if asks[name]
-    }
+    return frozenset(name for name, asked in asks.items() if asked)
 
 
 def _of_controls(
@@ -122,3 +104,9 @@ def _of_controls(
     if isinstance(problem.damping, Tensor):
         result.append(damping if wanted[-1] else None)
     return tuple(result)
+
+
+def stretches(depth: int) -> list[range]:
+    """√depth stretches of layers, the last one perhaps shorter."""
+    length = math.isqrt(depth - 1) + 1
+    return [range(begin, min(begin + length, depth)) for begin in range(0, depth, length)]

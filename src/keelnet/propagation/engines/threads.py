@@ -8,7 +8,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 Launch = Callable[[int, int, int], None]
@@ -20,6 +22,15 @@ def launch(kernel: int, block: int, threads: int) -> None:
         _direct()(kernel, block, 1)
     else:
         _parallel()(kernel, block, threads)
+
+
+def launch_all(kernel: int, block: Any, place: int, threads: int) -> None:
+    """The same for a kernel that takes its number from the counter whose address is ``block[place]``."""
+    ticket = np.zeros(1, np.int64)
+    block[place] = ticket.ctypes.data
+    launch(kernel, block.ctypes.data, threads)
+    for _ in range(threads - int(ticket[0])):  # OpenMP may give fewer threads than asked
+        launch(kernel, block.ctypes.data, 1)
 
 
 @functools.cache

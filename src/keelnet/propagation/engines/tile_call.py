@@ -10,9 +10,10 @@ from torch import Tensor
 
 from keelnet.dynamics.forms import Form
 from keelnet.propagation.engines import pool
-from keelnet.propagation.engines.effective import effective_weight, own_gradients
+from keelnet.propagation.engines.effective import own_gradients
 from keelnet.propagation.engines.execution import Gradients
-from keelnet.propagation.engines.threads import launch
+from keelnet.propagation.engines.move_table import MoveTable
+from keelnet.propagation.engines.threads import launch_all
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
 
@@ -36,6 +37,10 @@ def _kernel(name: str) -> Any:
     from keelnet.propagation.engines.tiles_backward import backward
 
     return backward
+
+
+def _nothing(name: str, form: Form) -> None:
+    """No gradient is wanted."""
 
 
 def rows(part: Tensor) -> Tensor:
@@ -74,17 +79,9 @@ class TileCall:
         self.damping_wanted = (
             len(wanted) > len(problem.state) + len(problem.controls) and wanted[-1]
         )
-        self.weights: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
-        self.table = np.zeros((len(self.moves[0]), int(layout.Column.COUNT)), np.int64)
-        self.scales = np.array(
-            [
-                move.scale * (1.0 if move.form is None else move.form.sign)
-                for moves in self.moves
-                for move in moves
-            ]
-        )
-        self._fill(bool(wanted))
+        self.table = MoveTable(problem, self._sum if wanted else _nothing)
+        self.place = self._fill()
 
     def _worth(self) -> int:
         """Threads that pay: a second one that sleeps may take longer to wake than some 4·10⁶ multiplications."""
@@ -95,70 +92,28 @@ class TileCall:
         )
         return 1 + work // 4_000_000
 
-    def _fill(self, backward: bool) -> None:
-        column = self.kernels.Column
-        place = 0
-        for row, move in zip(self.table, self.moves[0], strict=True):
-            row[column.TO], row[column.OF] = move.to, move.of
+    def _fill(self) -> int:
+        """Where each move keeps its part of a layer's record; the numbers that a layer keeps."""
+        column, place = self.kernels.Column, 0
+        for row, move in self.table.each():
             row[column.PLACE] = place
             place += self.inputs[move.to].shape[-1]
-            if move.form is None:
-                continue
-            form = move.form
-            row[column.KEPT] = place
-            place += form.inner
-            row[column.KIND] = 2 if form.closed else 1
-            row[column.INPUTS], row[column.INNER] = form.inputs, form.inner
-            row[column.ADJOINT] = form.adjoint
-            weight = self._weight(form)
-            row[column.WEIGHT], row[column.WEIGHT_STEP] = weight.data_ptr(), weight.stride(0)
-            across, down = weight.stride()[1:]
-            row[column.ACROSS], row[column.DOWN] = (
-                (down, across) if form.adjoint else (across, down)
-            )
-            self._bias(row, form)
-            if backward:
-                self._sum(row, form)
-        self.place = place
+            if move.form is not None:
+                row[column.KEPT] = place
+                row[column.SPREAD] = self._spreads(move.form)
+                place += move.form.inner
+        return place
 
-    def _weight(self, form: Form) -> Tensor:
-        name = f"weight{form.suffix}"
-        if name not in self.weights:
-            self.weights[name] = effective_weight(form, self.problem.controls[name].detach())
-        return self.weights[name]
-
-    def _bias(self, row: Any, form: Form) -> None:
-        column, name = self.kernels.Column, f"bias{form.suffix}"
-        if name not in self.problem.controls:
-            return
-        if name not in self.weights:
-            bias = self.problem.controls[name].detach()
-            # A stride of 0 stands for one number a layer.
-            spread = bias.ndim == 2 and bias.stride(1) == 0
-            self.weights[name] = bias.contiguous() if spread else bias
-        bias = self.weights[name]
-        row[column.BIAS], row[column.BIAS_STEP] = bias.data_ptr(), bias.stride(0)
-        row[column.BIAS_STRIDE] = max(1, bias.stride(1)) if bias.ndim == 2 else 0
-
-    def _sum(self, row: Any, form: Form) -> None:
-        """Where the gradients of this form's controls are summed, each thread apart."""
-        column = self.kernels.Column
-        for kind, address, share in (
-            ("weight", column.WEIGHT_SUMS, column.WEIGHT_SHARE),
-            ("bias", column.BIAS_SUMS, column.BIAS_SHARE),
-        ):
-            name = f"{kind}{form.suffix}"
-            also = kind == "weight" and self.damping_wanted
-            if not self.wanted.get(name, False) and not also:
-                continue
-            if name not in self.sums:
-                like = self.problem.controls[name]
-                spread = self.lanes if kind == "weight" and self._spreads(form) else 1
-                shape = (self.threads, *like.shape, spread)
-                self.sums[name] = pool.zeros(shape, like.dtype)
-            row[address] = self.sums[name].data_ptr()
-            row[share] = self.sums[name][0].numel()
-        row[column.SPREAD] = self._spreads(form)
+    def _sum(self, name: str, form: Form) -> Tensor | None:
+        """Where the gradient of a control is summed, each thread apart."""
+        weight = name.startswith("weight")
+        if not self.wanted.get(name, False) and not (weight and self.damping_wanted):
+            return None
+        if name not in self.sums:
+            like = self.problem.controls[name]
+            spread = self.lanes if weight and self._spreads(form) else 1
+            self.sums[name] = pool.zeros((self.threads, *like.shape, spread), like.dtype)
+        return self.sums[name]
 
     def _spreads(self, form: Form) -> bool:
         """Whether the gradient of a weight is summed lane by lane: faster, as long as it stays in the cache."""
@@ -177,7 +132,6 @@ class TileCall:
         """Fill the block and start the threads; two-part names take a list of tensors."""
         slot = self.kernels.Slot
         block = np.zeros(int(slot.COUNT), np.int64)
-        ticket = np.zeros(1, np.int64)
         problem, tall = self.problem, self.samples
         for name, value in named.items():
             if isinstance(value, list):
@@ -197,19 +151,17 @@ class TileCall:
         pointers = np.empty(
             self.threads * problem.depth * len(self.moves[0]) if records else 0, np.int64
         )
-        block[slot.TICKET], block[slot.THREADS] = ticket.ctypes.data, self.threads
+        block[slot.THREADS] = self.threads
         block[slot.BATCH], block[slot.DEPTH] = self.batch, problem.depth
-        block[slot.MOVES], block[slot.TABLE] = len(self.table), self.table.ctypes.data
-        block[slot.SCALES], block[slot.SCRATCH] = self.scales.ctypes.data, scratch.data_ptr()
+        block[slot.MOVES], block[slot.TABLE] = len(self.moves[0]), self.table.rows.ctypes.data
+        block[slot.SCALES], block[slot.SCRATCH] = self.table.scales.ctypes.data, scratch.data_ptr()
         block[slot.SHARE], block[slot.INNER] = share, inner
         block[slot.ROWS_0] = widths[0]
         block[slot.ROWS_1] = widths[1] if len(widths) > 1 else 0
         block[slot.SWAPS], block[slot.RECORD] = problem.swaps, self.place
         block[slot.POINTERS] = pointers.ctypes.data
         compiled = _kernel(kernel)(self.vectors, self.bend, _double(problem))
-        launch(compiled.address, block.ctypes.data, self.threads)
-        for _ in range(self.threads - int(ticket[0])):  # OpenMP may give fewer threads than asked
-            launch(compiled.address, block.ctypes.data, 1)
+        launch_all(compiled.address, block, int(slot.TICKET), self.threads)
 
     def control_gradients(self) -> Gradients:
         """In the order of the controls, then the damping's."""

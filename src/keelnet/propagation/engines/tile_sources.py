@@ -6,6 +6,12 @@ import hashlib
 from pathlib import Path
 
 _NAMES = (
+    "block_layout",
+    "block_parts",
+    "blocks_backward",
+    "blocks_forward",
+    "layout",
+    "panels",
     "bends",
     "lanes",
     "memory",
