@@ -38,6 +38,10 @@ class Swept(Engine):
             # An output of its own: a view would keep the whole record alive.
             final = self.parts([part.clone() for part in last], problem.state)
             return final, loop.saved(record)
+        if remembers and problem.strategy is checkpointed:
+            begins = _begins(loop, arrays)
+            final = loop.last(begins[-1][1], begins[-1][0])
+            return self.parts(final, problem.state), tuple(x for _, b in begins[1:] for x in b)
         return self.parts(loop.last(arrays, range(problem.depth)), problem.state), ()
 
     def path(self, problem: Problem, layers: Sequence[int]) -> list[State]:
@@ -63,19 +67,27 @@ class Swept(Engine):
         if problem.strategy is reversible:
             pulled = loop.undone([array.clone() for array in arrays], pulled)
         elif problem.strategy is checkpointed:
-            pulled = _by_stretches(loop, arrays, pulled)
+            pulled = _by_stretches(loop, arrays, kept, pulled)
         else:
             pulled = loop.pulled(arrays, loop.restored(kept), range(problem.depth), pulled)
         return (*self.parts(pulled, problem.state), *_of_controls(problem, loop.totals(), wanted))
 
 
-def _by_stretches(loop: Loop, arrays: Arrays, costate: Arrays) -> Arrays:
-    """Stretch after stretch from the end, each run forward again from its remembered begin."""
+def _begins(loop: Loop, arrays: Arrays) -> list[tuple[range, Arrays]]:
+    """Each stretch of layers with the state before it."""
     begins = []
     for layers in stretches(loop.problem.depth):
+        if begins:
+            arrays = loop.last(arrays, begins[-1][0])
         begins.append((layers, arrays))
-        arrays = loop.last(arrays, layers)
-    for layers, begin in reversed(begins):
+    return begins
+
+
+def _by_stretches(loop: Loop, arrays: Arrays, kept: tuple[Tensor, ...], costate: Arrays) -> Arrays:
+    """Stretch after stretch from the end, each run forward again from its remembered begin."""
+    parts = len(arrays)
+    begins = [arrays, *(list(kept[at : at + parts]) for at in range(0, len(kept), parts))]
+    for layers, begin in reversed(list(zip(stretches(loop.problem.depth), begins, strict=True))):
         costate = loop.pulled(begin, loop.recorded(begin, layers)[1], layers, costate)
     return costate
 
