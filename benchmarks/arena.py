@@ -228,6 +228,7 @@ class Contest:
         answer = self._asked(contender, result, "run")
         if "seconds" in answer:
             result.seconds.append(answer["seconds"])
+            result.firsts.append(answer["first"])
         self.arena.settle(contender)
 
     def _asked(self, contender: Contender, result: Result, do: str, **request: Any) -> Answer:

@@ -21,6 +21,7 @@ class Result:
     method: str
     note: str = ""
     seconds: list[float] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)  # the first call of each turn
     refused: str = ""
     errors: dict[str, float] = field(default_factory=dict)
     saved_bytes: int | None = None
@@ -57,10 +58,14 @@ class Result:
     def median(self) -> float | None:
         return statistics.median(self.seconds) if self.seconds else None
 
+    @property
+    def first(self) -> float | None:
+        return statistics.median(self.firsts) if self.firsts else None
+
     def annotate(self, note: str) -> None:
         """One more remark, unless it stands there already."""
         if note and note not in self.note:
             self.note = f"{self.note}; {note}" if self.note else note
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"median": self.median}
+        return asdict(self) | {"median": self.median, "first": self.first}

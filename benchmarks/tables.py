@@ -35,7 +35,9 @@ def report(machine: Mapping[str, str], found: Sequence[Standing], pictures: Sequ
 
 def _explanation() -> list[str]:
     return [
-        "Times are medians over the rounds with the least and the most. “× ours” is a contender's"
+        "Times are medians over the rounds with the least and the most. Within its turn a contender"
+        " repeats calls that together take less than 30 ms, as a training loop would, and their median"
+        " counts; “first call” is the first of each turn, after everyone else ran. “× ours” is a contender's"
         " time over our fastest strategy's: above 1 we are faster. “× floor” is a time over the"
         " products (or convolutions) alone that the method cannot do without, each by the fastest"
         " library of this run. “Off by” is the largest relative error of the value and of the"
@@ -111,7 +113,7 @@ def _why(standing: Standing) -> str:
 def _detail(standing: Standing) -> list[str]:
     """A row a contender, floors at the end."""
     rows = [_row(standing, one) for one in standing.contenders]
-    header = ["contender", "median ms", "least – most", "rounds", "× ours", "× floor"]
+    header = ["contender", "median ms", "least – most", "first call", "rounds", "× ours", "× floor"]
     header += [_rate_name(standing), "off by", "note"]
     lines = table(header, rows)
     if remark := reason(standing):
@@ -121,7 +123,7 @@ def _detail(standing: Standing) -> list[str]:
 
 def _row(standing: Standing, one: Result) -> tuple[str, ...]:
     if one.median is None:
-        return (one.name, one.refused or "–", *[""] * 6, one.note)
+        return (one.name, one.refused or "–", *[""] * 7, one.note)
     share = standing.share(one)
     ratio = one.median / standing.ours.median if standing.ours else None
     least, most = 1e3 * min(one.seconds), 1e3 * max(one.seconds)
@@ -129,6 +131,7 @@ def _row(standing: Standing, one: Result) -> tuple[str, ...]:
         f"**{one.name}**" if one.is_ours else one.name,
         _ms(one),
         f"{least:.4g} – {most:.4g}",
+        f"{1e3 * one.first:.4g}" if one.first is not None else "",
         str(len(one.seconds)),
         _figure(ratio),
         _figure(1 / share if share else None),

@@ -40,8 +40,8 @@ class Swept(Engine):
             return final, loop.saved(record)
         if remembers and problem.strategy is checkpointed:
             begins = _begins(loop, arrays)
-            final = loop.last(begins[-1][1], begins[-1][0])
-            return self.parts(final, problem.state), tuple(x for _, b in begins[1:] for x in b)
+            end = loop.last(begins[-1][1], begins[-1][0])
+            return self.parts(end, problem.state), tuple(x for _, b in begins[1:] for x in b)
         return self.parts(loop.last(arrays, range(problem.depth)), problem.state), ()
 
     def path(self, problem: Problem, layers: Sequence[int]) -> list[State]:
@@ -75,7 +75,7 @@ class Swept(Engine):
 
 def _begins(loop: Loop, arrays: Arrays) -> list[tuple[range, Arrays]]:
     """Each stretch of layers with the state before it."""
-    begins = []
+    begins: list[tuple[range, Arrays]] = []
     for layers in stretches(loop.problem.depth):
         if begins:
             arrays = loop.last(arrays, begins[-1][0])
