@@ -131,3 +131,19 @@ def test_a_reader_that_leaves_does_not_stop_the_training(tmp_path):
     )
     subprocess.run(["sh", "-c", line], check=False, capture_output=True)
     assert (tmp_path / "run" / "scores.json").is_file()
+
+
+def test_a_folder_of_scans_is_made_and_looked_at(tmp_path):
+    out = tmp_path / "scans"
+    made = call("data", "synth", out, "--cases", 2, "--resolution", 4, "--layout", "brats2021")
+    assert made.returncode == 0 and "nothing clinical" in made.stdout, made.stderr
+    seen = call("data", "check", out)
+    assert seen.returncode == 0, seen.stderr
+    assert "BraTS 2017-2021" in seen.stdout and "2 of 2 cases can be used" in seen.stdout
+    assert "49×58×47 voxels of 4×4×4 mm, RAS, necrosis" in seen.stdout
+    broken = next(out.glob("*/*_t1.nii.gz"))
+    broken.write_bytes(broken.read_bytes()[:1000])
+    seen = call("data", "check", out)
+    assert seen.returncode == 2 and "1 of 2 cases can be used" in seen.stdout
+    assert "may be truncated" in seen.stdout and seen.stderr.count("\n") == 1
+    assert call("data", "synth", out).returncode == 2

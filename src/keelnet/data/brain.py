@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from importlib import resources
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,17 +57,54 @@ class BrainMaps:
         return {"t1": self.t1, "gm": self.gm, "wm": self.wm, "csf": self.csf}
 
 
-def load_icbm152() -> BrainMaps:
+def load_icbm152(resolution: int = 2) -> BrainMaps:
     """The ICBM152 2009a symmetric average of 152 adults, at 2 mm (99 x 117 x 95).
 
+    resolution 4 halves every axis of it; 1 reads the original from nilearn, which must be installed.
     White matter is about 0.85 in ``t1``. ICBM152-NOTICE.txt, beside the data, holds its copyright
     notice (Louis Collins, McGill University), which must travel with every copy.
     """
+    if resolution not in (1, 2, 4):
+        raise ValueError(f"resolution must be 1, 2 or 4 mm, got {resolution}")
+    if resolution == 1:
+        return _original()
     source = resources.files("keelnet.data") / "icbm152_2mm.npz"
     with source.open("rb") as file, np.load(file) as stored:
         t1, gm, wm = (stored[name].astype(np.float32) / 255 for name in ("t1", "gm", "wm"))
         affine = stored["affine"]
-    return brain_maps(t1, gm, wm, affine)
+    if resolution == 4:
+        inside = _halved((t1 > 0).astype(np.float32))
+        t1 = np.where(inside >= 0.5, _halved(t1) / np.maximum(inside, 0.5), 0).astype(np.float32)
+        gm, wm = _halved(gm), _halved(wm)
+        affine = affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[:3, 3] += affine[:3, :3] @ np.full(3, 0.25)
+    return brain_maps(np.minimum(t1, 1), gm, wm, affine)
+
+
+def _halved(values: Map) -> Map:
+    """Means over cells of 2 x 2 x 2; an odd last plane is left out."""
+    even = values[tuple(slice(0, side // 2 * 2) for side in values.shape)]
+    shape = [part for side in even.shape for part in (side // 2, 2)]
+    means: Map = even.reshape(shape).mean((1, 3, 5), dtype=np.float32)
+    return means
+
+
+def _original() -> BrainMaps:
+    """The template at 1 mm, from nilearn's own files."""
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or spec.origin is None:
+        raise ValueError("the atlas at 1 mm is nilearn's: pip install nilearn, or use 2 mm")
+    import nibabel
+
+    folder = Path(spec.origin).parent / "datasets" / "data"
+    images: list[Any] = [
+        nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+        for name in ("t1", "gm", "wm")
+    ]
+    t1, gm, wm = (
+        np.asarray(image.dataobj).astype(np.float32) / np.float32(255) for image in images
+    )
+    return brain_maps(t1, gm, wm, np.asarray(images[0].affine, np.float64))
 
 
 def brain_maps(t1: Map, gm: Map, wm: Map, affine: NDArray[np.float64]) -> BrainMaps:

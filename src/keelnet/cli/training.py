@@ -1,149 +1,31 @@
-"""The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
+"""Commands that compute runs: reproduce, train, demo."""
 
 from __future__ import annotations
 
-import io
 import os
-import sys
-import traceback
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from keelnet import __version__
+from keelnet.cli.console import Out, Overwrite, console, plain, say
 
 if TYPE_CHECKING:
     from keelnet.experiments.recipes import Recipe
     from keelnet.experiments.reproduce import Reproduction
     from keelnet.learning import Progress
 
-app = typer.Typer(
-    name="keelnet",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-
-class _Console(Console):
-    """A console that goes on without a reader: a closed pipe must not stop a training."""
-
-    def on_broken_pipe(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-console = _Console(highlight=False, emoji=False)
-errors = _Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the results of an earlier run in that folder.")
-]
-
-
-def main() -> NoReturn:
-    """Run the command line. Bad use and bad input: one line and exit code 2."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
-    warnings.showwarning = _show_warning
-    # By default OpenMP threads spin at barriers for milliseconds: beside one other busy program a
-    # training step took up to 40 times as long. A short spin costs nothing on a quiet machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no γ shows its number
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(_guarded(arguments or ["--help"], debug))
-
-
-def _guarded(arguments: list[str], debug: bool) -> int:
-    try:
-        code = app(arguments, prog_name="keelnet", standalone_mode=False)
-        return _stopped() if code == 130 else (code if isinstance(code, int) else 0)
-    except typer.Exit as stop:
-        return stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return _stopped()
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        if isinstance(error, typer.TyperException):
-            return _fail(error.format_message(), 2)
-        if isinstance(error, (ValueError, OSError)):
-            return _fail(str(error), 2)
-        return _fail(f"internal error, {type(error).__name__}: {error}; see it with --debug", 1)
-
-
-def _stopped() -> int:
-    return _fail(
-        "stopped; a new folder keeps its best weights, an overwritten one its old files", 130
-    )
-
-
-def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    errors.print(f"[bold red]keelnet:[/] {_plain(line)}")
-    return code
-
-
-def _say(text: str) -> None:
-    """A line as it is: names of folders may hold what is markup to rich."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Brackets are markup to rich."""
-    return text.replace("[", r"\[")
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Our own warnings as one line each; those of other libraries are not for the user."""
-    if category.__module__.startswith("keelnet"):
-        errors.print(f"[bold yellow]keelnet: warning:[/] {_plain(' '.join(str(message).split()))}")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        console.print(f"keelnet {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
-        ),
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Fast and stable deep residual networks, seen as time integration."""
-
-
-@app.command(epilog="Example: keelnet reproduce --out runs/reproduce")
 def reproduce(out: Out = None, overwrite: Overwrite = False) -> None:
     """Compute the source paper's experiments: figures (PNG, SVG), numbers and a verdict on each claim."""
     from keelnet.experiments.reproduce import reproduce as compute
 
     folder = out or Path("runs/reproduce")
     _print_verdicts(compute(folder, overwrite))
-    _say(f"written to {folder}")
+    say(f"written to {folder}")
 
 
-@app.command(epilog="Example: keelnet train digits --set depth=40 --epochs 10 --out runs/deep")
 def train(
     recipe: Annotated[str, typer.Argument(help="digits or tissue.", metavar="RECIPE")],
     out: Out = None,
@@ -163,10 +45,9 @@ def train(
     folder = out or Path("runs") / chosen.name
     _follow(chosen, run(chosen, folder, overwrite))
     _print_scores(folder)
-    _say(f"written to {folder}")
+    say(f"written to {folder}")
 
 
-@app.command(epilog="Example: keelnet demo --out runs/demo --overwrite")
 def demo(out: Out = None, overwrite: Overwrite = False) -> None:
     """Reproduce the experiments, train digits and tissue, and write one report (report.html)."""
     from keelnet.experiments.folders import OutputFolder
@@ -185,7 +66,7 @@ def demo(out: Out = None, overwrite: Overwrite = False) -> None:
             _print_scores(folder.root / name)
         console.rule("report")
         folder.write_text("report.html", report(folder.root, target))
-    _say(f"open {target / 'report.html'} in a browser; it needs no network")
+    say(f"open {target / 'report.html'} in a browser; it needs no network")
 
 
 def _budgeted(recipe: Recipe, epochs: int | None, minutes: float | None) -> Recipe:
@@ -203,9 +84,9 @@ def _print_verdicts(reproduction: Reproduction) -> None:
         mark = "[green]✓[/]" if verdict.holds else "[red]✗[/]"
         number = f"{verdict.number:.4g} {verdict.relation} {verdict.threshold:g}"
         reading = f" ({verdict.reading})" if verdict.reading else ""
-        claim = _plain(f"{verdict.source}: {verdict.claim}{reading}")
+        claim = plain(f"{verdict.source}: {verdict.claim}{reading}")
         console.print(f"{mark} {claim} [bold]{number}[/]")
-        console.print(f"    [dim]{_plain(verdict.measure)} ({verdict.experiment})[/]")
+        console.print(f"    [dim]{plain(verdict.measure)} ({verdict.experiment})[/]")
     held = sum(verdict.holds for verdict in reproduction.verdicts)
     console.print(f"{held} of {len(reproduction.verdicts)} statements hold")
 
@@ -239,7 +120,7 @@ def _follow_in_lines(recipe: Recipe, steps: Iterator[Progress]) -> None:
     shown = 0.0
     for progress in steps:
         if progress.spent >= shown:
-            _say(f"{_state(recipe, progress)}  {progress.seconds:.0f} s")
+            say(f"{_state(recipe, progress)}  {progress.seconds:.0f} s")
             shown = progress.spent + 0.1
 
 
@@ -260,4 +141,11 @@ def _print_scores(folder: Path) -> None:
         shown = {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value
         if "accuracy" in name or "dice" in name:
             text = f"{shown:.4f}" if isinstance(shown, float) else str(shown)
-            _say(f"  {name.replace('_', ' ')}: {text}")
+            say(f"  {name.replace('_', ' ')}: {text}")
+
+
+COMMANDS = (
+    (reproduce, "keelnet reproduce --out runs/reproduce"),
+    (train, "keelnet train digits --set depth=40 --epochs 10 --out runs/deep"),
+    (demo, "keelnet demo --out runs/demo --overwrite"),
+)

@@ -1,0 +1,150 @@
+"""Scans: a case read, checked, and brought to one order of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keelnet.data.cases import Case, Found
+from keelnet.data.conventions import MODALITIES, Convention, convention_of
+from keelnet.data.volumes import Geometry, read_geometry, read_voxels
+
+# Files of one case may place its corners apart by this much, in mm: rounding in headers.
+TOLERANCE = 0.1
+LOOKED_AT = 24  # cases whose labels are read to find the convention
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """x (4, right, anterior, superior), float32, in the order of `MODALITIES`; classes (the same, uint8) or None."""
+
+    name: str
+    x: NDArray[np.float32]
+    classes: NDArray[np.uint8] | None
+    geometry: Geometry
+
+
+def read_scan(case: Case, convention: Convention | None) -> Scan:
+    """A case as keelnet computes with it. Raises ValueError, one sentence, for whatever cannot be trusted."""
+    geometry = _common_geometry(case)
+    x = np.stack([geometry.towards(values) for values in _modalities(case)])
+    for modality, values in zip(MODALITIES, x, strict=True):
+        _check_values(modality, values)
+    classes = None
+    if case.labels is not None and convention is not None:
+        classes = _classes(case.labels, convention, geometry)
+    return Scan(case.name, x, classes, geometry)
+
+
+def settle(found: Found, given: Convention | None = None) -> Found:
+    """Find the convention of the labels from names and values, unless it is ``given``. Raises ValueError."""
+    labelled = [case for case in found.cases if case.labels is not None]
+    if given is not None:
+        found.convention, found.reason = given, "as asked"
+    elif labelled:
+        names = {case.names for case in labelled}
+        if len(names) > 1:
+            raise ValueError(
+                "the cases are named by more than one convention; read them one set at a time, or say"
+                " what the labels mean with --labels"
+            )
+        values = frozenset(value for case in _spread(labelled) for value in _values(case))
+        found.convention, found.reason = convention_of(names.pop(), values)
+    return found
+
+
+def read_scans(found: Found, skip_bad: bool = False) -> Iterator[Scan]:
+    """Every case read; a bad one raises ValueError, or is noted in ``found`` and left out."""
+    for case in list(found.cases):
+        try:
+            yield read_scan(case, found.convention)
+        except ValueError as reason:
+            if not skip_bad:
+                raise ValueError(f"case {case.name}: {reason}") from None
+            found.refused[case.name] = str(reason)
+            found.cases.remove(case)
+
+
+def _spread(cases: Sequence[Case]) -> list[Case]:
+    """Some cases from all over the set: editions that were joined lie one after the other."""
+    step = max(1, len(cases) // LOOKED_AT)
+    return list(cases[::step])[: LOOKED_AT + 1]
+
+
+def _values(case: Case) -> set[int]:
+    assert case.labels is not None
+    try:
+        values = np.unique(read_voxels(case.labels))
+    except ValueError:  # the case will be refused when it is read
+        return set()
+    return {int(value) for value in values if value.is_integer() and value > 0}
+
+
+def _common_geometry(case: Case) -> Geometry:
+    first, shape = read_geometry(case.first)
+    _check_stacking(case, case.first, shape)
+    for path in [*case.files.values(), *([case.labels] if case.labels else [])][1:]:
+        other, full = read_geometry(path)
+        if path != case.labels:
+            _check_stacking(case, path, full)
+        elif len(full) != 3 and full[3:] != (1,):
+            raise ValueError(
+                f"{path.name} holds labels of shape {'×'.join(map(str, full))}, not a volume"
+            )
+        _check_alike(case.first, first, path, other)
+    return first
+
+
+def _check_stacking(case: Case, path: Path, shape: tuple[int, ...]) -> None:
+    wanted = len(MODALITIES) if case.stacked else 1
+    volumes = shape[3] if len(shape) == 4 else 1
+    if volumes != wanted:
+        raise ValueError(f"{path.name} holds {volumes} volumes, {wanted} are wanted")
+
+
+def _check_alike(first: Path, one: Geometry, path: Path, other: Geometry) -> None:
+    if one.shape != other.shape:
+        shapes = ["×".join(map(str, each.shape)) for each in (one, other)]
+        raise ValueError(
+            f"{first.name} has shape {shapes[0]}, {path.name} {shapes[1]}; register them first"
+        )
+    if (apart := one.distance(other)) > TOLERANCE:
+        raise ValueError(
+            f"{first.name} and {path.name} lie up to {apart:.2f} mm apart (tolerance {TOLERANCE} mm);"
+            " register them, or correct the affine of one"
+        )
+
+
+def _modalities(case: Case) -> list[NDArray[np.float32]]:
+    if case.stacked:
+        stacked = read_voxels(case.first)
+        return [stacked[..., case.order.index(modality)] for modality in MODALITIES]
+    return [_volume(read_voxels(case.files[modality])) for modality in MODALITIES]
+
+
+def _volume(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return values[..., 0] if values.ndim == 4 else values
+
+
+def _check_values(modality: str, values: NDArray[np.float32]) -> None:
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ValueError(f"{modality} holds {bad} voxels that are NaN or infinite")
+    if not values.any():
+        raise ValueError(f"{modality} is 0 everywhere")
+
+
+def _classes(path: Path, convention: Convention, geometry: Geometry) -> NDArray[np.uint8]:
+    values = _volume(read_voxels(path))
+    if not np.isfinite(values).all() or (values != np.rint(values)).any() or values.min() < 0:
+        raise ValueError(f"{path.name} holds values that are no labels (fractions, negative, NaN)")
+    try:
+        classes = convention.from_file(values)
+    except ValueError as reason:
+        raise ValueError(f"{path.name}: {reason}") from None
+    turned: NDArray[np.uint8] = geometry.towards(classes).astype(np.uint8)
+    return turned

@@ -1,0 +1,160 @@
+"""Volumes: NIfTI files read to right-anterior-superior order, and written back as they came."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+nib: Any = nibabel  # its own types say less than it does
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the name is that of a NIfTI file (and not of one that the system hides)."""
+    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def stem_of(path: Path) -> str:
+    """The name without .nii or .nii.gz."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """How a file's voxels lie in space: shape (3), affine (4, 4), header.
+
+    ``towards`` and ``back`` only exchange and turn axes; nothing is resampled, so an oblique grid
+    stays oblique.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    header: Any  # of nibabel
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Sides of a voxel in mm, along right, anterior, superior."""
+        sides = np.linalg.norm(self.affine[:3, :3], axis=0)
+        order = np.argsort(self._orientation[:, 0])
+        return float(sides[order[0]]), float(sides[order[1]]), float(sides[order[2]])
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel in ml."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
+    def _orientation(self) -> NDArray[np.float64]:
+        orientation: NDArray[np.float64] = nib.orientations.io_orientation(self.affine)
+        return orientation
+
+    @property
+    def code(self) -> str:
+        """The directions in which the file's axes grow, such as LPS."""
+        return "".join(nib.orientations.aff2axcodes(self.affine))
+
+    def towards(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """From the file's order of axes to (right, anterior, superior)."""
+        turned: NDArray[np.generic] = nib.orientations.apply_orientation(values, self._orientation)
+        return np.ascontiguousarray(turned)
+
+    def back(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """From (right, anterior, superior) to the file's order of axes."""
+        target = nib.orientations.axcodes2ornt(("R", "A", "S"))
+        way = nib.orientations.ornt_transform(target, self._orientation)
+        turned: NDArray[np.generic] = nib.orientations.apply_orientation(values, way)
+        return np.ascontiguousarray(turned)
+
+    def distance(self, other: Geometry) -> float:
+        """How far, in mm, the two place the same corner of the volume apart, at most."""
+        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+        corners[:, :3] *= np.array(self.shape) - 1
+        apart = (corners @ (self.affine - other.affine).T)[:, :3]
+        return float(np.linalg.norm(apart, axis=1).max())
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What nibabel and gzip raise on broken files, as one sentence."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} does not exist") from None
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+        nib.wrapstruct.WrapStructError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path.name} cannot be read ({said}); it may be truncated") from None
+
+
+def read_geometry(path: Path) -> tuple[Geometry, tuple[int, ...]]:
+    """The geometry and the full shape, without reading the voxels. Raises ValueError."""
+    with _readable(path):
+        image = nib.load(path)
+    shape = tuple(int(side) for side in image.shape)
+    if not isinstance(image, nib.Nifti1Image):
+        raise ValueError(f"{path.name} is {type(image).__name__}, not NIfTI; convert it first")
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise ValueError(
+            f"{path.name} has shape {'×'.join(map(str, shape))}; a volume (3-D), or four in one file (4-D), is wanted"
+        )
+    if 1 in shape[:3]:
+        raise ValueError(
+            f"{path.name} has shape {'×'.join(map(str, shape))}: a slice, not a volume"
+        )
+    affine = np.asarray(image.affine, np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(f"{path.name} has a broken affine; correct its header")
+    return Geometry((shape[0], shape[1], shape[2]), affine, image.header.copy()), shape
+
+
+def read_voxels(path: Path) -> NDArray[np.float32]:
+    """All voxels, scaled as the header says, in the file's order of axes. Raises ValueError."""
+    with _readable(path):
+        image = nib.load(path)
+        try:
+            values: NDArray[np.float32] = np.asarray(image.dataobj, np.float32)
+        except ValueError as error:  # what a header of an impossible type or size leads to
+            raise OSError(str(error)) from None
+    return values
+
+
+def write_labels(path: Path, classes: NDArray[np.uint8], geometry: Geometry) -> None:
+    """A uint8 volume (right, anterior, superior) into the file's own space; whole or not at all."""
+    header = geometry.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_max"] = header["cal_min"] = 0
+    image = nib.Nifti1Image(geometry.back(classes).astype(np.uint8), geometry.affine, header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=suffix)
+    os.close(handle)
+    try:
+        nib.save(image, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,101 @@
+"""Synthetic sets on disk: cases, a contact sheet, and what they are."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from keelnet.data.conventions import MODALITIES
+from keelnet.data.synthetic import (
+    LAYOUTS,
+    Synthesis,
+    SyntheticCase,
+    dataset_json,
+    write_cases,
+)
+from keelnet.data.tumours import Tumours
+from keelnet.experiments.folders import OutputFolder
+
+SHOWN = 12  # cases on the contact sheet
+
+
+def synthesise(
+    out: Path,
+    cases: int,
+    seed: int = 0,
+    layout: str = "brats2023",
+    resolution: int = 2,
+    easy: bool = False,
+) -> Iterator[str]:
+    """Write a set into a new or empty folder; yields each case's name. Of a set cut short, whole files remain.
+
+    Raises ValueError for an unknown layout or resolution, and where the folder holds something.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; known are {', '.join(LAYOUTS)}")
+    synthesis = Synthesis(seed, resolution, tumours=Tumours(easy=easy))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not an empty folder; choose another")
+    with OutputFolder.claim(out, overwrite=False) as folder:
+        shown: list[tuple[str, SyntheticCase]] = []
+        for name, case in write_cases(synthesis, folder.root, cases, layout):
+            if len(shown) < SHOWN:
+                shown.append((name, case))
+            yield name
+        if layout == "msd":
+            folder.write_text("dataset.json", json.dumps(dataset_json(cases), indent=2) + "\n")
+        folder.write_bytes("contact_sheet.png", contact_sheet(shown))
+        settings = f"seed {seed}, {cases} cases, {resolution} mm, {'easy' if easy else 'hard'}"
+        folder.write_text("ABOUT.txt", ABOUT.format(settings=settings))
+
+
+ABOUT = """Synthetic tumours on a real atlas, made by keelnet ({settings}).
+
+Growth by reaction and diffusion on the ICBM152 2009a symmetric template; no patient's data. A score on
+these cases says nothing clinical. The files called mimics mark look-alikes that are no tumour.
+"""
+
+
+def contact_sheet(cases: list[tuple[str, SyntheticCase]]) -> bytes:
+    """A row a case: the four modalities where most tumour is, and the labels over FLAIR."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.1 * len(cases) + 0.5), layout="constrained")
+    axes = figure.subplots(len(cases), 5, squeeze=False)
+    for row, (name, case) in zip(axes, cases, strict=True):
+        level = int(np.argmax((case.lesions.classes > 0).sum((0, 1))))
+        for axis, modality, volume in zip(row, MODALITIES, case.x, strict=False):
+            axis.imshow(volume[:, :, level].T, cmap="gray", origin="lower")
+            axis.set_title(modality, fontsize=8)
+        row[4].imshow(case.x[0, :, :, level].T, cmap="gray", origin="lower")
+        _overlay(row[4], case, level)
+        row[0].set_ylabel(name, fontsize=7)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle(
+        "Labels: blue necrosis, green edema, orange enhancing; white outline: look-alikes",
+        fontsize=9,
+    )
+    file = io.BytesIO()
+    figure.savefig(file, dpi=90)
+    return file.getvalue()
+
+
+def _overlay(axis: object, case: SyntheticCase, level: int) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
+
+    assert isinstance(axis, Axes)
+    classes = case.lesions.classes[:, :, level].T
+    colours = ListedColormap(["#0072B2", "#009E73", "#E69F00"])
+    shown = np.ma.masked_where(classes == 0, classes)
+    axis.imshow(shown, cmap=colours, vmin=1, vmax=3, alpha=0.75, origin="lower", interpolation="nearest")  # fmt: skip
+    mimics = case.lesions.mimics[:, :, level].T > 0
+    if mimics.any():
+        axis.contour(mimics, levels=[0.5], colors="white", linewidths=0.6)
+    axis.set_title("labels", fontsize=8)

@@ -1,0 +1,247 @@
+"""Laws of reading: every published layout is recognised, and a doubtful one is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from scans import NEW, OLD, RAS, SHAPE, classes, volumes, write, write_case, write_decathlon
+
+from keelnet.data.cases import find_cases
+from keelnet.data.conventions import CONVENTIONS, MODALITIES, convention_named
+from keelnet.data.scans import read_scan, read_scans, settle
+
+
+def read(folder, labels=None):
+    """What is recognised, and the scans."""
+    found = settle(find_cases([folder]), convention_named(labels) if labels else None)
+    return found, list(read_scans(found))
+
+
+def write_2017(folder):
+    write_case(folder / "HGG", "Brats17_2013_10_1")
+    write_case(folder / "LGG", "Brats17_2013_0_1")
+
+
+def write_2020(folder):
+    write_case(folder, "BraTS20_Training_001", suffix=".nii")
+    case = write_case(folder, "BraTS20_Training_355", suffix=".nii")
+    (case / "BraTS20_Training_355_seg.nii").rename(case / "W39_1998.09.19_Segm.nii")
+
+
+def write_table(folder):
+    write_case(folder / "elsewhere", "a")
+    columns = ["case", "T1", "t1gd", "T2w", "FLAIR", "seg"]
+    cells = ["first", *(f"elsewhere/a/a_{w}.nii.gz" for w in ("t1", "t1ce", "t2", "flair", "seg"))]
+    (folder / "scans.csv").write_text(",".join(columns) + "\n" + ",".join(cells) + "\n")
+
+
+LAYOUTS = {
+    "2017": (write_2017, "brats2021", 2),
+    "2020": (write_2020, "brats2021", 2),
+    "2021": (lambda f: write_case(f, "BraTS2021_00000"), "brats2021", 1),
+    "2023": (
+        lambda f: write_case(f, "BraTS-GLI-00000-000", NEW, (1, 2, 3), "-"),
+        "brats2023",
+        1,
+    ),
+    "decathlon": (lambda f: write_decathlon(f, "BRATS_001"), "msd", 1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_found_and_means_the_same(layout, tmp_path):
+    make, convention, count = LAYOUTS[layout]
+    folder = tmp_path / "scans with späces"
+    make(folder)
+    found, scans = read(folder)
+    assert found.convention is CONVENTIONS[convention] and not found.refused
+    assert len(scans) == count
+    for scan in scans:
+        assert scan.x.shape == (4, *SHAPE) and scan.x.dtype == np.float32
+        np.testing.assert_array_equal(scan.x, volumes())
+        np.testing.assert_array_equal(scan.classes, classes())
+
+
+def test_2024_has_a_cavity(tmp_path):
+    write_case(tmp_path, "BraTS-GLI-00000-100", NEW, (1, 2, 3), "-")
+    folder = write_case(tmp_path, "BraTS-GLI-00001-100", NEW, (1, 4, 3), "-")
+    found, scans = read(tmp_path)
+    assert found.convention.name == "brats2024"
+    assert set(np.unique(scans[1].classes)) == {0, 1, 3, 4}
+    assert found.convention.to_file(scans[1].classes).max() == 4
+    assert folder.name in str(scans[1].name)
+
+
+def test_a_table_of_paths_and_single_files_will_do(tmp_path):
+    write_table(tmp_path)
+    found, scans = read(tmp_path / "scans.csv")
+    assert scans[0].name == "first" and found.convention.name == "brats2021"
+    np.testing.assert_array_equal(scans[0].x, volumes())
+    files = sorted((tmp_path / "elsewhere" / "a").glob("*.nii.gz"))
+    assert [case.name for case in find_cases(files).cases] == ["a"]
+    write_decathlon(tmp_path / "msd", "BRATS_007")
+    single = find_cases([tmp_path / "msd" / "imagesTr" / "BRATS_007.nii.gz"])
+    assert [case.name for case in single.cases] == ["BRATS_007"]
+
+
+def test_the_order_of_four_volumes_is_read_from_their_list(tmp_path):
+    write_decathlon(tmp_path, "BRATS_001")
+    order = {"0": "T2w", "1": "T1gd", "2": "T1w", "3": "FLAIR"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": order}))
+    _, scans = read(tmp_path)
+    np.testing.assert_array_equal(scans[0].x, volumes()[::-1])
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "CT"}}))
+    with pytest.raises(ValueError, match="lists the modalities CT"):
+        find_cases([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("words", "separator", "values", "reason"),
+    [
+        (OLD, "_", (1, 2, 3), "names are those of BraTS 2017-2021.*--labels"),
+        (NEW, "-", (1, 2, 4), "not clear.*--labels"),
+        (NEW, "-", (1, 2, 9), "names are those|not clear"),
+    ],
+)
+def test_a_doubtful_set_is_refused_with_the_flag_that_settles_it(
+    words, separator, values, reason, tmp_path
+):
+    write_case(tmp_path, "x", words, values, separator)
+    with pytest.raises(ValueError, match=reason):
+        read(tmp_path)
+    if 9 not in values:
+        flag = "brats2023" if 3 in values else "brats2021"
+        _, scans = read(tmp_path, flag)
+        np.testing.assert_array_equal(scans[0].classes, classes())
+
+
+def test_two_sets_in_one_folder_are_doubtful(tmp_path):
+    write_case(tmp_path, "old")
+    write_case(tmp_path, "new", NEW, (1, 2, 3), "-")
+    with pytest.raises(ValueError, match="more than one convention"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_labels_come_back_as_they_were(name):
+    convention = CONVENTIONS[name]
+    given = np.array([0, *convention.classes], np.uint8)
+    np.testing.assert_array_equal(convention.to_file(convention.from_file(given)), given)
+    with pytest.raises(ValueError, match="labels hold 7"):
+        convention.from_file(np.array([0, 7]))
+
+
+def _oblique():
+    angle = 0.3
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return turn @ np.diag([-1.0, -1.2, 3.0, 1.0])
+
+
+AFFINES = {"RAS": RAS, "LPS": np.diag([-1.0, -1.0, 1.0, 1.0]), "oblique": _oblique()}
+
+
+@pytest.mark.parametrize("orientation", AFFINES)
+def test_scans_are_turned_to_ras_and_back(orientation, tmp_path):
+    affine = AFFINES[orientation]
+    # Stored with axes in another order too: superior, right, anterior.
+    axes = affine[:, [2, 0, 1, 3]]
+    folder = write_case(tmp_path, "x", affine=axes)
+    found = settle(find_cases([folder]))
+    scan = read_scan(found.cases[0], found.convention)
+    signs = np.sign(np.diag(affine)[:3])
+    right = slice(None, None, int(signs[0])), slice(None, None, int(signs[1]))
+    stored = volumes()[0]  # (superior, right, anterior)
+    np.testing.assert_array_equal(scan.x[0], np.moveaxis(stored, 0, 2)[right])
+    np.testing.assert_array_equal(scan.geometry.back(scan.x[0]), stored)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    np.testing.assert_allclose(scan.geometry.spacing, spacing)
+
+
+def broken(tmp_path, what):
+    folder = write_case(tmp_path, "x")
+    t1 = folder / "x_t1.nii.gz"
+    values, x = volumes()[1], volumes()
+    if what == "truncated":
+        t1.write_bytes(t1.read_bytes()[:-200])
+    if what == "no header":
+        t1.write_bytes(b"not a volume")
+    if what == "missing":
+        t1.unlink()
+    if what == "shape":
+        write(t1, values[:-1])
+    if what == "affine":
+        write(t1, values, RAS + np.eye(4, k=3))
+    if what == "nan":
+        values[3, 3, 3] = np.nan
+        write(t1, values)
+    if what == "zero":
+        write(t1, 0 * values)
+    if what == "5-D":
+        write(t1, np.stack([x, x], -1))
+    if what == "slice":
+        write(t1, values[:, :, :1])
+    if what == "label":
+        write(folder / "x_seg.nii.gz", 5 * classes())
+    if what == "fractions":
+        write(folder / "x_seg.nii.gz", classes() * 0.5)
+    return folder
+
+
+REASONS = {
+    "truncated": "cannot be read",
+    "no header": "cannot be read",
+    "missing": "t1 missing",
+    "shape": r"shape 9×8×7, x_t1.nii.gz 8×8×7",
+    "affine": "1.00 mm apart",
+    "nan": "t1 holds 1 voxels that are NaN",
+    "zero": "t1 is 0 everywhere",
+    "5-D": "has shape",
+    "slice": "a slice, not a volume",
+    "label": "BraTS 2017-2021 has only|names are those",
+    "fractions": "no labels",
+}
+
+
+@pytest.mark.parametrize("what", REASONS)
+def test_a_broken_case_is_refused_in_one_sentence(what, tmp_path):
+    write_case(tmp_path, "good")
+    broken(tmp_path, what)
+    found = find_cases([tmp_path])
+    if what == "label":
+        with pytest.raises(ValueError, match="names are those"):
+            settle(found)
+    settle(found, convention_named("brats2021"))
+    scans = list(read_scans(found, skip_bad=True))
+    assert [scan.name for scan in scans] == ["good"]
+    assert list(found.refused) == ["x"]
+    assert re.search(REASONS[what], found.refused["x"]), found.refused["x"]
+    assert "\n" not in found.refused["x"]
+    if what not in ("missing",):
+        with pytest.raises(ValueError, match="case x: "):
+            list(read_scans(settle(find_cases([tmp_path]), convention_named("brats2021"))))
+
+
+def test_a_folder_without_a_case_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no case in .*_t1ce.nii.gz"):
+        find_cases([tmp_path])
+    with pytest.raises(ValueError, match="does not exist"):
+        find_cases([tmp_path / "none"])
+    (tmp_path / "note.txt").write_text("?")
+    with pytest.raises(ValueError, match="neither a folder"):
+        find_cases([tmp_path / "note.txt"])
+    write_case(tmp_path / "a", "x")
+    write_case(tmp_path / "b", "x")
+    with pytest.raises(ValueError, match="two cases are called x"):
+        find_cases([tmp_path])
+
+
+def test_a_case_without_labels_can_be_read(tmp_path):
+    folder = write_case(tmp_path, "x")
+    (folder / "x_seg.nii.gz").unlink()
+    found, scans = read(tmp_path)
+    assert scans[0].classes is None and found.convention is None
+    assert len(MODALITIES) == len(scans[0].x)

@@ -1,0 +1,110 @@
+"""Laws of the synthetic tumours: deterministic, inside the brain, and not solved by intensity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from keelnet.data.brain import load_icbm152
+from keelnet.data.cases import find_cases
+from keelnet.data.conventions import EDEMA, ENHANCING, NECROSIS, REGIONS
+from keelnet.data.growth import Growth
+from keelnet.data.scans import read_scans, settle
+from keelnet.data.synthetic import Synthesis
+from keelnet.data.tumours import Tumours
+from keelnet.experiments.synthesis import synthesise
+
+HARD = [Synthesis(seed=3, resolution=4).case(number) for number in range(6)]
+
+
+def test_a_case_is_the_same_every_time_and_another_for_another_number():
+    again = Synthesis(seed=3, resolution=4).case(2)
+    np.testing.assert_array_equal(again.x, HARD[2].x)
+    np.testing.assert_array_equal(again.lesions.classes, HARD[2].lesions.classes)
+    assert not np.array_equal(HARD[0].x, HARD[1].x)
+    assert not np.array_equal(Synthesis(seed=4, resolution=4).case(2).x, HARD[2].x)
+
+
+def test_lesions_lie_in_the_brain_and_look_alikes_away_from_the_tumour():
+    for case in HARD:
+        brain = case.x[0] > 0
+        for modality in case.x:
+            assert np.array_equal(modality > 0, brain) and np.isfinite(modality).all()
+        classes, mimics = case.lesions.classes, case.lesions.mimics
+        assert {NECROSIS, EDEMA, ENHANCING} <= set(np.unique(classes))
+        assert not (classes[~brain].any() or mimics[~brain].any())
+        away = ndimage.distance_transform_edt(classes == 0) * 4
+        assert mimics.any() and away[mimics > 0].min() > 4
+
+
+def test_look_alikes_have_the_signal_of_tumour():
+    """Else a threshold would tell them apart, and the task would need no context."""
+    apart = []
+    for case in HARD:
+        for label in (EDEMA, ENHANCING):
+            own, other = (part == label for part in (case.lesions.classes, case.lesions.mimics))
+            inner = [ndimage.binary_erosion(mask) for mask in (own, other)]
+            if all(mask.sum() > 5 for mask in inner):
+                means = [case.x[0][mask].mean() for mask in inner]
+                apart.append(means[1] / means[0] - 1)
+    assert len(apart) >= 3 and abs(np.median(apart)) < 0.15
+
+
+def test_easy_tumours_have_no_look_alikes_and_some_do_not_enhance():
+    easy = [Synthesis(1, 4, tumours=Tumours(easy=True)).case(number) for number in range(20)]
+    assert not any(case.lesions.mimics.any() for case in easy)
+    kinds = [set(np.unique(case.lesions.classes)) for case in easy]
+    assert any(ENHANCING not in kind for kind in kinds)
+    assert any(ENHANCING in kind for kind in kinds)
+
+
+def test_volumes_are_near_those_of_real_sets():
+    """Medians of published sets: necrosis 12, edema 54, enhancing 15 ml; 4 mm voxels are coarse."""
+    cases = [Synthesis(5, 4).case(number).lesions.classes for number in range(16)]
+    for label, wanted in ((NECROSIS, 12), (EDEMA, 54), (ENHANCING, 15)):
+        median = np.median([(classes == label).sum() * 0.064 for classes in cases])
+        assert wanted / 2.5 < median < wanted * 2.5
+    assert set(REGIONS) == {"WT", "TC", "ET"}
+
+
+def test_growth_keeps_cells_between_0_and_1_out_of_csf_and_faster_in_white_matter():
+    gm, wm = np.zeros((30, 9, 9), np.float32), np.zeros((30, 9, 9), np.float32)
+    wm[:15], gm[15:28] = 1, 1
+    seed = np.zeros_like(wm)
+    seed[15, 4, 4] = seed[14, 4, 4] = 1
+    cells = Growth(0.2, 0.03).grown(gm, wm, seed, 2.0, target_ml=1e9, days=300)
+    assert cells.min() >= 0 and cells.max() <= 1 + 1e-6
+    assert not cells[28:].any()
+    front = cells[:, 4, 4] > 0.3
+    assert front[:15].sum() > front[15:].sum()
+    # Without reaction nothing is made or lost.
+    still = Growth(0.2, 0.0).grown(gm, wm, seed, 2.0, target_ml=1e9, days=300)
+    assert still.sum() == pytest.approx(2, rel=1e-4)
+
+
+def test_the_atlas_has_one_brain_at_2_and_at_4_mm():
+    fine, coarse = load_icbm152(2), load_icbm152(4)
+    assert coarse.voxel_size == pytest.approx(4)
+    assert coarse.mask.sum() * 8 == pytest.approx(fine.mask.sum(), rel=0.03)
+    centres = []
+    for atlas in (fine, coarse):
+        place = np.argwhere(atlas.wm > 0.5).mean(0)
+        centres.append(atlas.affine[:3, :3] @ place + atlas.affine[:3, 3])
+    np.testing.assert_allclose(*centres, atol=1)
+    with pytest.raises(ValueError, match="1, 2 or 4"):
+        load_icbm152(3)
+
+
+@pytest.mark.parametrize("layout", ["brats2021", "brats2023", "msd"])
+def test_what_is_written_is_read_again(layout, tmp_path):
+    out = tmp_path / layout
+    assert len(list(synthesise(out, 2, seed=3, layout=layout, resolution=4))) == 2
+    found = settle(find_cases([out]))
+    assert found.convention.name == layout
+    for scan, case in zip(read_scans(found), HARD[:2], strict=True):
+        np.testing.assert_array_equal(scan.classes, case.lesions.classes)
+        np.testing.assert_allclose(scan.x, case.x, atol=0.5)
+    assert (out / "contact_sheet.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="not an empty folder"):
+        list(synthesise(out, 1))
