@@ -1,6 +1,8 @@
 """Runs: the folder is whole, repeatable, readable again, and never lost."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -156,3 +158,48 @@ def test_a_broken_run_folder_is_named(finished, tmp_path, broken):
 
 def test_progress_is_on_the_recipe_s_device():
     assert next(problem(SMALL).network.parameters()).device == torch.device("cpu")
+
+
+def contents(folder):
+    """What a run must repeat: everything but the times."""
+    weights = (folder / "weights.safetensors").read_bytes()
+    history = [{**line, "seconds": 0} for line in load_run(folder).history]
+    return weights, history, {**load_run(folder).scores, "seconds": 0}
+
+
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_an_interrupted_run_goes_on_to_the_same_weights(overwritten, tmp_path):
+    recipe = replace(SMALL, epochs=4, threads=1)  # rounding depends on the number of threads
+    list(train(recipe, tmp_path / "whole"))
+    folder = tmp_path / "cut"
+    if overwritten:
+        list(train(SMALL, folder))
+    code = (
+        "import sys, os, pathlib\n"
+        "from dataclasses import replace\n"
+        "from keelnet.experiments.recipes import Recipe\n"
+        "from keelnet.experiments.runs import train\n"
+        f"recipe = {recipe!r}\n"
+        f"steps = train(recipe, pathlib.Path({str(folder)!r}), {overwritten})\n"
+        "[next(steps) for _ in range(2)]\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    with pytest.raises(ValueError, match="other settings .rate"):
+        list(train(replace(recipe, rate=1e-3), folder, resume=True))
+    steps = list(train(recipe, folder, resume=True))
+    assert [step.epoch for step in steps] == [3, 4]
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert not (folder / "state.pt").exists()
+    with pytest.raises(ValueError, match="no interrupted run"):
+        list(train(recipe, folder, resume=True))
+
+
+def test_a_broken_state_is_refused(tmp_path):
+    next(train(SMALL, tmp_path / "run"))
+    (tmp_path / "run" / "state.pt").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="cannot be gone on with"):
+        list(train(SMALL, tmp_path / "run", resume=True))
+    with pytest.raises(ValueError, match="not both"):
+        list(train(SMALL, tmp_path / "run", overwrite=True, resume=True))

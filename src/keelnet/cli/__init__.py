@@ -62,7 +62,8 @@ def _guarded(arguments: list[str], debug: bool) -> int:
 
 def _stopped() -> int:
     return fail(
-        "stopped; a new folder keeps its best weights, an overwritten one its old files", 130
+        "stopped; a new folder can be gone on with (--resume), an overwritten one keeps its old files",
+        130,
     )
 
 

@@ -32,6 +32,9 @@ def train(
     overwrite: Overwrite = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after this time instead.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run in that folder.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a setting of the recipe: key=value, repeatable."),
@@ -43,7 +46,7 @@ def train(
 
     chosen = _budgeted(recipe_named(recipe), epochs, minutes).with_settings(settings or [])
     folder = out or Path("runs") / chosen.name
-    _follow(chosen, run(chosen, folder, overwrite))
+    _follow(chosen, run(chosen, folder, overwrite, resume))
     _print_scores(folder)
     say(f"written to {folder}")
 

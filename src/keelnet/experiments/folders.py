@@ -24,6 +24,7 @@ class OutputFolder:
     path: Path
     staged: bool
     existed: bool
+    reopened: bool = False
 
     @classmethod
     def claim(cls, path: Path, overwrite: bool, whole: bool = False) -> OutputFolder:
@@ -43,6 +44,16 @@ class OutputFolder:
         _require_writable(path)
         return cls(path, occupied or whole, path.exists())
 
+    @classmethod
+    def reopen(cls, path: Path, sign: str) -> OutputFolder:
+        """What an interrupted run left, known by its file ``sign``; raises ValueError where there is none."""
+        for staged in (True, False):
+            folder = cls(path, staged, True, reopened=True)
+            if (folder.root / sign).is_file():
+                _require_writable(path)
+                return folder
+        raise ValueError(f"{path} holds no interrupted run (no {sign}): start one without --resume")
+
     @property
     def root(self) -> Path:
         """Where files are written now."""
@@ -50,6 +61,8 @@ class OutputFolder:
 
     def __enter__(self) -> OutputFolder:
         """Take the folder: making it (or the staging in it) is what keeps a second run out."""
+        if self.reopened:
+            return self
         try:
             if self.staged:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -115,6 +128,10 @@ class OutputFolder:
             Path(temporary).unlink(missing_ok=True)
             raise
         return target
+
+    def remove(self, name: str) -> None:
+        """A file that is no longer needed; none is fine."""
+        (self.root / name).unlink(missing_ok=True)
 
     def write_text(self, name: str, content: str) -> Path:
         """``write_bytes`` in UTF-8."""

@@ -13,7 +13,8 @@ from keelnet.analysis.scores import accuracy, dice, mean_of
 from keelnet.data import digits, tissue_slices
 from keelnet.data.samples import Samples
 from keelnet.experiments.recipes import Recipe
-from keelnet.learning.descent import SGD, Adam, Budget, Method, Score, Training
+from keelnet.learning.descent import Budget, Score, Training
+from keelnet.learning.methods import SGD, Adam, Method
 from keelnet.learning.objective import Objective
 from keelnet.networks import architectures
 from keelnet.propagation import checkpointed, reversible, store_all

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from keelnet import __version__
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.problems import Problem, problem
 from keelnet.experiments.recipes import Recipe
-from keelnet.learning.descent import Progress, descend, predicted
+from keelnet.learning.descent import Progress, State, descend, predicted
+
+STATE = "state.pt"  # of a run that is not finished
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,55 @@ class Run:
     history: list[dict[str, Any]]
 
 
-def train(recipe: Recipe, out: Path, overwrite: bool = False) -> Iterator[Progress]:
+def train(
+    recipe: Recipe, out: Path, overwrite: bool = False, resume: bool = False
+) -> Iterator[Progress]:
     """Train by a recipe and leave a run folder; yields after every epoch.
 
     Written to ``out``: recipe.toml, history.jsonl (a line an epoch), weights.safetensors (of the
     best iterate so far, at every improvement), scores.json and pictures (at the end). An existing
     run is refused without ``overwrite``; with it, the old files stay until the new run is whole.
+    ``resume`` goes on with an interrupted run from its last whole epoch, to the same weights, bit for
+    bit, if the budget is epochs.
     Raises ValueError for a recipe that cannot work and a folder that cannot be written.
     """
-    folder = OutputFolder.claim(out, overwrite)
+    if resume and overwrite:
+        raise ValueError("choose --resume or --overwrite, not both")
+    folder = OutputFolder.reopen(out, STATE) if resume else OutputFolder.claim(out, overwrite)
+    earlier = _earlier(recipe, folder) if resume else None
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     task = problem(recipe)
     with folder:
-        yield from _descended(recipe, task, folder)
+        yield from _descended(recipe, task, folder, earlier)
 
 
-def _descended(recipe: Recipe, task: Problem, folder: OutputFolder) -> Iterator[Progress]:
+def _earlier(recipe: Recipe, folder: OutputFolder) -> State:
+    """The state that an interrupted run of this recipe left."""
+    try:
+        left = Recipe.from_toml((folder.root / "recipe.toml").read_text())
+        state = torch.load(folder.root / STATE, weights_only=True)
+    except Exception as error:  # bytes that are no state may make the reader raise anything
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder.root} cannot be gone on with: {reason}") from None
+    if left != recipe:
+        changed = [key for key, value in asdict(recipe).items() if asdict(left)[key] != value]
+        raise ValueError(
+            f"{folder.root} was begun with other settings ({', '.join(changed)}); resume with its own"
+        )
+    return State(**state)
+
+
+def _descended(
+    recipe: Recipe, task: Problem, folder: OutputFolder, earlier: State | None
+) -> Iterator[Progress]:
     generator = torch.Generator().manual_seed(recipe.seed)
-    best: Progress | None = None
-    history: list[dict[str, Any]] = []
+    history = _history(folder, earlier)
+    best = max(
+        (line for line in history if line["best"]),
+        key=lambda line: int(line["epoch"]),
+        default=None,
+    )
     for progress in descend(
         task.network,
         task.objective,
@@ -60,14 +92,16 @@ def _descended(recipe: Recipe, task: Problem, folder: OutputFolder) -> Iterator[
         task.score,
         generator,
         time.monotonic,
+        earlier,
     ):
         if not history:  # a run that fails before its first epoch leaves nothing
             folder.write_text("recipe.toml", tomli_w.dumps(recipe.as_table()))
         history.append(as_line(progress))
         folder.write_text("history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         if progress.best:
-            best = progress
+            best = history[-1]
             folder.write_bytes("weights.safetensors", weights_as_bytes(task.network))
+        folder.write_bytes(STATE, _as_bytes(progress.state))  # last: it vouches for the others
         yield progress
     if best is None:
         raise ValueError(
@@ -77,6 +111,21 @@ def _descended(recipe: Recipe, task: Problem, folder: OutputFolder) -> Iterator[
     _draw(recipe, task, history, folder)
     # Last, since a run with scores counts as finished.
     folder.write_text("scores.json", json.dumps(scores, indent=2) + "\n")
+    folder.remove(STATE)
+
+
+def _history(folder: OutputFolder, earlier: State | None) -> list[dict[str, Any]]:
+    """The lines up to the state: one more may have been written before the end came."""
+    if earlier is None:
+        return []
+    lines = (folder.root / "history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines][: earlier.epoch]
+
+
+def _as_bytes(state: State) -> bytes:
+    file = io.BytesIO()
+    torch.save({each.name: getattr(state, each.name) for each in fields(state)}, file)
+    return file.getvalue()
 
 
 def as_line(progress: Progress) -> dict[str, Any]:
@@ -96,10 +145,12 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def final_scores(recipe: Recipe, task: Problem, best: Progress, seconds: float) -> dict[str, Any]:
+def final_scores(
+    recipe: Recipe, task: Problem, best: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     """What scores.json holds: validation_accuracy, or validation_dice by tissue and its mean."""
     scores: dict[str, Any] = {"recipe": recipe.name}
-    values = {name: _number(value) for name, value in best.scores.items()}
+    values = best["scores"]
     if "mean_dice" in values:
         scores["validation_dice"] = {k: v for k, v in values.items() if k != "mean_dice"}
         scores["validation_dice_mean"] = values["mean_dice"]
@@ -107,7 +158,7 @@ def final_scores(recipe: Recipe, task: Problem, best: Progress, seconds: float) 
         scores["validation_accuracy"] = values["accuracy"]
     scores |= corrupted_scores(task)
     return scores | {
-        "best_epoch": best.epoch,
+        "best_epoch": best["epoch"],
         "seconds": seconds,
         "parameters": sum(value.numel() for value in task.network.parameters()),
         "seed": recipe.seed,

@@ -31,7 +31,7 @@ def synthesise(
     resolution: int = 2,
     easy: bool = False,
 ) -> Iterator[str]:
-    """Write a set into a new or empty folder; yields each case's name. Of a set cut short, whole files remain.
+    """Write a set into a new or empty folder; yields each case's name. Nothing remains of a set cut short.
 
     Raises ValueError for an unknown layout or resolution, and where the folder holds something.
     """
@@ -40,7 +40,7 @@ def synthesise(
     synthesis = Synthesis(seed, resolution, tumours=Tumours(easy=easy))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder; choose another")
-    with OutputFolder.claim(out, overwrite=False) as folder:
+    with OutputFolder.claim(out, overwrite=False, whole=True) as folder:
         shown: list[tuple[str, SyntheticCase]] = []
         for name, case in write_cases(synthesis, folder.root, cases, layout):
             if len(shown) < SHOWN:

@@ -4,76 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keelnet.data.samples import Samples
+from keelnet.learning.methods import Method, require_positive, require_share
 from keelnet.learning.objective import Objective
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
 Clock = Callable[[], float]
-
-
-class Method(ABC):
-    """A first-order method; ``rate`` is its largest step."""
-
-    rate: float
-
-    @abstractmethod
-    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over these parameters."""
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
-
-
-def _require_share(name: str, value: float, below: float) -> None:
-    if not isinstance(value, (int, float)) or not 0 <= value < below:
-        raise ValueError(f"{name} must be at least 0 and below {below:g}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class Adam(Method):
-    """Adam with decoupled weight decay (AdamW; plain Adam at decay 0)."""
-
-    rate: float = 1e-2
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_positive("rate", self.rate)
-        _require_share("decay", self.decay, math.inf)
-
-    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.decay)
-
-
-@dataclass(frozen=True)
-class SGD(Method):
-    """Stochastic gradient descent with Nesterov momentum."""
-
-    rate: float = 1e-1
-    momentum: float = 0.9
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_positive("rate", self.rate)
-        _require_share("momentum", self.momentum, 1)
-        _require_share("decay", self.decay, math.inf)
-
-    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            parameters,
-            lr=self.rate,
-            momentum=self.momentum,
-            weight_decay=self.decay,
-            nesterov=self.momentum > 0,
-        )
 
 
 @dataclass(frozen=True)
@@ -89,7 +32,7 @@ class Budget:
         if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
             raise ValueError(f"epochs must be an integer of at least 1, got {self.epochs!r}")
         if self.seconds is not None:
-            _require_positive("seconds", self.seconds)
+            require_positive("seconds", self.seconds)
 
     def spent(self, epochs: float, seconds: float) -> float:
         """The share of the budget that is gone, 0 … 1."""
@@ -116,9 +59,9 @@ class Training:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        _require_share("warmup", self.warmup, 1)
+        require_share("warmup", self.warmup, 1)
         if self.clip is not None:
-            _require_positive("clip", self.clip)
+            require_positive("clip", self.clip)
 
     def rate_factor(self, spent: float) -> float:
         """What the rate is multiplied by after this share of the budget."""
@@ -128,12 +71,29 @@ class Training:
 
 
 @dataclass(frozen=True)
+class State:
+    """Everything that a descent goes on from: ``descend(…, state)`` continues to the last bit.
+
+    network, optimiser: their state dictionaries; kept: the network's at its best score ``best``;
+    generator: its state. The tensors are the descent's own and change with its next epoch.
+    """
+
+    epoch: int
+    seconds: float
+    best: float
+    network: dict[str, Tensor]
+    kept: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    generator: Tensor
+
+
+@dataclass(frozen=True)
 class Progress:
     """The state of training after an epoch.
 
     terms: mean of each term of the objective over the epoch. scores: of the validation set.
     best: whether this is the best iterate so far. spent: share of the budget. seconds: since the
-    start.
+    start. state: what to go on from.
     """
 
     epoch: int
@@ -143,6 +103,7 @@ class Progress:
     terms: dict[str, float]
     scores: dict[str, float]
     best: bool
+    state: State = field(repr=False, compare=False)
 
 
 def descend(
@@ -153,17 +114,22 @@ def descend(
     score: Score,
     generator: torch.Generator,
     clock: Clock = time.monotonic,
+    state: State | None = None,
 ) -> Iterator[Progress]:
     """Train in place and yield after every epoch; at the end the network holds its best iterate.
 
     ``score`` maps validation logits and labels to numbers by name; training.goal is one of them.
     All randomness comes from ``generator``. A consumer that stops early and wants the best iterate
-    copies the parameters whenever ``best`` is true. Raises ValueError for a goal that score does
+    copies the parameters whenever ``best`` is true. With the ``state`` of an earlier descent of the same
+    arguments it goes on as if that had not stopped. Raises ValueError for a goal that score does
     not return and where the objective becomes non-finite (the best iterate is put back first).
     """
     loop = _Loop(network, objective, samples, training, score, generator, clock, clock())
     kept = _snapshot(network)
     best, epoch = -math.inf, 0
+    if state is not None:
+        loop.go_on_from(state)
+        best, epoch, kept = state.best, state.epoch, _copied(state.kept)
     try:
         while epoch == 0 or loop.spent(epoch) < 1:
             terms = loop.epoch(epoch)
@@ -173,7 +139,14 @@ def descend(
             if better:
                 best, kept = scores[training.goal], _snapshot(network)
             yield Progress(
-                epoch, loop.spent(epoch), loop.seconds(), loop.rate, terms, scores, better
+                epoch,
+                loop.spent(epoch),
+                loop.seconds(),
+                loop.rate,
+                terms,
+                scores,
+                better,
+                loop.state(epoch, best, kept),
             )
     finally:
         network.load_state_dict(kept)
@@ -200,6 +173,25 @@ class _Loop:
 
     def seconds(self) -> float:
         return self.clock() - self.begin
+
+    def state(self, epoch: int, best: float, kept: dict[str, Tensor]) -> State:
+        """Everything that the descent goes on from after this epoch."""
+        return State(
+            epoch,
+            self.seconds(),
+            best,
+            self.network.state_dict(),
+            kept,
+            self.optimiser.state_dict(),
+            self.generator.get_state(),
+        )
+
+    def go_on_from(self, state: State) -> None:
+        """Be where an earlier descent was."""
+        self.network.load_state_dict(state.network)
+        self.optimiser.load_state_dict(state.optimiser)
+        self.generator.set_state(state.generator)
+        self.begin = self.clock() - state.seconds
 
     def spent(self, epochs: int) -> float:
         return self.training.budget.spent(epochs, self.seconds())
@@ -268,4 +260,8 @@ def predicted(
 
 
 def _snapshot(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return _copied(network.state_dict())
+
+
+def _copied(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in values.items()}

@@ -1,0 +1,46 @@
+"""Laws of the Haar transform: orthonormal, invertible, and its first channels are means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import randn
+
+from keelnet.analysis.memory import saved_bytes
+from keelnet.networks.wavelets import Haar
+
+SPACES = {1: (6,), 2: (4, 6), 3: (2, 4, 6)}
+
+
+@pytest.mark.parametrize("dim", SPACES)
+def test_it_keeps_lengths_and_can_be_undone(dim):
+    haar, x = Haar(dim), randn(2, 3, *SPACES[dim])
+    y = haar(x)
+    assert y.shape == (2, 3 * 2**dim, *(side // 2 for side in SPACES[dim]))
+    torch.testing.assert_close(y.norm(), x.norm(), rtol=1e-14, atol=0)
+    torch.testing.assert_close(haar.inverse(y), x, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(haar(haar.inverse(y)), y, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("dim", SPACES)
+def test_a_constant_has_no_differences(dim):
+    y = Haar(dim)(torch.full((1, 2, *SPACES[dim]), 3.0, dtype=torch.float64))
+    assert torch.allclose(y[:, :2], torch.tensor(3.0 * 2 ** (dim / 2), dtype=torch.float64))
+    assert not y[:, 2:].any()
+
+
+def test_it_saves_nothing_and_its_gradient_is_its_inverse():
+    haar, x = Haar(3), randn(1, 2, 4, 4, 4).requires_grad_()
+    assert saved_bytes(lambda: haar(x)) == 0
+    g = randn(1, 16, 2, 2, 2, seed=1)
+    (pulled,) = torch.autograd.grad(haar(x), x, g)
+    torch.testing.assert_close(pulled, haar.inverse(g))
+
+
+def test_what_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match="even sides"):
+        Haar(2)(torch.zeros(1, 1, 4, 5))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Haar(2).inverse(torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="2 space axes"):
+        Haar(2)(torch.zeros(1, 1, 4))
