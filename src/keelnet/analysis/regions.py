@@ -1,0 +1,129 @@
+"""Regions: how well a predicted tumour agrees with the true one, region by region and lesion by lesion."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from keelnet.data.conventions import REGIONS
+
+Mask = NDArray[np.bool_]
+
+# A region or lesion found where there is none, or missed: the distance that BraTS counts, in mm.
+MISSED = 374.0
+SMALLEST = 50  # voxels; smaller lesions are not counted lesion by lesion
+_CUBE = np.ones((3, 3, 3), bool)
+
+
+@dataclass(frozen=True)
+class RegionScore:
+    """Of one region of one case. Both empty: Dice 1, HD95 0; one of them empty: 0 and `MISSED`.
+
+    dice = 2 |A ∩ B| / (|A| + |B|). hd95: 95th percentile of the distances between the surfaces, mm, the larger of both
+    directions. sensitivity = TP / (TP + FN), specificity = TN / (TN + FP), nan where undefined.
+    lesion_dice, lesion_hd95: means over lesions by the rules of BraTS 2023: components of the truth joined by a
+    dilation of one voxel, each with the predicted components that touch it; lost and invented lesions
+    score 0 and `MISSED`. Volumes in ml.
+    """
+
+    dice: float
+    hd95: float
+    sensitivity: float
+    specificity: float
+    lesion_dice: float
+    lesion_hd95: float
+    predicted_ml: float
+    true_ml: float
+
+
+def region_scores(
+    predicted: NDArray[np.uint8], truth: NDArray[np.uint8], spacing: Sequence[float]
+) -> dict[str, RegionScore]:
+    """The scores of WT, TC and ET. predicted, truth: classes as in `conventions`; spacing: mm along each axis."""
+    if predicted.shape != truth.shape:
+        raise ValueError(
+            f"predicted and truth must have one shape, got {predicted.shape} and {truth.shape}"
+        )
+    return {
+        name: _score(np.isin(predicted, classes), np.isin(truth, classes), spacing)
+        for name, classes in REGIONS.items()
+    }
+
+
+def _score(found: Mask, true: Mask, spacing: Sequence[float]) -> RegionScore:
+    both = float((found & true).sum())
+    voxel_ml = float(np.prod(spacing)) / 1000
+    lesion_dice, lesion_hd95 = _by_lesion(found, true, spacing)
+    outside = float((~true).sum())
+    return RegionScore(
+        dice=region_dice(found, true),
+        hd95=hausdorff95(found, true, spacing),
+        sensitivity=both / float(true.sum()) if true.any() else float("nan"),
+        specificity=float((~found & ~true).sum()) / outside if outside else float("nan"),
+        lesion_dice=lesion_dice,
+        lesion_hd95=lesion_hd95,
+        predicted_ml=float(found.sum()) * voxel_ml,
+        true_ml=float(true.sum()) * voxel_ml,
+    )
+
+
+def region_dice(found: Mask, true: Mask) -> float:
+    """2 |A ∩ B| / (|A| + |B|); 1 where both are empty."""
+    size = float(found.sum()) + float(true.sum())
+    return 2 * float((found & true).sum()) / size if size else 1.0
+
+
+def hausdorff95(found: Mask, true: Mask, spacing: Sequence[float]) -> float:
+    """The 95th percentile of surface distances in mm, the larger of both directions; computed by MONAI."""
+    if not found.any() and not true.any():
+        return 0.0
+    if not found.any() or not true.any():
+        return MISSED
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations on import, none about numbers
+        from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    box = _box(found | true)
+    one, other = (
+        torch.from_numpy(mask[box].astype(np.float32))[None, None] for mask in (found, true)
+    )
+    distance = compute_hausdorff_distance(
+        one, other, include_background=True, percentile=95, spacing=list(spacing)
+    )
+    return float(distance[0, 0])
+
+
+def _box(mask: Mask) -> tuple[slice, ...]:
+    """Around what is marked, with a voxel of margin so that surfaces stay surfaces."""
+    return tuple(
+        slice(max(0, cut.start - 1), cut.stop + 1)
+        for cut in ndimage.find_objects(mask.astype(np.uint8))[0]
+    )
+
+
+def _by_lesion(found: Mask, true: Mask, spacing: Sequence[float]) -> tuple[float, float]:
+    joined, count = ndimage.label(ndimage.binary_dilation(true, _CUBE), _CUBE)
+    parts, pieces = ndimage.label(found, _CUBE)
+    touched: set[int] = set()
+    scores: list[tuple[float, float]] = []
+    for lesion in range(1, count + 1):
+        region = joined == lesion
+        own = true & region
+        near = set(np.unique(parts[region]).tolist()) - {0}
+        touched |= near
+        if own.sum() <= SMALLEST:
+            continue
+        guess = np.isin(parts, list(near))
+        scores.append((region_dice(guess, own), hausdorff95(guess, own, spacing)))
+    sizes = np.bincount(parts.ravel(), minlength=pieces + 1)
+    invented = [n for n in range(1, pieces + 1) if n not in touched and sizes[n] > SMALLEST]
+    scores += [(0.0, MISSED)] * len(invented)
+    if not scores:
+        return 1.0, 0.0
+    dice, distance = np.mean(scores, axis=0)
+    return float(dice), float(distance)
