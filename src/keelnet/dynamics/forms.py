@@ -95,10 +95,10 @@ def _is_own(form: Form) -> bool:
     return plain and type(form.kernel) in _PARTS and type(form.norm) in _PARTS
 
 
-def identity_weight(kernel: Kernel, dtype: torch.dtype) -> Tensor:
+def identity_weight(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The weight of a square kernel whose map is the identity."""
-    unit = torch.zeros(kernel.weight_shape, dtype=dtype)
-    channels = torch.arange(kernel.outputs)
+    unit = torch.zeros(kernel.weight_shape, dtype=dtype, device=device)
+    channels = torch.arange(kernel.outputs, device=device)
     if isinstance(kernel, ConvKernel):
         centre = tuple(size // 2 for size in kernel.stencils)
         places: tuple[Any, ...] = (channels, channels % kernel.weight_shape[1], *centre)

@@ -107,6 +107,8 @@ def general_obstacle(problem: Problem) -> str | None:
         return "the strategy is not one of keelnet's"
     tensors = problem.tensors
     first = tensors[0]
+    if any(x.device != first.device for x in tensors):
+        return "there are tensors on more than one device"
     if any(x.dtype != first.dtype for x in tensors) or torch.is_autocast_enabled(first.device.type):
         return "the numbers have more than one type (autocast?)"
     if first.dtype not in (torch.float32, torch.float64):

@@ -1,4 +1,4 @@
-"""The conv engine: oneDNN's convolutions on states whose channels lie last in memory, one pass for the rest."""
+"""The conv engine: oneDNN's or cuDNN's convolutions on states whose channels lie last in memory, one pass for the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keelnet.dynamics.norms import InstanceNorm
 from keelnet.propagation.engines.conv_products import ConvProducts, Prepared
 from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.products import Products
-from keelnet.propagation.engines.sweep import Sweep
+from keelnet.propagation.engines.sweep import DEVICES, Sweep
 from keelnet.propagation.engines.swept import Swept
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -76,8 +76,11 @@ class Conv(Swept):
 
     def obstacle(self, problem: Problem) -> str | None:
         assert problem.moves is not None
-        if problem.state[0].device.type != "cpu":
-            return "it runs on the processor"
+        device = problem.state[0].device.type
+        if device not in DEVICES:
+            return f"it runs on {' and '.join(DEVICES)}"
+        if device != "cpu" and self.precision == "bfloat16":
+            return "its products in bfloat16 are oneDNN's, on the processor"
         forms = [move.form for move in problem.moves[0] if move.form is not None]
         if not all(type(form.kernel) is ConvKernel for form in forms):
             return "the kernel is no convolution"

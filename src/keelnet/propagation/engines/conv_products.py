@@ -3,6 +3,7 @@
 States keep their channels last in memory. torch's own rule sends small batches of one sample to a
 plain loop, up to 17 times slower than oneDNN; here products call oneDNN themselves, and the gradient
 of the weight sees one sample as two halves with a halo. A convolution in one dimension is one in two.
+On other devices than the processor all products are torch's own.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class ConvProducts:
         fuses = x.dtype == onto.dtype and not self._bfloat16 and x.numel() > 0
         if (
             fuses
+            and x.device.type == "cpu"
             and flat.is_contiguous(memory_format=_LAST[flat.ndim])
             and _sums(flat.ndim, x.dtype)
         ):

@@ -15,7 +15,7 @@ from keelnet.propagation.engines import block_loop
 from keelnet.propagation.engines.effective import effective_weight
 from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.products import Products
-from keelnet.propagation.engines.sweep import Sweep
+from keelnet.propagation.engines.sweep import DEVICES, Sweep
 from keelnet.propagation.engines.swept import Swept
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -54,7 +54,7 @@ class DenseSweep(Sweep):
     def products(self, form: Form, layer: int) -> Products:
         weight = self.layers(f"weight{form.suffix}")[layer]
         if form.inner not in self._buffers:
-            self._buffers[form.inner] = torch.empty((self.rows, form.inner), dtype=weight.dtype)
+            self._buffers[form.inner] = weight.new_empty((self.rows, form.inner))
         return DenseProducts(
             effective_weight(form, weight), form.adjoint, self._buffers[form.inner]
         )
@@ -67,8 +67,8 @@ class Dense(Swept):
 
     def obstacle(self, problem: Problem) -> str | None:
         assert problem.moves is not None
-        if problem.state[0].device.type != "cpu":
-            return "it runs on the processor"
+        if problem.state[0].device.type not in DEVICES:
+            return f"it runs on {' and '.join(DEVICES)}"
         forms = [move.form for move in problem.moves[0] if move.form is not None]
         if not all(type(form.kernel) is DenseKernel for form in forms):
             return "the kernel is a convolution"
@@ -78,7 +78,7 @@ class Dense(Swept):
 
     def reason(self, problem: Problem) -> str:
         widths = " and ".join(str(part.shape[-1]) for part in problem.state)
-        found = block_loop.obstacle(problem)
+        found = _blocks_obstacle(problem)
         if found is None:
             return (
                 f"dense layers of {widths} channels: product, activation and move in one, compiled"
@@ -95,7 +95,14 @@ class Dense(Swept):
         return tuple(a.reshape(part.shape) for a, part in zip(arrays, like, strict=True))
 
     def loop(self, problem: Problem) -> Loop:
-        if block_loop.obstacle(problem) is None:
+        if _blocks_obstacle(problem) is None:
             return block_loop.BlockLoop(problem)
         part = problem.state[0]
         return DenseSweep(problem, rows=part.numel() // part.shape[-1])
+
+
+def _blocks_obstacle(problem: Problem) -> str | None:
+    """Why the compiled blocks cannot take the propagation; None if they can."""
+    if problem.state[0].device.type != "cpu":
+        return "blocks run on the processor"
+    return block_loop.obstacle(problem)

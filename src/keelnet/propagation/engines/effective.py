@@ -16,10 +16,14 @@ def effective_weight(form: Form, weight: Tensor) -> Tensor:
     skew = form.kernel.antisymmetric(weight)
     if not bool(torch.as_tensor(form.damping) > 0):
         return skew
-    return skew - 0.5 * form.damping * identity_weight(form.kernel, weight.dtype)
+    return skew - 0.5 * form.damping * _identity(form, weight)
 
 
 def own_gradients(form: Form, effective: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients by a damped form's K and by γ, from that by its effective weight (layers first)."""
-    damping = -0.5 * (effective * identity_weight(form.kernel, effective.dtype)).sum()
+    damping = -0.5 * (effective * _identity(form, effective)).sum()
     return form.kernel.antisymmetric(effective), damping
+
+
+def _identity(form: Form, like: Tensor) -> Tensor:
+    return identity_weight(form.kernel, like.dtype, like.device)

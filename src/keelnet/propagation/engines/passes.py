@@ -1,14 +1,14 @@
 """Passes: what engines do to whole arrays entry by entry, each number read and written once.
 
-Arrays are (rows, channels), contiguous, on the processor; `as_rows` sees a state so. Activations that
+Arrays are (rows, channels), contiguous; `as_rows` sees a state so. On the processor the activations that
 `bends` knows run compiled, on torch's threads; every other one, and all of them where Numba is
-missing, by operations of torch. Sums depend on the number of threads, and on nothing else.
+missing, by operations of torch. Sums depend on the number of threads, and on nothing else. On other
+devices torch.compile compiles them (`device_passes`).
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,21 +16,14 @@ from torch import Tensor
 
 from keelnet.dynamics.activations import KNOWN, Activation
 from keelnet.dynamics.norms import ChannelNorm, InstanceNorm, Norm
+from keelnet.propagation.engines.slopes import BY_VALUE
 
 if TYPE_CHECKING:
     from keelnet.propagation.engines.compiled_passes import CompiledPasses
+    from keelnet.propagation.engines.device_passes import DevicePasses
 
 _TYPES = (torch.float32, torch.float64)
-
-# f' from f(x), where it follows from that.
-_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda r: 1 - r * r,
-    "relu": lambda r: (r > 0).to(r.dtype),
-    "identity": torch.ones_like,
-    "leaky_relu": lambda r: torch.full_like(r, 0.01).masked_fill_(r > 0, 1.0),
-    "sigmoid": lambda r: r * (1 - r),
-    "elu": lambda r: torch.where(r > 0, torch.ones_like(r), r + 1),
-}
+_PROCESSOR = torch.device("cpu")
 
 
 def as_rows(state: Tensor, channel_axis: int) -> Tensor:
@@ -52,13 +45,16 @@ class Passes:
     keeps_value: bool  # whether ``kept`` is f(a); else it is a
 
     def __init__(
-        self, activation: Activation, norm: Norm | None = None, dtype: torch.dtype = torch.float32
+        self,
+        activation: Activation,
+        norm: Norm | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = _PROCESSOR,
     ) -> None:
         self._activation, self._norm, self._dtype = activation, norm, dtype
-        known = KNOWN.get(activation.name)
-        own = known is not None and known.function is activation.function
-        self.keeps_value = own and activation.name in _SLOPES
-        self._compiled = _compiled(activation, norm, dtype)
+        self.keeps_value = _is_own(activation) and activation.name in BY_VALUE
+        made = _compiled if device.type == "cpu" else _of_device
+        self._compiled = made(activation, norm, dtype)
         self.native = self._compiled is not None
 
     def bend(
@@ -177,7 +173,7 @@ class Passes:
 
     def _slope(self, kept: Tensor) -> Tensor:
         if self.keeps_value:
-            return _SLOPES[self._activation.name](kept)
+            return BY_VALUE[self._activation.name](kept)
         with torch.enable_grad():
             a = kept.detach().requires_grad_()
             return torch.autograd.grad(self._activation(a).sum(), a)[0]
@@ -186,6 +182,24 @@ class Passes:
 def _add_rows(sums: Tensor | None, rows: Tensor) -> None:
     if sums is not None:
         sums.add_(rows.sum(0) if sums.ndim else rows.sum())
+
+
+def _is_own(activation: Activation) -> bool:
+    """Whether it is keelnet's, and does not only bear the name."""
+    known = KNOWN.get(activation.name)
+    return known is not None and known.function is activation.function
+
+
+def _of_device(
+    activation: Activation, norm: Norm | None, dtype: torch.dtype
+) -> DevicePasses | None:
+    if not _is_own(activation) or dtype not in _TYPES:
+        return None
+    if not (norm is None or type(norm) is ChannelNorm or type(norm) is InstanceNorm):
+        return None
+    from keelnet.propagation.engines.device_passes import DevicePasses
+
+    return DevicePasses(activation.name, norm)
 
 
 def _compiled(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 SMALL = 1 << 20  # below, the allocator of torch keeps memory itself
 SHARE = 8  # an eighth of the machine's memory may wait for its next use
+PROCESSOR = torch.device("cpu")
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
 
@@ -70,12 +71,15 @@ class _Pool:
 _POOL = _Pool()
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor; large ones come from the pool and return to it by themselves."""
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = PROCESSOR) -> Tensor:
+    """An uninitialised tensor; large ones come from the pool and return to it by themselves.
+
+    Other devices than the processor have torch's own pool.
+    """
     count = math.prod(shape)
     size = count * dtype.itemsize
-    if size < SMALL or dtype not in _NUMPY:
-        return torch.empty(shape, dtype=dtype)
+    if size < SMALL or dtype not in _NUMPY or device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
     buffer = _POOL.take(size)
     lease = np.frombuffer(buffer, _NUMPY[dtype], count).view(_Lease)
     weakref.finalize(lease, _POOL.give_back, buffer).atexit = False
@@ -83,8 +87,10 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return (flat if flat.dtype == dtype else flat.view(dtype)).reshape(shape)
 
 
-def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = PROCESSOR) -> Tensor:
     """The same, filled with zeros."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
     if math.prod(shape) * dtype.itemsize < SMALL and dtype in (torch.float32, torch.float64):
         return torch.from_numpy(np.zeros(shape, _NUMPY[dtype]))  # wakes no thread, touches no page
     return empty(shape, dtype).zero_()

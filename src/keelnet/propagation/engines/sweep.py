@@ -5,7 +5,8 @@ and moves the target. Backward: one pass that pulls the gradient through f (and,
 methods, takes the move back), the product with Lᵀ that carries it on, and the product that gives
 the weight's gradient. What is kept of a layer lies in buffers that are used again.
 
-Every array is (rows, channels): a row is a sample, or a point of a sample.
+Every array is (rows, channels): a row is a sample, or a point of a sample. All of them are on the
+device of the state.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from keelnet.propagation.engines.passes import Passes
 from keelnet.propagation.engines.products import Products
 from keelnet.propagation.engines.record import Record
 from keelnet.propagation.problem import Move, Problem
+
+DEVICES = ("cpu", "cuda")  # for which products and passes are written
 
 
 @dataclass
@@ -51,15 +54,15 @@ class Sweep(Loop):
     def passes(self, form: Form) -> Passes:
         """Of this form; made once."""
         if id(form) not in self._passes:
-            dtype = self.problem.state[0].dtype
-            self._passes[id(form)] = Passes(form.activation, form.norm, dtype)
+            first = self.problem.state[0]
+            self._passes[id(form)] = Passes(form.activation, form.norm, first.dtype, first.device)
         return self._passes[id(form)]
 
     def want(self, controls: frozenset[str]) -> None:
         for name in controls:
             like = self.problem.controls[name]
             make = pool.empty if name.startswith("weight") else pool.zeros  # weights' begin afresh
-            self.sums[name] = make(tuple(like.shape), like.dtype)
+            self.sums[name] = make(tuple(like.shape), like.dtype, like.device)
 
     def totals(self) -> dict[str, Tensor]:
         return self.sums
@@ -107,16 +110,15 @@ class Sweep(Loop):
     def _blank(self, parts: Arrays, layers: range) -> Record:
         record = Record([], [], [])
         count, rows = len(layers), len(parts[0])
+        kind = parts[0].dtype, parts[0].device
         for move in self.moves(0):
             shape = (count, *parts[move.to].shape)
-            record.moved.append(pool.empty(shape, parts[0].dtype))
+            record.moved.append(pool.empty(shape, *kind))
             form = move.form
             inner = None if form is None else (count, rows, form.inner)
-            record.kept.append(None if inner is None else pool.empty(inner, parts[0].dtype))
+            record.kept.append(None if inner is None else pool.empty(inner, *kind))
             normed = form is not None and form.norm is not None
-            record.before.append(
-                pool.empty(inner, parts[0].dtype) if normed and inner is not None else None
-            )
+            record.before.append(pool.empty(inner, *kind) if normed and inner is not None else None)
         return record
 
     def _moved(
@@ -271,7 +273,7 @@ class Sweep(Loop):
 
     def _value(self, form: Form, argument: Tensor, dest: Tensor) -> Tensor:
         """f of its argument, where the slope needs the argument and so that was kept."""
-        passes = Passes(form.activation, None, argument.dtype)
+        passes = Passes(form.activation, None, argument.dtype, argument.device)
         passes.bend(argument, None, None, None, dest, None, 1.0, self.samples)
         return dest
 
