@@ -1,15 +1,17 @@
 """Descent: yields progress, keeps the best iterate, obeys its budget, repeats by its seed."""
 
+import io
 import itertools
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 
 import keelnet as kn
 from keelnet.data.samples import InMemory
-from keelnet.learning import SGD, Adam, Budget, Objective, Training, descend
-from keelnet.learning.descent import predicted
+from keelnet.learning import SGD, Adam, Budget, Objective, State, Training, descend
+from keelnet.learning.descent import predicted, scored
 
 
 def blobs(seed=0):
@@ -35,7 +37,9 @@ def network(seed=0):
 
 def run(model, settings, samples=None, seed=0, scoring=score, **changes):
     generator = torch.Generator().manual_seed(seed)
-    return descend(model, Objective(), samples or blobs(), settings, scoring, generator, **changes)
+    samples = samples or blobs()
+    validate = scored(samples, scoring, settings.batch_size)
+    return descend(model, Objective(), samples, settings, validate, generator, **changes)
 
 
 @pytest.mark.parametrize("method", [Adam(3e-2), SGD(1e-1), SGD(1e-1, momentum=0.0)])
@@ -115,7 +119,7 @@ def test_a_non_finite_objective_ends_with_the_best_iterate():
                 Objective(loss=lambda logits, labels: logits.sum() * math.nan),
                 blobs(),
                 training(),
-                score,
+                scored(blobs(), score, 16),
                 torch.Generator(),
             )
         )
@@ -155,3 +159,47 @@ def test_a_batch_larger_than_the_set_is_refused():
 def test_prediction_does_not_depend_on_the_batch_size():
     model, x = network(), torch.randn(10, 2)
     torch.testing.assert_close(predicted(model, x, 3), predicted(model, x, 10))
+
+
+def test_an_average_of_the_weights_is_what_is_validated_and_kept():
+    """Against the same average taken by hand along a run that is stopped after each step."""
+    samples = blobs()
+    settings = training(3, SGD(1e-1, momentum=0.0), average=0.5, warmup=0.0)
+    model, seen = network(), []
+
+    def validate(net):
+        seen.append({name: value.clone() for name, value in net.state_dict().items()})
+        return {"accuracy": float(len(seen))}  # the last is the best
+
+    generator = torch.Generator().manual_seed(0)
+    list(descend(model, Objective(), samples, settings, validate, generator))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, seen[-1][name])
+    plain = network()
+    list(run(plain, training(3, SGD(1e-1, momentum=0.0), warmup=0.0), samples))
+    assert any(
+        not torch.equal(value, plain.state_dict()[name])
+        for name, value in model.state_dict().items()
+    )
+    start = network().state_dict()
+    frozen = network()
+    list(run(frozen, training(1, average=1 - 1e-12), samples))
+    for name, value in frozen.state_dict().items():
+        torch.testing.assert_close(value, start[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_descent_with_an_average_goes_on_where_it_was():
+    settings = training(4, average=0.9)
+    whole = network()
+    list(run(whole, settings))
+    for step in run(network(), settings):
+        if step.epoch == 2:
+            file = io.BytesIO()
+            torch.save({each.name: getattr(step.state, each.name) for each in fields(State)}, file)
+            break
+    file.seek(0)
+    cut = State(**torch.load(file, weights_only=True))
+    again = network(seed=5)
+    assert [step.epoch for step in run(again, settings, state=cut)] == [3, 4]
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])

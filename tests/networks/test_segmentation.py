@@ -19,6 +19,22 @@ def test_logits_have_the_space_of_the_image(dim, side, width):
     assert network(torch.randn(2, 1, *(side,) * dim)).shape == (2, 4, *(side,) * dim)
 
 
+@pytest.mark.parametrize("folds", [1, 2])
+def test_folds_work_at_a_coarser_resolution_and_lose_nothing(folds):
+    network = small(dim=3, folds=folds, rise=1)
+    x = torch.randn(2, 1, 16, 8, 8)
+    assert network.features(x).shape[2:] == tuple(side // 2**folds for side in x.shape[2:])
+    assert network(x).shape == (2, 4, 16, 8, 8)
+    assert network.opening.kernel.inputs == 8**folds
+    with pytest.raises(ValueError, match="even sides"):
+        network(x[:, :, :15])
+
+
+def test_the_way_up_has_layers_of_its_own():
+    network = small(width=(4, 6, 8), depth=(1, 2, 3), rise=(2, 0))
+    assert [block.depth for block in blocks_of(network)] == [1, 2, 3, 2]
+
+
 @pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
 def test_strategies_give_the_same_gradients(strategy):
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
@@ -35,7 +51,7 @@ def test_saved_memory_does_not_depend_on_the_depths():
     x = torch.randn(1, 1, 16, 16)
 
     def kept(depth):
-        network = small(depth=depth)
+        network = small(depth=depth, rise=depth[0])
         return saved_bytes(lambda: network(x), excluded=network.parameters())
 
     assert kept((64, 128)) <= 1.05 * kept((2, 2))
@@ -52,6 +68,8 @@ def test_depth_zero_leaves_a_level_without_layers():
         ({"width": (4, 7)}, "so even; got 7"),
         ({"depth": (2, 2, 2)}, r"depth needs one number a level \(2\)"),
         ({"depth": -1}, "depth"),
+        ({"rise": (1, 1)}, r"rise needs one number a level \(1\)"),
+        ({"folds": 4}, "folds must be 0, 1, 2 or 3"),
         ({"width": ()}, "width"),
         ({"dim": 0}, "dim"),
         ({"stencil": 2}, "odd"),

@@ -13,7 +13,17 @@ Batch = tuple[Tensor, Tensor]
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], Batch]
 
 
-class Samples(Protocol):
+class Source(Protocol):
+    """Where a descent takes its batches from."""
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch of training samples in random order; the last batch may be smaller.
+
+        All randomness comes from ``generator``. Raises ValueError for a batch_size that cannot be had.
+        """
+
+
+class Samples(Source, Protocol):
     """Inputs x (batch, channels, *space), float32; int64 labels (batch,) or (batch, *space)."""
 
     @property
@@ -31,13 +41,6 @@ class Samples(Protocol):
     @property
     def validation(self) -> Batch:
         """The withheld samples (x, labels), always the same and never augmented."""
-
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch of training samples in random order; the last batch may be smaller.
-
-        All randomness comes from ``generator``. Raises ValueError unless
-        1 <= batch_size <= number of training samples.
-        """
 
 
 def unchanged(x: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:

@@ -13,7 +13,7 @@ from keelnet.analysis.scores import accuracy, dice, mean_of
 from keelnet.data import digits, tissue_slices
 from keelnet.data.samples import Samples
 from keelnet.experiments.recipes import Recipe
-from keelnet.learning.descent import Budget, Score, Training
+from keelnet.learning.descent import Budget, Score, Training, Validation, scored
 from keelnet.learning.methods import SGD, Adam, Method
 from keelnet.learning.objective import Objective
 from keelnet.networks import architectures
@@ -37,6 +37,11 @@ class Problem:
     training: Training
     score: Score
     class_names: tuple[str, ...]
+
+    @property
+    def validation(self) -> Validation:
+        """What an epoch ends with."""
+        return scored(self.samples, self.score, self.training.batch_size, self.training.device)
 
 
 def problem(recipe: Recipe) -> Problem:

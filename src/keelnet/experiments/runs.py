@@ -89,7 +89,7 @@ def _descended(
         task.objective,
         task.samples,
         task.training,
-        task.score,
+        task.validation,
         generator,
         time.monotonic,
         earlier,

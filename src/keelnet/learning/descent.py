@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from keelnet.data.samples import Samples
+from keelnet.data.samples import Samples, Source
 from keelnet.learning.methods import Method, require_positive, require_share
 from keelnet.learning.objective import Objective
+from keelnet.propagation import engine
+from keelnet.propagation.engines.conv import Precision
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
+Validation = Callable[[nn.Module], dict[str, float]]
 Clock = Callable[[], float]
 
 
@@ -47,7 +51,9 @@ class Training:
 
     warmup: share of the budget over which the rate rises from 0; after it the rate falls along a
     cosine to 0. clip: largest norm of the gradient (None: no limit). goal: the score to keep the
-    best iterate of; larger is better. device: where batches are moved.
+    best iterate of; larger is better. device: where batches are moved. average: decay a step of an
+    exponential average of the weights, which is then what is validated and kept (None: the weights
+    themselves). products: "bfloat16" rounds the inputs of convolutions, the state stays as it is.
     """
 
     method: Method
@@ -57,9 +63,13 @@ class Training:
     warmup: float = 0.1
     clip: float | None = 1.0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    average: float | None = None
+    products: Precision = "state"
 
     def __post_init__(self) -> None:
         require_share("warmup", self.warmup, 1)
+        if self.average is not None:
+            require_share("average", self.average, 1)
         if self.clip is not None:
             require_positive("clip", self.clip)
 
@@ -75,7 +85,7 @@ class State:
     """Everything that a descent goes on from: ``descend(…, state)`` continues to the last bit.
 
     network, optimiser: their state dictionaries; kept: the network's at its best score ``best``;
-    generator: its state. The tensors are the descent's own and change with its next epoch.
+    averaged: the average of its parameters, if there is one; generator: its state. The tensors are the descent's own and change with its next epoch.
     """
 
     epoch: int
@@ -83,6 +93,7 @@ class State:
     best: float
     network: dict[str, Tensor]
     kept: dict[str, Tensor]
+    averaged: dict[str, Tensor]
     optimiser: dict[str, Any]
     generator: Tensor
 
@@ -109,22 +120,22 @@ class Progress:
 def descend(
     network: nn.Module,
     objective: Objective,
-    samples: Samples,
+    samples: Source,
     training: Training,
-    score: Score,
+    validate: Validation,
     generator: torch.Generator,
     clock: Clock = time.monotonic,
     state: State | None = None,
 ) -> Iterator[Progress]:
     """Train in place and yield after every epoch; at the end the network holds its best iterate.
 
-    ``score`` maps validation logits and labels to numbers by name; training.goal is one of them.
+    ``validate`` gives numbers by name of the network (see `scored`); training.goal is one of them.
     All randomness comes from ``generator``. A consumer that stops early and wants the best iterate
     copies the parameters whenever ``best`` is true. With the ``state`` of an earlier descent of the same
-    arguments it goes on as if that had not stopped. Raises ValueError for a goal that score does
-    not return and where the objective becomes non-finite (the best iterate is put back first).
+    arguments it goes on as if that had not stopped. Raises ValueError for a goal that it does
+    not give and where the objective becomes non-finite (the best iterate is put back first).
     """
-    loop = _Loop(network, objective, samples, training, score, generator, clock, clock())
+    loop = _Loop(network, objective, samples, training, validate, generator, clock, clock())
     kept = _snapshot(network)
     best, epoch = -math.inf, 0
     if state is not None:
@@ -134,10 +145,11 @@ def descend(
         while epoch == 0 or loop.spent(epoch) < 1:
             terms = loop.epoch(epoch)
             epoch += 1
-            scores = loop.validated()
-            better = scores[training.goal] > best
-            if better:
-                best, kept = scores[training.goal], _snapshot(network)
+            with loop.averaged_weights():
+                scores = loop.validated()
+                better = scores[training.goal] > best
+                if better:
+                    best, kept = scores[training.goal], _snapshot(network)
             yield Progress(
                 epoch,
                 loop.spent(epoch),
@@ -158,9 +170,9 @@ class _Loop:
 
     network: nn.Module
     objective: Objective
-    samples: Samples
+    samples: Source
     training: Training
-    score: Score
+    validate: Validation
     generator: torch.Generator
     clock: Clock
     begin: float
@@ -170,6 +182,7 @@ class _Loop:
         if not parameters:
             raise ValueError("the network has no parameters to train")
         self.optimiser = self.training.method.optimiser(parameters)
+        self.averaged = {} if self.training.average is None else _snapshot(self.network)
 
     def seconds(self) -> float:
         return self.clock() - self.begin
@@ -182,6 +195,7 @@ class _Loop:
             best,
             self.network.state_dict(),
             kept,
+            self.averaged,
             self.optimiser.state_dict(),
             self.generator.get_state(),
         )
@@ -191,6 +205,7 @@ class _Loop:
         self.network.load_state_dict(state.network)
         self.optimiser.load_state_dict(state.optimiser)
         self.generator.set_state(state.generator)
+        self.averaged = _copied(state.averaged)
         self.begin = self.clock() - state.seconds
 
     def spent(self, epochs: int) -> float:
@@ -216,7 +231,8 @@ class _Loop:
 
     def _step(self, x: Tensor, labels: Tensor, where: str) -> list[tuple[str, float]]:
         device = self.training.device
-        logits = self.network(x.to(device))
+        with self._precision():
+            logits = self.network(x.to(device))
         terms = self.objective.terms(self.network, logits, labels.to(device))
         total = torch.stack([*terms.values()]).sum()
         if not bool(total.isfinite()):
@@ -229,20 +245,52 @@ class _Loop:
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
         self.optimiser.step()
+        self._average()
         return [(name, float(value.detach())) for name, value in terms.items()]
+
+    def _precision(self) -> AbstractContextManager[None]:
+        products = self.training.products
+        return nullcontext() if products == "state" else engine(products=products)
+
+    def _average(self) -> None:
+        decay = self.training.average
+        if decay is not None:
+            for name, value in self.network.state_dict().items():
+                self.averaged[name].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within the block the network holds the average, if there is one."""
+        own = _snapshot(self.network) if self.averaged else {}
+        try:
+            self.network.load_state_dict(self.averaged or self.network.state_dict())
+            yield
+        finally:
+            if own:
+                self.network.load_state_dict(own)
 
     def _set_rate(self, spent: float) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = self.training.method.rate * self.training.rate_factor(spent)
 
     def validated(self) -> dict[str, float]:
-        x, labels = self.samples.validation
-        training = self.training
-        logits = predicted(self.network, x, training.batch_size, training.device)
-        scores = self.score(logits, labels)
-        if training.goal not in scores:
-            raise ValueError(f"the goal {training.goal!r} is none of {', '.join(scores)}")
+        with self._precision():
+            scores = self.validate(self.network)
+        if self.training.goal not in scores:
+            raise ValueError(f"the goal {self.training.goal!r} is none of {', '.join(scores)}")
         return scores
+
+
+def scored(
+    samples: Samples, score: Score, batch_size: int, device: torch.device | None = None
+) -> Validation:
+    """The validation that scores the logits of the withheld samples."""
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        x, labels = samples.validation
+        return score(predicted(network, x, batch_size, device), labels)
+
+    return validate
 
 
 def predicted(

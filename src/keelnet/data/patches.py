@@ -1,0 +1,123 @@
+"""Patches: cut from prepared volumes, balanced between tumour and brain, and varied."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from keelnet.data.prepared import Volume
+from keelnet.data.samples import Batch
+
+Space = tuple[int, int, int]
+
+
+def variation() -> Any:
+    """MONAI's transforms of one patch {x, classes, brain}: mirrors, scale, shift, gamma, noise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations on import, none about numbers
+        from monai import transforms
+
+    monai: Any = transforms  # it names its exports in a way that type checkers do not see
+    mirrors = [
+        monai.RandFlipd(["x", "classes", "brain"], prob=0.5, spatial_axis=axis) for axis in range(3)
+    ]
+    return monai.Compose(
+        [
+            *mirrors,
+            monai.RandScaleIntensityd("x", factors=0.15, prob=0.8, channel_wise=True),
+            monai.RandShiftIntensityd("x", offsets=0.15, prob=0.8),
+            monai.RandAdjustContrastd("x", gamma=(0.8, 1.25), prob=0.2, retain_stats=True),
+            monai.RandGaussianNoised("x", std=0.1, prob=0.2),
+        ]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Patches (batch, 4, *patch) with classes (batch, *patch) from prepared volumes.
+
+    A share ``lesion`` of the patches is centred on a voxel of tumour, its class drawn evenly among those
+    that the case has; the others anywhere in the brain. An epoch is ``count`` patches. Volumes smaller than the patch are
+    padded with zeros. ``varied`` False leaves patches as they are.
+    """
+
+    volumes: Sequence[Volume]
+    patch: Space
+    count: int
+    lesion: float = 0.67
+    varied: bool = True
+    _transform: list[Any] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.volumes:
+            raise ValueError("patches need at least one prepared volume with labels")
+        if min(self.patch) < 1 or self.count < 1:
+            raise ValueError(
+                f"patch sides and count must be at least 1, got {self.patch} and {self.count}"
+            )
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch; all randomness comes from ``generator``."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        # One number is drawn now: what a worker does with it cannot disturb the generator.
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        return self._epoch(batch_size, seed)
+
+    def _epoch(self, batch_size: int, seed: int) -> Iterator[Batch]:
+        for begin in range(0, self.count, batch_size):
+            drawn = [
+                self._drawn(seed, number)
+                for number in range(begin, min(begin + batch_size, self.count))
+            ]
+            x, classes = zip(*drawn, strict=True)
+            yield torch.stack(x), torch.stack(classes)
+
+    def _drawn(self, seed: int, number: int) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng([seed, number])
+        volume = self.volumes[int(random.integers(len(self.volumes)))]
+        x, classes = self._cut(volume, self._centre(volume, random))
+        if not self.varied:
+            return torch.from_numpy(x), torch.from_numpy(classes.astype(np.int64))
+        if not self._transform:
+            self._transform.append(variation())
+        transform = self._transform[0]
+        transform.set_random_state(int(random.integers(2**31)))
+        brain = (x != 0).any(0, keepdims=True)
+        given = transform({"x": x, "classes": classes[None], "brain": brain})
+        # Outside the brain it stays 0, as it is where a trained network is used.
+        x = np.asarray(given["x"], np.float32) * np.asarray(given["brain"], np.float32)
+        return torch.from_numpy(x), torch.from_numpy(np.asarray(given["classes"][0], np.int64))
+
+    def _centre(self, volume: Volume, random: np.random.Generator) -> NDArray[np.int64]:
+        if random.random() < self.lesion and len(volume.places):
+            kinds = np.unique(volume.places[:, 3])
+            chosen = volume.places[volume.places[:, 3] == random.choice(kinds)]
+            place: NDArray[np.int64] = chosen[random.integers(len(chosen)), :3].astype(np.int64)
+            return place
+        return np.array([random.integers(side) for side in volume.space])
+
+    def _cut(
+        self, volume: Volume, centre: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """The patch around a place, moved inside the volume as far as it goes."""
+        x = np.zeros((len(volume.x), *self.patch), np.float32)
+        classes = np.zeros(self.patch, np.uint8)
+        source, target = [], []
+        for place, side, wide in zip(centre.tolist(), volume.space, self.patch, strict=True):
+            start = min(max(0, place - wide // 2), max(0, side - wide))
+            stop = min(side, start + wide)
+            source.append(slice(start, stop))
+            target.append(
+                slice((wide - (stop - start)) // 2, (wide - (stop - start)) // 2 + stop - start)
+            )
+        x[(slice(None), *target)] = volume.x[(slice(None), *source)]
+        classes[tuple(target)] = volume.classes[tuple(source)]
+        return x, classes

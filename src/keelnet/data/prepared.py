@@ -1,0 +1,130 @@
+"""Prepared volumes: scans cropped to the brain and normalised, in files that processes read together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keelnet.data.scans import Scan
+
+PLACES = 2000
+VERSION = 1  # of what is written; another one is prepared anew
+
+
+def brain_box(x: NDArray[np.float32], margin: int = 2) -> tuple[slice, slice, slice]:
+    """The smallest box around what is not 0 in any modality, and a margin."""
+    inside = (x != 0).any(0)
+    cuts = []
+    for axis in range(3):
+        marked = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
+        start, stop = max(0, int(marked[0]) - margin), int(marked[-1]) + 1 + margin
+        cuts.append(slice(start, min(stop, inside.shape[axis])))
+    return cuts[0], cuts[1], cuts[2]
+
+
+def normalised(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each modality with mean 0 and deviation 1 over its brain, where it is not 0; outside stays 0.
+
+    Values beyond 5 deviations are held there: a bright vessel must not set the scale.
+    """
+    result = np.zeros_like(x)
+    for values, target in zip(x, result, strict=True):
+        brain = values != 0
+        inside = values[brain].astype(np.float64)
+        low, high = np.percentile(inside, (0.5, 99.5))
+        held = np.clip(inside, low, high)
+        spread = max(float(held.std()), 1e-6 * max(1.0, abs(float(held.mean()))))
+        target[brain] = np.clip((inside - held.mean()) / spread, -5, 5)
+    return result
+
+
+def _places(classes: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Voxels of each class, evenly from all that there are."""
+    found = [np.zeros((0, 4), np.int16)]
+    for label in range(1, int(classes.max()) + 1):
+        at = np.argwhere(classes == label)
+        at = at[:: max(1, len(at) // PLACES)][:PLACES]
+        found.append(np.column_stack([at, np.full(len(at), label)]).astype(np.int16))
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A prepared case: x (4, right, anterior, superior) float16 and classes uint8, both mapped from files.
+
+    places (k, 4): voxels of each class of tumour, up to `PLACES`, and the class.
+    """
+
+    name: str
+    x: NDArray[np.float16]
+    classes: NDArray[np.uint8]
+    places: NDArray[np.int16]
+    spacing: tuple[float, float, float]
+
+    @property
+    def space(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        return self.classes.shape[0], self.classes.shape[1], self.classes.shape[2]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder of prepared cases. Files are mapped, not read: workers share one copy in the system's cache."""
+
+    folder: Path
+
+    def add(self, scan: Scan) -> None:
+        """Prepare a scan that has labels; whole or not at all."""
+        assert scan.classes is not None
+        box = brain_box(scan.x)
+        x = normalised(scan.x[(slice(None), *box)]).astype(np.float16)
+        self._write(f"{scan.name}.x.npy", x)
+        self._write(f"{scan.name}.classes.npy", scan.classes[box])
+        self._write(f"{scan.name}.places.npy", _places(scan.classes[box]))
+        about = {"version": VERSION, "spacing": scan.geometry.spacing}
+        # Last: a case counts once this is there.
+        (self.folder / f"{scan.name}.json.new").write_text(json.dumps(about))
+        os.replace(self.folder / f"{scan.name}.json.new", self.folder / f"{scan.name}.json")
+
+    def _write(self, name: str, values: NDArray[np.generic]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{name}.new"
+        with temporary.open("wb") as file:
+            np.save(file, np.ascontiguousarray(values))
+        os.replace(temporary, self.folder / name)
+
+    def has(self, name: str) -> bool:
+        """Whether the case is prepared as this version does it."""
+        try:
+            about = json.loads((self.folder / f"{name}.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return bool(about.get("version") == VERSION)
+
+    def volume(self, name: str) -> Volume:
+        """A prepared case."""
+        about = json.loads((self.folder / f"{name}.json").read_text())
+        x = np.load(self.folder / f"{name}.x.npy", mmap_mode="r")
+        classes = np.load(self.folder / f"{name}.classes.npy", mmap_mode="r")
+        places = np.load(self.folder / f"{name}.places.npy")
+        side = about["spacing"]
+        return Volume(name, x, classes, places, (float(side[0]), float(side[1]), float(side[2])))
+
+    def volumes(self, names: Sequence[str]) -> list[Volume]:
+        """Prepared cases in this order."""
+        return [self.volume(name) for name in names]
+
+
+def prepare(scans: Iterable[Scan], folder: Path) -> Iterator[str]:
+    """Prepare every scan that has labels; yields names."""
+    prepared = Prepared(folder)
+    for scan in scans:
+        if scan.classes is not None:
+            prepared.add(scan)
+            yield scan.name

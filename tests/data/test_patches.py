@@ -1,0 +1,111 @@
+"""Laws of prepared volumes and patches: shared files, balanced centres, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scans import SHAPE, classes, volumes, write_case
+
+from keelnet.data.cases import find_cases
+from keelnet.data.patches import Patches
+from keelnet.data.prepared import Prepared, brain_box, normalised, prepare
+from keelnet.data.scans import read_scans, settle
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    for seed, name in enumerate("ab"):
+        write_case(folder, name, seed=seed)
+    place = folder / "prepared"
+    assert list(prepare(read_scans(settle(find_cases([folder]))), place)) == ["a", "b"]
+    return Prepared(place)
+
+
+def test_volumes_are_cropped_normalised_and_mapped(prepared):
+    volume = prepared.volume("a")
+    assert isinstance(volume.x, np.memmap) and volume.x.dtype == np.float16
+    assert volume.space == (SHAPE[0] - 1 + 1, *SHAPE[1:]) or volume.space == SHAPE
+    assert volume.spacing == (2, 2, 2)
+    np.testing.assert_array_equal(volume.classes, classes())
+    assert prepared.has("a") and not prepared.has("c")
+    for modality, raw in zip(volume.x, volumes(0), strict=True):
+        brain = raw != 0
+        assert not modality[~brain].any()
+        assert abs(float(modality[brain].astype(float).mean())) < 0.01
+        assert float(modality[brain].astype(float).std()) == pytest.approx(1, abs=0.02)
+    labels = volume.classes[tuple(volume.places[:, :3].T.astype(int))]
+    np.testing.assert_array_equal(labels, volume.places[:, 3])
+    assert set(labels) == {1, 2, 3}
+
+
+def test_the_scale_of_a_scanner_does_not_matter():
+    x = volumes(3)
+    for factor in (1e-3, 7.0, 1e4):
+        np.testing.assert_allclose(normalised(factor * x), normalised(x), atol=1e-4)
+    outlier = x.copy()
+    outlier[0, 4, 4, 4] = 1e7
+    np.testing.assert_allclose(np.median(normalised(outlier)[0]), np.median(normalised(x)[0]), atol=0.2)  # fmt: skip
+
+
+def test_the_box_holds_the_brain_and_a_margin():
+    x = np.zeros((4, 20, 20, 20), np.float32)
+    x[2, 5:9, 1:19, 10] = 3
+    box = brain_box(x)
+    assert box == (slice(3, 11), slice(0, 20), slice(8, 13))
+
+
+def all_of(patches, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return list(patches.batches(4, generator))
+
+
+def test_an_epoch_is_the_same_for_the_same_seed_and_has_its_count(prepared):
+    patches = Patches(prepared.volumes(["a", "b"]), (4, 6, 8), 10)
+    first, again, other = all_of(patches, 0), all_of(patches, 0), all_of(patches, 1)
+    assert [len(x) for x, _ in first] == [4, 4, 2]
+    for (x, labels), (y, others) in zip(first, again, strict=True):
+        assert torch.equal(x, y) and torch.equal(labels, others)
+        assert x.shape[1:] == (4, 4, 6, 8) and labels.shape[1:] == (4, 6, 8)
+        assert x.dtype == torch.float32 and labels.dtype == torch.int64
+    assert not torch.equal(first[0][0], other[0][0])
+
+
+def test_patches_hold_what_the_volume_holds(prepared):
+    volume = prepared.volume("a")
+    patches = Patches([volume], (12, 12, 12), 1, varied=False)
+    ((x, labels),) = all_of(patches, 0)
+    assert torch.count_nonzero(x) == np.count_nonzero(volume.x)
+    assert torch.bincount(labels.flatten(), minlength=4)[1:].tolist() == [
+        int((volume.classes == label).sum()) for label in (1, 2, 3)
+    ]
+
+
+def test_a_share_of_the_patches_is_centred_on_tumour(prepared):
+    volumes_ = prepared.volumes(["a", "b"])
+
+    def hits(lesion):
+        patches = Patches(volumes_, (1, 1, 1), 200, lesion, varied=False)
+        return sum(int((labels > 0).sum()) for _, labels in all_of(patches, 0)) / 200
+
+    assert hits(1.0) == 1.0
+    assert hits(0.0) < 0.3
+    assert 0.5 < hits(0.6) < 0.8
+
+
+def test_variation_keeps_the_outside_at_zero_and_moves_labels_with_the_image(prepared):
+    volume = prepared.volume("a")
+    counts = [int((volume.classes == label).sum()) for label in (1, 2, 3)]
+    for x, labels in all_of(Patches([volume], SHAPE, 12), 5):
+        outside = np.count_nonzero(volume.x[0] == 0)
+        for one, other in zip(x, labels, strict=True):
+            assert int((one == 0).all(0).sum()) == outside
+            assert torch.bincount(other.flatten(), minlength=4)[1:].tolist() == counts
+
+
+def test_nothing_to_cut_from_is_refused(prepared):
+    with pytest.raises(ValueError, match="at least one prepared volume"):
+        Patches([], (2, 2, 2), 1)
+    with pytest.raises(ValueError, match="at least 1"):
+        Patches(prepared.volumes(["a"]), (0, 2, 2), 1)
