@@ -11,6 +11,12 @@ UNEXPLAINED = "not yet explained"
 # (pattern on the cell's name, pattern on the peer's name, reason)
 REASONS = (
     (
+        r"width 512, batch 256",
+        r"torch autograd|jax",
+        "packing so large weights for so few samples does not pay: both call a library's product, and what"
+        " stands beside it takes as long in both",
+    ),
+    (
         r"batch 1, depth 1000",
         r"jax|diffrax",
         "the loop over layers is inside the compiled program: nothing is called between layers",
