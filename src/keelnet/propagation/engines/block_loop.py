@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.propagation.engines import pool
+from keelnet.propagation.engines.compiler import has_numba
 from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.threads import launch_all
 from keelnet.propagation.problem import Problem
@@ -31,7 +31,7 @@ LARGEST_SUMS = 1 << 31  # bytes of weight gradients, each thread apart
 
 def obstacle(problem: Problem) -> str | None:
     """Why the compiled loop cannot take the propagation; None if it can."""
-    if importlib.util.find_spec("numba") is None:
+    if not has_numba():
         return "Numba cannot be imported"
     from keelnet.propagation.engines.bends import bend_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from numba import carray, cfunc, types
+from numba import carray, types
 from numba.extending import register_jitable
 
 from keelnet.propagation.engines.block_layout import BlockSlot as Slot
@@ -16,7 +16,7 @@ from keelnet.propagation.engines.memory import fetch, put, real, ticket, whole
 from keelnet.propagation.engines.microkernels import pull, shift
 from keelnet.propagation.engines.panels import PANEL, VECTORS, outers, panels
 from keelnet.propagation.engines.tile_parts import linear
-from keelnet.propagation.engines.tile_sources import digest
+from keelnet.propagation.engines.tile_sources import compiled, digest
 
 _BLOCK = types.void(types.CPointer(types.int64))
 
@@ -40,7 +40,7 @@ def backward(bend: str, double: bool) -> Any:
     source = digest()
     vectors, panel, slots, columns = VECTORS, PANEL, int(Slot.COUNT), 8 * int(Column.COUNT)
 
-    @cfunc(_BLOCK, cache=True)
+    @compiled(_BLOCK)
     def kernel(block):  # type: ignore[no-untyped-def]
         a = carray(block, slots)
         if source == "":
@@ -153,7 +153,19 @@ def backward(bend: str, double: bool) -> Any:
                         elif undoes:
                             to_at = target + t * writes * tall
                             panels(bend, double, "moves keeps", at, packed, added, n, k, to_at, to_at, leaves, 0, -scale)  # fmt: skip
-                        pull(vectors, bend, double, 0, leaves, costate, inside, k, du, v, factor)
+                        pull(
+                            vectors,
+                            bend,
+                            double,
+                            0,
+                            leaves,
+                            costate,
+                            inside,
+                            k,
+                            du,
+                            min(v, 1),
+                            factor,
+                        )
                         if dw != 0:
                             turn_tile(double, size, samples, at if adjoint else inside, n if adjoint else k, turned + t * turned_step * size)  # fmt: skip
                         panels("identity", double, "moves", inside, closing, nothing, k, n, onto_at, onto_at, 0, 0, 1.0)  # fmt: skip

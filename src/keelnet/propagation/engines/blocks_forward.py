@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from numba import carray, cfunc, types
+from numba import carray, types
 
 from keelnet.propagation.engines.block_layout import BlockSlot as Slot
 from keelnet.propagation.engines.block_parts import biases, load, pack_both, unload
@@ -22,7 +22,7 @@ from keelnet.propagation.engines.memory import fetch, real, ticket, whole
 from keelnet.propagation.engines.microkernels import shift
 from keelnet.propagation.engines.panels import PANEL, VECTORS, panels
 from keelnet.propagation.engines.tile_parts import linear
-from keelnet.propagation.engines.tile_sources import digest
+from keelnet.propagation.engines.tile_sources import compiled, digest
 
 _BLOCK = types.void(types.CPointer(types.int64))
 
@@ -36,7 +36,7 @@ def forward(bend: str, double: bool) -> Any:
     source = digest()
     vectors, panel, slots, columns = VECTORS, PANEL, int(Slot.COUNT), 8 * int(Column.COUNT)
 
-    @cfunc(_BLOCK, cache=True)
+    @compiled(_BLOCK)
     def kernel(block):  # type: ignore[no-untyped-def]
         a = carray(block, slots)
         if source == "":  # a part of the cache's key

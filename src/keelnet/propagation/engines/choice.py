@@ -15,6 +15,7 @@ from keelnet.propagation.engines.conv import Conv, Precision
 from keelnet.propagation.engines.dense import Dense
 from keelnet.propagation.engines.execution import Engine
 from keelnet.propagation.engines.narrow import Narrow
+from keelnet.propagation.engines.sweep import DEVICES
 from keelnet.propagation.gradients import checkpointed, reversible, store_all
 from keelnet.propagation.problem import Problem
 
@@ -109,6 +110,8 @@ def general_obstacle(problem: Problem) -> str | None:
     first = tensors[0]
     if any(x.device != first.device for x in tensors):
         return "there are tensors on more than one device"
+    if first.device.type not in DEVICES:
+        return f"it is on {first.device.type}, not on {' or '.join(DEVICES)}"
     if any(x.dtype != first.dtype for x in tensors) or torch.is_autocast_enabled(first.device.type):
         return "the numbers have more than one type (autocast?)"
     if first.dtype not in (torch.float32, torch.float64):

@@ -120,8 +120,8 @@ class CompiledPasses:
         channels = pre.shape[-1]
         shape = (self._threads(pre.numel()), samples, MOMENTS, channels)
         found = (
-            torch.zeros(shape, dtype=torch.float64),
-            torch.zeros(samples, channels, dtype=torch.float64),
+            torch.zeros(shape, dtype=torch.float64, device="cpu"),
+            torch.zeros(samples, channels, dtype=torch.float64, device="cpu"),
         )
         self._run("moments", pre, costate=costate, samples=samples, moments=found)
         return found
@@ -176,7 +176,9 @@ class CompiledPasses:
         stretch, width = self._layout(channels)
         threads = self._threads(count)
         # As it comes: kernels write what they read of it, and mask what lies past the last number.
-        scratch = torch.empty(threads * scratch_bytes(width, self._size) + 64, dtype=torch.uint8)
+        scratch = torch.empty(
+            threads * scratch_bytes(width, self._size) + 64, dtype=torch.uint8, device="cpu"
+        )
         if bias is not None and not bias.is_contiguous():
             bias = bias.contiguous()
         if scale is not None and not scale.is_contiguous():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from keelnet.dynamics.forms import Form, identity_weight
@@ -14,7 +13,7 @@ def effective_weight(form: Form, weight: Tensor) -> Tensor:
         return weight
     assert not isinstance(form.damping, str)
     skew = form.kernel.antisymmetric(weight)
-    if not bool(torch.as_tensor(form.damping) > 0):
+    if not isinstance(form.damping, Tensor) and form.damping == 0:
         return skew
     return skew - 0.5 * form.damping * _identity(form, weight)
 

@@ -73,6 +73,8 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, engine: Engine, problem: Problem, *tensors: Tensor) -> State:  # type: ignore[override]
         plain = problem.on(tensors)
         final, kept = engine.forward(plain, remembers=True)
+        # Cut off from what they are views of: torch lets no view made in here be changed in place.
+        final = tuple(part.data for part in final)
         ctx.engine, ctx.parts = engine, len(problem.state)
         # The tensors themselves are saved by autograd alone, so that it can free them.
         empty = tuple(x.new_empty(()) for x in tensors)
@@ -83,7 +85,12 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *costate: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled() and ctx.problem.strategy is not reversible:
+        transformed = _transformed(costate)
+        if transformed and ctx.problem.strategy is reversible:
+            raise RuntimeError(
+                f"{transformed} cannot be taken through a reversible pass; use strategy=kn.store_all"
+            )
+        if transformed or (torch.is_grad_enabled() and ctx.problem.strategy is not reversible):
             problem, _, _ = _saved(ctx)
             return None, None, *_again(problem, costate, ctx.needs_input_grad[2:])
         return _pulled(ctx, *costate)
@@ -94,7 +101,18 @@ def _pulled(ctx: Any, *costate: Tensor) -> tuple[Any, ...]:
     """The engine's gradient, which has no graph of its own."""
     problem, final, kept = _saved(ctx)
     wanted = ctx.needs_input_grad[2:]
-    return None, None, *ctx.engine.backward(problem, final, kept, costate, wanted)
+    costate = tuple(part.resolve_neg() for part in costate)
+    with torch.autocast(costate[0].device.type, enabled=False):  # sums are not to be rounded
+        return None, None, *ctx.engine.backward(problem, final, kept, costate, wanted)
+
+
+def _transformed(costate: tuple[Tensor, ...]) -> str:
+    """What torch does with a gradient that only operations of torch can follow; empty if nothing."""
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in costate):
+        return "a batch of gradients at once"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "a forward derivative of the gradient"
+    return ""
 
 
 def _saved(ctx: Any) -> tuple[Problem, State, tuple[Tensor, ...]]:

@@ -14,11 +14,19 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
+from numba.core import config as _config
 
+config: Any = _config
 Value = Any  # an LLVM value; llvmlite carries no types
 
 
 def _features() -> frozenset[str]:
+    """Of the processor that Numba compiles for: the host, unless its settings name another."""
+    if config.CPU_NAME not in (None, "host"):
+        asked = (config.CPU_FEATURES or "").split(",")
+        return frozenset(name[1:] for name in asked if name.startswith("+"))
+    if not config.ENABLE_AVX:
+        return frozenset()
     try:
         return frozenset(name for name, has in binding.get_host_cpu_features().items() if has)
     except RuntimeError:  # an unknown processor: the plain instructions

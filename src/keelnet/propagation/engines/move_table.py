@@ -62,7 +62,7 @@ class MoveTable:
     def _weight(self, form: Form) -> Tensor:
         name = f"weight{form.suffix}"
         if name not in self._controls:
-            weight = effective_weight(form, self.problem.controls[name].detach())
+            weight = effective_weight(form, self.problem.controls[name].detach().resolve_neg())
             if self._straight and 1 not in weight.stride()[1:]:
                 weight = weight.contiguous()
             self._controls[name] = weight
@@ -73,7 +73,7 @@ class MoveTable:
         if name not in self.problem.controls:
             return
         if name not in self._controls:
-            bias = self.problem.controls[name].detach()
+            bias = self.problem.controls[name].detach().resolve_neg()
             # A stride of 0 stands for one number a layer.
             spread = bias.ndim == 2 and bias.stride(1) == 0
             self._controls[name] = bias.contiguous() if spread else bias

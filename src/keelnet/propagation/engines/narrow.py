@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.propagation.engines import block_loop
+from keelnet.propagation.engines.compiler import has_numba
 from keelnet.propagation.engines.execution import Engine, Gradients
 from keelnet.propagation.engines.tile_call import TileCall, rows
 from keelnet.propagation.gradients import reversible
@@ -47,7 +46,7 @@ class Narrow(Engine):
             return "there are no samples"
         if problem.strategy is not reversible and _record_bytes(problem) > LARGEST_RECORD:
             return "one tile's path would not fit into memory"
-        return None if _compiler() else "Numba cannot be imported"
+        return None if has_numba() else "Numba cannot be imported"
 
     def reason(self, problem: Problem) -> str:
         widths = " and ".join(str(part.shape[-1]) for part in problem.state)
@@ -97,7 +96,7 @@ def _form_obstacle(form: Form) -> str | None:
         return "the kernel is a convolution"
     if form.norm is not None:
         return "it fuses no norm"
-    if not _compiler():
+    if not has_numba():
         return "Numba cannot be imported"
     from keelnet.propagation.engines.bends import bend_of
 
@@ -107,11 +106,6 @@ def _form_obstacle(form: Form) -> str | None:
     if form.closed and not bend.keeps_value:
         return f"the slope of {bend.name} does not follow from its value"
     return None
-
-
-@functools.cache
-def _compiler() -> bool:
-    return importlib.util.find_spec("numba") is not None
 
 
 def _record(problem: Problem) -> int:

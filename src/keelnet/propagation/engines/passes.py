@@ -8,7 +8,6 @@ devices torch.compile compiles them (`device_passes`).
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from keelnet.dynamics.activations import KNOWN, Activation
 from keelnet.dynamics.norms import ChannelNorm, InstanceNorm, Norm
+from keelnet.propagation.engines.compiler import has_numba
 from keelnet.propagation.engines.slopes import BY_VALUE
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _of_device(
 def _compiled(
     activation: Activation, norm: Norm | None, dtype: torch.dtype
 ) -> CompiledPasses | None:
-    if importlib.util.find_spec("numba") is None or dtype not in _TYPES:
+    if not has_numba() or dtype not in _TYPES:
         return None
     if type(norm) not in (ChannelNorm, InstanceNorm, type(None)):
         return None

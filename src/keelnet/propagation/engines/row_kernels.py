@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, cfunc, types
+from numba import carray, types
 from numba.extending import intrinsic
 
 from keelnet.propagation.engines.bends import BENDS
@@ -23,6 +23,7 @@ from keelnet.propagation.engines.memory import ticket
 from keelnet.propagation.engines.row_bodies import BODIES
 from keelnet.propagation.engines.row_patterns import finish, patterns, put_real, spill
 from keelnet.propagation.engines.row_sweep import INT, MOMENTS, PATTERNS, Slot, Sweep
+from keelnet.propagation.engines.tile_sources import compiled
 
 _FILES = ("bends", "lanes", "memory", "row_bodies", "row_kernels", "row_patterns", "row_sweep")
 _BLOCK = types.void(types.CPointer(types.int64))
@@ -65,7 +66,7 @@ def kernel_of(work: str, bend: str, double: bool) -> Any:
     by_row = work.endswith("channel")
     numbers, source = int(Slot.COUNT), _sources()
 
-    @cfunc(_BLOCK, cache=True)
+    @compiled(_BLOCK)
     def kernel(block):  # type: ignore[no-untyped-def]
         a = carray(block, numbers)
         if source == "":  # a part of the cache's key

@@ -284,7 +284,7 @@ class Sweep(Loop):
     def layers(self, name: str) -> tuple[Tensor, ...]:
         """A control layer by layer; taken apart once."""
         if name not in self._layers:
-            self._layers[name] = self.problem.controls[name].detach().unbind()
+            self._layers[name] = self.problem.controls[name].detach().resolve_neg().unbind()
         return self._layers[name]
 
     def _sum(self, form: Form, kind: str, layer: int) -> Tensor | None:

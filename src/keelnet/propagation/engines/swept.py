@@ -67,9 +67,14 @@ class Swept(Engine):
         if problem.strategy is reversible:
             pulled = loop.undone([array.clone() for array in arrays], pulled)
         elif problem.strategy is checkpointed:
-            pulled = _by_stretches(loop, arrays, kept, pulled)
+            pulled = _by_stretches(loop, arrays, tuple(x.contiguous() for x in kept), pulled)
         else:
-            pulled = loop.pulled(arrays, loop.restored(kept), range(problem.depth), pulled)
+            pulled = loop.pulled(
+                arrays,
+                loop.restored(tuple(x.contiguous() for x in kept)),
+                range(problem.depth),
+                pulled,
+            )
         return (*self.parts(pulled, problem.state), *_of_controls(problem, loop.totals(), wanted))
 
 

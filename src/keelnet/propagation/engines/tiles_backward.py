@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from numba import carray, cfunc, types
+from numba import carray, types
 
 from keelnet.propagation.engines.lanes import BYTES
 from keelnet.propagation.engines.layout import Column, Slot
 from keelnet.propagation.engines.memory import put, real, ticket, whole
 from keelnet.propagation.engines.microkernels import outer, product, pull, shift
 from keelnet.propagation.engines.tile_parts import gather, linear, scatter
-from keelnet.propagation.engines.tile_sources import digest
+from keelnet.propagation.engines.tile_sources import compiled, digest
 
 _BLOCK = types.void(types.CPointer(types.int64))
 
@@ -26,7 +26,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
     source = digest()
     columns, slots = int(Column.COUNT), int(Slot.COUNT)
 
-    @cfunc(_BLOCK, cache=True)
+    @compiled(_BLOCK)
     def kernel(block):  # type: ignore[no-untyped-def]
         a = carray(block, slots)
         if source == "":
@@ -154,7 +154,9 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                                         scale,
                                     )
                             costate, factor = bent, 1.0
-                        pull(vectors, bend, double, 0, kept, costate, bent, k, du, v, factor)
+                        pull(
+                            vectors, bend, double, 0, kept, costate, bent, k, du, min(v, 1), factor
+                        )
                         if dw != 0:
                             if whole(row, 16) != 0:
                                 outer(vectors, bend, double, 0, bent, x, dw, k, n, spread, 1.0)

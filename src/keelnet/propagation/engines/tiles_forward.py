@@ -11,14 +11,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from numba import carray, cfunc, types
+from numba import carray, types
 
 from keelnet.propagation.engines.lanes import BYTES
 from keelnet.propagation.engines.layout import Column, Slot
 from keelnet.propagation.engines.memory import real, ticket, whole
 from keelnet.propagation.engines.microkernels import product, shift
 from keelnet.propagation.engines.tile_parts import gather, linear, scatter
-from keelnet.propagation.engines.tile_sources import digest
+from keelnet.propagation.engines.tile_sources import compiled, digest
 
 _BLOCK = types.void(types.CPointer(types.int64))
 
@@ -32,7 +32,7 @@ def forward(vectors: int, bend: str, double: bool) -> Any:
     source = digest()
     columns, slots = int(Column.COUNT), int(Slot.COUNT)
 
-    @cfunc(_BLOCK, cache=True)
+    @compiled(_BLOCK)
     def kernel(block):  # type: ignore[no-untyped-def]
         a = carray(block, slots)
         if source == "":  # a part of the cache's key
