@@ -7,7 +7,6 @@ compiled where there is a compiler of C++. What only a GPU can show is skipped w
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import math
 import shutil
@@ -23,6 +22,7 @@ from keelnet.dynamics.activations import KNOWN
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.dynamics.norms import ChannelNorm, InstanceNorm
 from keelnet.propagation.engines import block_loop, choice, conv, dense, device_passes, passes
+from keelnet.propagation.engines import passes as passes_module
 from keelnet.propagation.engines.slopes import BY_ARGUMENT, BY_VALUE
 from keelnet.propagation.problem import Problem
 
@@ -354,6 +354,6 @@ def test_tensors_on_two_devices_go_to_the_reference():
 
 
 def test_numba_is_not_asked_for_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(passes_module, "has_numba", lambda: False)
     found = passes.Passes(KNOWN["tanh"], None, torch.float32, torch.device("cuda"))
     assert isinstance(found._compiled, device_passes.DevicePasses) and found.native

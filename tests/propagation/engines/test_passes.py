@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from keelnet.dynamics.activations import KNOWN, Activation
 from keelnet.dynamics.norms import ChannelNorm, InstanceNorm, Norm
+from keelnet.propagation.engines import passes as passes_module
 from keelnet.propagation.engines.passes import Passes, as_rows
 
 FACTOR = 0.37
@@ -51,7 +51,7 @@ def passes(made, name, norm, dtype, monkeypatch) -> Passes:
     if made == "compiled":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setattr(passes_module, "has_numba", lambda: False)
     found = Passes(KNOWN[name], NORMS[norm], dtype)
     assert found.native == (made == "compiled")
     return found
