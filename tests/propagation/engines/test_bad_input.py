@@ -369,7 +369,6 @@ def test_transforms_of_functions_give_the_same(name):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-@broken("the engine's backward pass does not see that its argument is a batch")
 @EVERY
 def test_many_gradients_may_be_asked_for_at_once(name):
     case, found = Case(name), []

@@ -169,7 +169,11 @@ def test_a_smaller_or_an_unknown_processor_gives_the_same_numbers(name, register
 
 @pytest.mark.parametrize(
     "told_numba",
-    [{"NUMBA_ENABLE_AVX": "0"}, {"NUMBA_CPU_NAME": "generic"}],
+    [
+        {"NUMBA_ENABLE_AVX": "0"},
+        {"NUMBA_CPU_NAME": "generic"},
+        {"NUMBA_CPU_FEATURES": "-avx512f"},
+    ],
     ids=lambda each: "=".join(*each.items()),
 )
 def test_what_numba_compiles_for_may_be_less_than_the_host(told_numba, tmp_path):
@@ -179,6 +183,16 @@ def test_what_numba_compiles_for_may_be_less_than_the_host(told_numba, tmp_path)
     if not lanes.WIDE:
         pytest.skip("nothing is left out on this machine")
     check(told(LAW + TOLD, *ONE, NUMBA_CACHE_DIR=tmp_path, **told_numba), ONE)
+
+
+def test_a_host_whose_features_nobody_knows_has_narrow_vectors(tmp_path):
+    """As on processors that LLVM cannot ask: Numba then compiles for the processor's name alone."""
+    pytest.importorskip("numba")
+    script = "from keelnet.propagation.engines import lanes\n"
+    script += "tell(**{case: compared(case) for case in sys.argv[1:]}, bytes=lanes.BYTES)"
+    found = told(PROCESSORS["x86-64"] + LAW + script, *ONE, NUMBA_CACHE_DIR=tmp_path)
+    assert found["bytes"] == 32
+    check(found, ONE)
 
 
 def test_without_numba_dense_layers_take_the_products_of_torch():

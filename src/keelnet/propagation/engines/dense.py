@@ -89,7 +89,9 @@ class Dense(Swept):
         )
 
     def arrays(self, state: State) -> Arrays:
-        return [part.detach().reshape(-1, part.shape[-1]).contiguous() for part in state]
+        return [
+            part.detach().resolve_neg().reshape(-1, part.shape[-1]).contiguous() for part in state
+        ]
 
     def parts(self, arrays: Arrays, like: State) -> State:
         return tuple(a.reshape(part.shape) for a, part in zip(arrays, like, strict=True))

@@ -108,7 +108,11 @@ def _pulled(ctx: Any, *costate: Tensor) -> tuple[Any, ...]:
 
 def _transformed(costate: tuple[Tensor, ...]) -> str:
     """What torch does with a gradient that only operations of torch can follow; empty if nothing."""
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in costate):
+    functorch = torch._C._functorch
+    if any(
+        functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
+        for x in costate
+    ):
         return "a batch of gradients at once"
     if torch.autograd.forward_ad._current_level >= 0:
         return "a forward derivative of the gradient"

@@ -22,7 +22,7 @@ Value = Any  # an LLVM value; llvmlite carries no types
 
 def _features() -> frozenset[str]:
     """Of the processor that Numba compiles for: the host, unless its settings name another."""
-    if config.CPU_NAME not in (None, "host"):
+    if config.CPU_NAME not in (None, "host") or config.CPU_FEATURES is not None:
         asked = (config.CPU_FEATURES or "").split(",")
         return frozenset(name[1:] for name in asked if name.startswith("+"))
     if not config.ENABLE_AVX:

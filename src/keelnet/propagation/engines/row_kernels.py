@@ -18,7 +18,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from keelnet.propagation.engines.bends import BENDS
-from keelnet.propagation.engines.lanes import Lanes, Value
+from keelnet.propagation.engines.lanes import BYTES, Lanes, Value
 from keelnet.propagation.engines.memory import ticket
 from keelnet.propagation.engines.row_bodies import BODIES
 from keelnet.propagation.engines.row_patterns import finish, patterns, put_real, spill
@@ -33,7 +33,7 @@ def _sources() -> str:
     """Of everything that a kernel is made of: Numba's cache looks at this file alone."""
     folder = Path(__file__).parent
     content = b"".join((folder / f"{name}.py").read_bytes() for name in _FILES)
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content + bytes([BYTES])).hexdigest()
 
 
 @intrinsic(prefer_literal=True)

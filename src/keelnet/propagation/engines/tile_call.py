@@ -45,7 +45,7 @@ def _nothing(name: str, form: Form) -> None:
 
 def rows(part: Tensor) -> Tensor:
     """(samples, channels), contiguous but for zeros that are one number seen as many."""
-    flat = part.reshape(-1, part.shape[-1])
+    flat = part.resolve_neg().reshape(-1, part.shape[-1])
     return flat if _is_nothing(flat) else flat.contiguous()
 
 
