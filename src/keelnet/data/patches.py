@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from keelnet.data.prepared import Volume
-from keelnet.data.samples import Batch
+from keelnet.data.samples import WHOLE, Batch, Share
 
 Space = tuple[int, int, int]
 
@@ -45,7 +46,8 @@ class Patches:
 
     A share ``lesion`` of the patches is centred on a voxel of tumour, its class drawn evenly among those
     that the case has; the others anywhere in the brain. An epoch is ``count`` patches. Volumes smaller than the patch are
-    padded with zeros. ``varied`` False leaves patches as they are.
+    padded with zeros. ``varied`` False leaves patches as they are. ``workers`` processes cut them beside the
+    caller, who does it where there are none: the patches are the same.
     """
 
     volumes: Sequence[Volume]
@@ -53,32 +55,47 @@ class Patches:
     count: int
     lesion: float = 0.67
     varied: bool = True
+    workers: int = 0
     _transform: list[Any] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         if not self.volumes:
             raise ValueError("patches need at least one prepared volume with labels")
+        if not 0 <= self.workers <= 64:
+            raise ValueError(f"workers must lie between 0 and 64, got {self.workers}")
         if min(self.patch) < 1 or self.count < 1:
             raise ValueError(
                 f"patch sides and count must be at least 1, got {self.patch} and {self.count}"
             )
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch; all randomness comes from ``generator``."""
+    def batches(
+        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Iterator[Batch]:
+        """One epoch, see `Source.batches`."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         # One number is drawn now: what a worker does with it cannot disturb the generator.
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        return self._epoch(batch_size, seed)
+        return self._epoch(batch_size, seed, share)
 
-    def _epoch(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        for begin in range(0, self.count, batch_size):
-            drawn = [
-                self._drawn(seed, number)
-                for number in range(begin, min(begin + batch_size, self.count))
-            ]
-            x, classes = zip(*drawn, strict=True)
-            yield torch.stack(x), torch.stack(classes)
+    def _epoch(self, batch_size: int, seed: int, share: Share) -> Iterator[Batch]:
+        numbers = [
+            [begin + place for place in share.of(min(batch_size, self.count - begin))]
+            for begin in range(0, self.count, batch_size)
+        ]
+        if not self.workers:
+            yield from (_stacked([self._drawn(seed, n) for n in batch]) for batch in numbers)
+            return
+        loader = DataLoader(
+            _Numbered(self, seed),
+            batch_sampler=numbers,
+            num_workers=self.workers,
+            collate_fn=_stacked,
+            # Its own generator: the loader must not touch torch's.
+            generator=torch.Generator(),
+            worker_init_fn=_alone,
+        )
+        yield from loader
 
     def _drawn(self, seed: int, number: int) -> tuple[Tensor, Tensor]:
         random = np.random.default_rng([seed, number])
@@ -86,15 +103,18 @@ class Patches:
         x, classes = self._cut(volume, self._centre(volume, random))
         if not self.varied:
             return torch.from_numpy(x), torch.from_numpy(classes.astype(np.int64))
-        if not self._transform:
-            self._transform.append(variation())
-        transform = self._transform[0]
+        transform = self._variation()
         transform.set_random_state(int(random.integers(2**31)))
         brain = (x != 0).any(0, keepdims=True)
         given = transform({"x": x, "classes": classes[None], "brain": brain})
         # Outside the brain it stays 0, as it is where a trained network is used.
         x = np.asarray(given["x"], np.float32) * np.asarray(given["brain"], np.float32)
         return torch.from_numpy(x), torch.from_numpy(np.asarray(given["classes"][0], np.int64))
+
+    def _variation(self) -> Any:
+        if not self._transform:
+            self._transform.append(variation())
+        return self._transform[0]
 
     def _centre(self, volume: Volume, random: np.random.Generator) -> NDArray[np.int64]:
         if random.random() < self.lesion and len(volume.places):
@@ -121,3 +141,29 @@ class Patches:
         x[(slice(None), *target)] = volume.x[(slice(None), *source)]
         classes[tuple(target)] = volume.classes[tuple(source)]
         return x, classes
+
+
+@dataclass(frozen=True)
+class _Numbered(Dataset[tuple[Tensor, Tensor]]):
+    """An epoch, patch by patch, for processes that share its numbers."""
+
+    patches: Patches
+    seed: int
+
+    def __len__(self) -> int:
+        return self.patches.count
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        if number >= len(self):
+            raise IndexError(number)
+        return self.patches._drawn(self.seed, number)
+
+
+def _stacked(drawn: list[tuple[Tensor, Tensor]]) -> Batch:
+    x, classes = zip(*drawn, strict=True)
+    return torch.stack(x), torch.stack(classes)
+
+
+def _alone(worker: int) -> None:
+    """A worker computes on one thread: the others are for training."""
+    torch.set_num_threads(1)

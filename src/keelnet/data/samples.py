@@ -13,13 +13,31 @@ Batch = tuple[Tensor, Tensor]
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], Batch]
 
 
+@dataclass(frozen=True)
+class Share:
+    """What process ``rank`` of ``size`` takes of a batch: every size-th sample, the whole if it is alone."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, count: int) -> range:
+        """Its places in a batch of ``count``; at least one, which another process may have too."""
+        return range(self.rank % count, count, self.size)
+
+
+WHOLE = Share()
+
+
 class Source(Protocol):
     """Where a descent takes its batches from."""
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Iterator[Batch]:
         """One epoch of training samples in random order; the last batch may be smaller.
 
-        All randomness comes from ``generator``. Raises ValueError for a batch_size that cannot be had.
+        Of each batch of ``batch_size`` only the ``share`` is given. All randomness comes from ``generator``, and the
+        batches are the same however they are shared. Raises ValueError for a batch_size that cannot be had.
         """
 
 
@@ -78,8 +96,10 @@ class InMemory:
     def channels(self) -> int:
         return self.training[0].shape[1]
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch in random order, see `Samples.batches`."""
+    def batches(
+        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Iterator[Batch]:
+        """One epoch in random order, see `Source.batches`."""
         x, labels = self.training
         if not 1 <= batch_size <= len(x):
             raise ValueError(
@@ -87,9 +107,12 @@ class InMemory:
                 f"got {batch_size}; use batch_size={min(max(batch_size, 1), len(x))}"
             )
         order = torch.randperm(len(x), generator=generator)
-        return (
+        whole = (
             self.augmentation(x[i], labels[i], generator) for i in torch.split(order, batch_size)
         )
+        if share.size == 1:
+            return whole
+        return ((x[own], labels[own]) for x, labels in whole for own in [list(share.of(len(x)))])
 
 
 def _check_pair(name: str, pair: Batch, classes: int) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from keelnet.data.brain import BrainMaps, load_icbm152
 from keelnet.data.distortion import Distortion, biased, noisy
-from keelnet.data.samples import Augmentation, Batch, InMemory
+from keelnet.data.samples import WHOLE, Augmentation, Batch, InMemory, Share
 
 # Networks that halve the resolution three times need sides divisible by it.
 SIDES = 8
@@ -68,9 +68,11 @@ class TissueSlices:
         shaded = biased(x, torch.tensor(strengths.bias), generator)
         return normalised(noisy(shaded, torch.tensor(strengths.noise), generator)), labels
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch of augmented training slices, see `Samples.batches`."""
-        batches = self.samples.batches(batch_size, generator)
+    def batches(
+        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Iterator[Batch]:
+        """One epoch of augmented training slices, see `Source.batches`."""
+        batches = self.samples.batches(batch_size, generator, share)
         return ((normalised(x), labels) for x, labels in batches)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from keelnet.data.samples import Samples, Source
 from keelnet.learning.methods import Method, require_positive, require_share
 from keelnet.learning.objective import Objective
+from keelnet.learning.processes import Alone, Team
 from keelnet.propagation import engine
 from keelnet.propagation.engines.conv import Precision
 
@@ -126,16 +127,21 @@ def descend(
     generator: torch.Generator,
     clock: Clock = time.monotonic,
     state: State | None = None,
+    team: Team | None = None,
 ) -> Iterator[Progress]:
     """Train in place and yield after every epoch; at the end the network holds its best iterate.
 
     ``validate`` gives numbers by name of the network (see `scored`); training.goal is one of them.
     All randomness comes from ``generator``. A consumer that stops early and wants the best iterate
-    copies the parameters whenever ``best`` is true. With the ``state`` of an earlier descent of the same
+    copies the parameters whenever ``best`` is true. ``team``: the processes that descend together, each
+    given the same arguments; the result is that of one process on the same batches, within rounding,
+    where the loss is a mean over samples. With the ``state`` of an earlier descent of the same
     arguments it goes on as if that had not stopped. Raises ValueError for a goal that it does
     not give and where the objective becomes non-finite (the best iterate is put back first).
     """
-    loop = _Loop(network, objective, samples, training, validate, generator, clock, clock())
+    loop = _Loop(
+        network, objective, samples, training, validate, generator, clock, clock(), team or Alone()
+    )
     kept = _snapshot(network)
     best, epoch = -math.inf, 0
     if state is not None:
@@ -176,6 +182,7 @@ class _Loop:
     generator: torch.Generator
     clock: Clock
     begin: float
+    team: Team
 
     def __post_init__(self) -> None:
         parameters = [value for value in self.network.parameters() if value.requires_grad]
@@ -183,9 +190,11 @@ class _Loop:
             raise ValueError("the network has no parameters to train")
         self.optimiser = self.training.method.optimiser(parameters)
         self.averaged = {} if self.training.average is None else _snapshot(self.network)
+        self.forward = self.team.wrapped(self.network)
 
     def seconds(self) -> float:
-        return self.clock() - self.begin
+        """Since the start, by the leader's clock: all must stop at the same step."""
+        return self.team.told(self.clock() - self.begin)
 
     def state(self, epoch: int, best: float, kept: dict[str, Tensor]) -> State:
         """Everything that the descent goes on from after this epoch."""
@@ -220,22 +229,26 @@ class _Loop:
         self.network.train()
         sums: dict[str, float] = {}
         count = 0
-        for x, labels in self.samples.batches(self.training.batch_size, self.generator):
+        batches = self.samples.batches(self.training.batch_size, self.generator, self.team.share)
+        for x, labels in batches:
             self._set_rate(self.spent(number))
             for name, value in self._step(x, labels, f"epoch {number + 1}, batch {count + 1}"):
                 sums[name] = sums.get(name, 0.0) + value
             count += 1
             if self.spent(0) >= 1:
                 break
-        return {name: value / count for name, value in sums.items()}
+        means = torch.tensor([*sums.values()], dtype=torch.float64) / count
+        every = self.team.total(means) / self.team.share.size
+        return dict(zip(sums, every.tolist(), strict=True))
 
     def _step(self, x: Tensor, labels: Tensor, where: str) -> list[tuple[str, float]]:
         device = self.training.device
         with self._precision():
-            logits = self.network(x.to(device))
+            logits = self.forward(x.to(device))
         terms = self.objective.terms(self.network, logits, labels.to(device))
+        terms["loss"] = terms["loss"] * self._weight(len(x))
         total = torch.stack([*terms.values()]).sum()
-        if not bool(total.isfinite()):
+        if not bool(self.team.total(total.detach()).isfinite()):
             raise ValueError(
                 f"the objective became {float(total.detach())} in {where}; use a smaller rate"
                 " (--set rate=…) or a stable architecture"
@@ -247,6 +260,12 @@ class _Loop:
         self.optimiser.step()
         self._average()
         return [(name, float(value.detach())) for name, value in terms.items()]
+
+    def _weight(self, own: int) -> float:
+        """What makes the mean over processes a mean over samples where shares differ in size."""
+        if self.team.share.size == 1:
+            return 1.0
+        return own * self.team.share.size / float(self.team.total(torch.tensor(float(own))))
 
     def _precision(self) -> AbstractContextManager[None]:
         products = self.training.products
@@ -275,7 +294,8 @@ class _Loop:
 
     def validated(self) -> dict[str, float]:
         with self._precision():
-            scores = self.validate(self.network)
+            own = self.validate(self.network) if self.team.leads else {}
+        scores = self.team.told(own)
         if self.training.goal not in scores:
             raise ValueError(f"the goal {self.training.goal!r} is none of {', '.join(scores)}")
         return scores
