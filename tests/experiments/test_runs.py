@@ -41,7 +41,7 @@ def test_the_folder_holds_the_run(finished):
 
 def test_the_weights_are_those_of_the_best_iterate(finished):
     folder, _ = finished
-    task = problem(SMALL)
+    task = problem(SMALL).task
     x, labels = task.samples.validation
     logits = predicted(load_network(folder), x, 256)
     assert task.score(logits, labels)["accuracy"] == load_run(folder).scores["validation_accuracy"]

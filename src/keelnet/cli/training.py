@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,13 +28,26 @@ def reproduce(out: Out = None, overwrite: Overwrite = False) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="digits or tissue.", metavar="RECIPE")],
+    recipe: Annotated[str, typer.Argument(help="digits, tissue or tumour.", metavar="RECIPE")],
     out: Out = None,
     overwrite: Overwrite = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after this time instead.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run in that folder.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your scans, for tumour: a folder or a CSV of paths. Default: synthetic."
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="What their labels mean: brats2021, brats2023, brats2024 or msd."),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without the cases that cannot be read.")
     ] = False,
     settings: Annotated[
         list[str] | None,
@@ -45,8 +59,12 @@ def train(
     from keelnet.experiments.runs import train as run
 
     chosen = _budgeted(recipe_named(recipe), epochs, minutes).with_settings(settings or [])
+    chosen = _on_scans(chosen, data, labels, skip_bad)
     folder = out or Path("runs") / chosen.name
-    _follow(chosen, run(chosen, folder, overwrite, resume))
+    steps = run(chosen, folder, overwrite, resume, report=say)
+    if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
+        return deque(steps, maxlen=0).clear()
+    _follow(chosen, steps)
     _print_scores(folder)
     say(f"written to {folder}")
 
@@ -80,6 +98,21 @@ def _budgeted(recipe: Recipe, epochs: int | None, minutes: float | None) -> Reci
     if minutes is not None:
         return replace(recipe, epochs=None, minutes=minutes)
     return recipe if epochs is None else replace(recipe, epochs=epochs, minutes=None)
+
+
+def _on_scans(recipe: Recipe, data: Path | None, labels: str | None, skip_bad: bool) -> Recipe:
+    from dataclasses import replace
+
+    changes: dict[str, Any] = {}
+    if data is not None:
+        if not data.exists():
+            raise ValueError(f"{data} does not exist")
+        changes["folder"] = str(data.resolve())
+    if labels is not None:
+        changes["labels"] = labels
+    if skip_bad:
+        changes["skip_bad"] = True
+    return replace(recipe, **changes)
 
 
 def _print_verdicts(reproduction: Reproduction) -> None:
@@ -141,8 +174,8 @@ def _print_scores(folder: Path) -> None:
 
     scores = json.loads((folder / "scores.json").read_text())
     for name, value in scores.items():
-        shown = {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value
         if "accuracy" in name or "dice" in name:
+            shown = {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value
             text = f"{shown:.4f}" if isinstance(shown, float) else str(shown)
             say(f"  {name.replace('_', ' ')}: {text}")
 

@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keelnet.data.resampling import resampled, resampled_classes
 from keelnet.data.scans import Scan
 
 PLACES = 2000
-VERSION = 1  # of what is written; another one is prepared anew
+VERSION = 2  # of what is written; another one is prepared anew
 
 
 def brain_box(x: NDArray[np.float32], margin: int = 2) -> tuple[slice, slice, slice]:
@@ -44,6 +46,23 @@ def normalised(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
+def ready(
+    scan: Scan, spacing: float | None = None
+) -> tuple[NDArray[np.float32], tuple[slice, slice, slice]]:
+    """What a network is shown of a scan, on voxels of ``spacing`` mm, and where it lies in the scan."""
+    box = brain_box(scan.x)
+    x = normalised(scan.x[(slice(None), *box)])
+    return (x if spacing is None else resampled(x, scan.geometry.spacing, spacing)), box
+
+
+def _sides(
+    old: tuple[int, ...], sides: tuple[float, float, float], new: tuple[int, ...]
+) -> tuple[float, float, float]:
+    """What a voxel measures where as much space is cut into another number of them."""
+    found = [side * a / b for side, a, b in zip(sides, old, new, strict=True)]
+    return found[0], found[1], found[2]
+
+
 def _places(classes: NDArray[np.uint8]) -> NDArray[np.int16]:
     """Voxels of each class, evenly from all that there are."""
     found = [np.zeros((0, 4), np.int16)]
@@ -66,6 +85,11 @@ class Volume:
     classes: NDArray[np.uint8]
     places: NDArray[np.int16]
     spacing: tuple[float, float, float]
+    folder: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process, the files are mapped there: no copy travels."""
+        return _mapped, (self.folder, self.name)
 
     @property
     def space(self) -> tuple[int, int, int]:
@@ -79,15 +103,18 @@ class Prepared:
 
     folder: Path
 
-    def add(self, scan: Scan) -> None:
-        """Prepare a scan that has labels; whole or not at all."""
+    def add(self, scan: Scan, spacing: float | None = None, signature: str = "") -> None:
+        """Prepare a scan that has labels, on voxels of ``spacing`` mm; whole or not at all."""
         assert scan.classes is not None
-        box = brain_box(scan.x)
-        x = normalised(scan.x[(slice(None), *box)]).astype(np.float16)
-        self._write(f"{scan.name}.x.npy", x)
-        self._write(f"{scan.name}.classes.npy", scan.classes[box])
-        self._write(f"{scan.name}.places.npy", _places(scan.classes[box]))
-        about = {"version": VERSION, "spacing": scan.geometry.spacing}
+        x, box = ready(scan, spacing)
+        classes, sides = scan.classes[box], scan.geometry.spacing
+        if spacing is not None:
+            classes = resampled_classes(classes, sides, spacing)
+        sides = _sides(scan.classes[box].shape, sides, classes.shape)
+        self._write(f"{scan.name}.x.npy", x.astype(np.float16))
+        self._write(f"{scan.name}.classes.npy", classes)
+        self._write(f"{scan.name}.places.npy", _places(classes))
+        about = {"version": VERSION, "spacing": sides, "signature": signature}
         # Last: a case counts once this is there.
         (self.folder / f"{scan.name}.json.new").write_text(json.dumps(about))
         os.replace(self.folder / f"{scan.name}.json.new", self.folder / f"{scan.name}.json")
@@ -99,13 +126,13 @@ class Prepared:
             np.save(file, np.ascontiguousarray(values))
         os.replace(temporary, self.folder / name)
 
-    def has(self, name: str) -> bool:
-        """Whether the case is prepared as this version does it."""
+    def has(self, name: str, signature: str = "") -> bool:
+        """Whether the case is prepared as this version does it, from files of this signature."""
         try:
             about = json.loads((self.folder / f"{name}.json").read_text())
         except (OSError, ValueError):
             return False
-        return bool(about.get("version") == VERSION)
+        return bool(about.get("version") == VERSION and about.get("signature") == signature)
 
     def volume(self, name: str) -> Volume:
         """A prepared case."""
@@ -114,11 +141,16 @@ class Prepared:
         classes = np.load(self.folder / f"{name}.classes.npy", mmap_mode="r")
         places = np.load(self.folder / f"{name}.places.npy")
         side = about["spacing"]
-        return Volume(name, x, classes, places, (float(side[0]), float(side[1]), float(side[2])))
+        sides = float(side[0]), float(side[1]), float(side[2])
+        return Volume(name, x, classes, places, sides, self.folder)
 
     def volumes(self, names: Sequence[str]) -> list[Volume]:
         """Prepared cases in this order."""
         return [self.volume(name) for name in names]
+
+
+def _mapped(folder: Path, name: str) -> Volume:
+    return Prepared(folder).volume(name)
 
 
 def prepare(scans: Iterable[Scan], folder: Path) -> Iterator[str]:

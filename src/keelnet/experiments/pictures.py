@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from keelnet.analysis.regions import region_dice
+from keelnet.data.conventions import CLASS_NAMES, MODALITIES
+from keelnet.data.prepared import Volume
+
 # Okabe and Ito: apart for every kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 TISSUES = ("#000000", "#56B4E9", "#E69F00", "#F7F7F2")
+LESIONS = (BLUE, GREEN, ORANGE, PURPLE)  # necrosis, edema, enhancing, cavity
 LINES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE)
 
 
@@ -92,6 +98,41 @@ def overlay(
         for colour, name in zip(TISSUES, class_names, strict=True)
     ]
     patches.append(Patch(facecolor=VERMILION, label="error"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
+    return png(figure)
+
+
+def tumours(volumes: Sequence[Volume], found: Sequence[NDArray[np.uint8]]) -> bytes:
+    """FLAIR, T1ce, truth and prediction of withheld cases, at the level that holds most tumour."""
+    figure = Figure(figsize=(9.6, 2.6 * len(volumes) + 0.9), layout="constrained")
+    figure.suptitle("Withheld cases (front up, the subject's left on the left)")
+    grid = figure.subplots(len(volumes), 4, squeeze=False)
+    for line, volume, classes in zip(grid, volumes, found, strict=True):
+        level = int(np.argmax((volume.classes > 0).sum((0, 1))))
+        flair, enhanced = (
+            np.asarray(volume.x[channel, :, :, level], np.float32).T[::-1]
+            for channel in (MODALITIES.index("flair"), MODALITIES.index("t1ce"))
+        )
+        for axes, image in zip(line, (flair, enhanced, flair, flair), strict=True):
+            dark = float(image.min())  # outside the brain it is 0, its mean: grey
+            axes.imshow(np.where(image == 0, dark, image), cmap="gray")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        for axes, labels in ((line[2], volume.classes), (line[3], classes)):
+            marked = np.ma.masked_equal(labels[:, :, level].T[::-1], 0)
+            axes.imshow(
+                marked, cmap=ListedColormap(LESIONS), vmin=1, vmax=4, interpolation="nearest"
+            )
+        agreed = region_dice(classes > 0, volume.classes > 0)
+        line[3].set_xlabel(f"whole tumour: Dice {agreed:.2f}", fontsize=9)
+        line[0].set_ylabel(volume.name, fontsize=9)
+    for axes, title in zip(grid[0], ("FLAIR", "T1ce", "truth", "prediction"), strict=True):
+        axes.set_title(title)
+    shown = max(int(labels.max()) for labels in (*found, *(each.classes for each in volumes)))
+    patches = [
+        Patch(facecolor=colour, edgecolor="0.4", label=name)
+        for colour, name in zip(LESIONS[:shown], CLASS_NAMES[1 : shown + 1], strict=True)
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     return png(figure)
 

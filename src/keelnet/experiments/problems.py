@@ -1,4 +1,4 @@
-"""Problems: what a recipe's names stand for: samples, network, objective, scores."""
+"""Problems: a recipe brought to life: task, network, objective, training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from keelnet.analysis.scores import accuracy, dice, mean_of
-from keelnet.data import digits, tissue_slices
-from keelnet.data.samples import Samples
 from keelnet.experiments.recipes import Recipe
-from keelnet.learning.descent import Budget, Score, Training, Validation, scored
+from keelnet.experiments.tasks import (
+    Digits,
+    Report,
+    Task,
+    Tissue,
+    digits_task,
+    tissue_task,
+)
+from keelnet.experiments.tumours import Tumour, tumour_task
+from keelnet.learning.descent import Budget, Training
 from keelnet.learning.methods import SGD, Adam, Method
 from keelnet.learning.objective import Objective
 from keelnet.networks import architectures
@@ -25,74 +31,56 @@ STRATEGIES: dict[str, Strategy] = {
     "checkpointed": checkpointed,
     "reversible": reversible,
 }
+TASKS: dict[str, type[Task]] = {"digits": Digits, "tissue": Tissue, "tumour": Tumour}
 
 
 @dataclass(frozen=True)
 class Problem:
     """A recipe brought to life."""
 
-    samples: Samples
+    task: Task
     network: nn.Module
     objective: Objective
     training: Training
-    score: Score
-    class_names: tuple[str, ...]
-
-    @property
-    def validation(self) -> Validation:
-        """What an epoch ends with."""
-        return scored(self.samples, self.score, self.training.batch_size, self.training.device)
 
 
-def problem(recipe: Recipe) -> Problem:
-    """Samples, network and training of a recipe; raises ValueError where its values cannot work."""
-    samples = _samples(recipe)
-    per_pixel = samples.validation[1].ndim > 1
-    if per_pixel != (recipe.architecture == "segmenter"):
-        wanted = "segmenter" if per_pixel else "any architecture but segmenter"
-        raise ValueError(
-            f"recipe {recipe.name} needs {wanted}, got architecture={recipe.architecture}"
-        )
+def problem(
+    recipe: Recipe, report: Report = lambda line: None, device: torch.device | None = None
+) -> Problem:
+    """Task, network and training of a recipe; raises ValueError where its values cannot work.
+
+    ``report`` is given a line now and then while data are made ready; ``device`` stands before that of the recipe.
+    """
+    device = device or device_named(recipe.device)
+    network = network_of(recipe).to(device)
+    task = _task(recipe, device, report)
     try:
-        network = _network(recipe, samples).to(_device(recipe.device))
-        _try(recipe, samples, network)
+        task.source.batches(recipe.batch, torch.Generator())
+        with torch.no_grad():
+            network(task.example.to(device))
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"no network of width {recipe.width}, depth {recipe.depth}, stencil {recipe.stencil},"
-            f" final_time {recipe.final_time} can be built and run here: {reason}"
-        ) from error
+        raise _unbuildable(recipe, error) from error
     return Problem(
-        samples,
+        task,
         network,
-        Objective(smoothness=recipe.smoothness, tikhonov=recipe.tikhonov),
-        _training(recipe, "mean_dice" if per_pixel else "accuracy"),
-        _tissue_score(samples.class_names) if per_pixel else _image_score,
-        samples.class_names,
+        Objective(task.loss, recipe.smoothness, recipe.tikhonov),
+        _training(recipe, task.goal, device),
     )
 
 
-def _try(recipe: Recipe, samples: Samples, network: nn.Module) -> None:
-    """Raise now what the first step would raise: a batch that cannot be had, a shape that does not fit."""
-    samples.batches(recipe.batch, torch.Generator())
-    with torch.no_grad():
-        network(samples.validation[0][:1].to(_device(recipe.device)))
-
-
-def _samples(recipe: Recipe) -> Samples:
-    makers: dict[str, Callable[[], Samples]] = {
-        "digits": lambda: digits(seed=recipe.seed),
-        "tissue": tissue_slices,
-    }
-    return makers[recipe.data]()
-
-
-def _network(recipe: Recipe, samples: Samples) -> nn.Module:
+def network_of(recipe: Recipe) -> nn.Module:
+    """The network of a recipe as training begins with it; no data are needed for it."""
+    kind = TASKS[recipe.data]
+    if kind.per_pixel != (recipe.architecture == "segmenter"):
+        wanted = "segmenter" if kind.per_pixel else "any architecture but segmenter"
+        raise ValueError(
+            f"recipe {recipe.name} needs {wanted}, got architecture={recipe.architecture}"
+        )
     settings: dict[str, Any] = {
         "width": recipe.width,
         "depth": recipe.depth,
         "final_time": recipe.final_time,
-        "dim": 2,
+        "dim": kind.dim,
         "stencil": recipe.stencil,
         "activation": recipe.activation,
         "knots": recipe.knots,
@@ -100,12 +88,34 @@ def _network(recipe: Recipe, samples: Samples) -> nn.Module:
     }
     if recipe.strategy != "auto":
         settings["strategy"] = STRATEGIES[recipe.strategy]
-    return getattr(architectures, recipe.architecture)(
-        samples.channels, samples.classes, **settings
+    if recipe.architecture == "segmenter":
+        settings |= {"folds": recipe.folds, "rise": recipe.rise}
+    make = getattr(architectures, recipe.architecture)
+    try:
+        network: nn.Module = make(kind.inputs, kind.outputs, **settings)
+        return network.to(device_named(recipe.device))
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        raise _unbuildable(recipe, error) from error
+
+
+def _unbuildable(recipe: Recipe, error: Exception) -> ValueError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(
+        f"no network of width {recipe.width}, depth {recipe.depth}, stencil {recipe.stencil},"
+        f" final_time {recipe.final_time} can be built and run here: {reason}"
     )
 
 
-def _training(recipe: Recipe, goal: str) -> Training:
+def _task(recipe: Recipe, device: torch.device, report: Report) -> Task:
+    makers: dict[str, Callable[[], Task]] = {
+        "digits": lambda: digits_task(recipe.seed, recipe.batch, device),
+        "tissue": lambda: tissue_task(recipe.batch, device),
+        "tumour": lambda: tumour_task(recipe, device, report),
+    }
+    return makers[recipe.data]()
+
+
+def _training(recipe: Recipe, goal: str, device: torch.device) -> Training:
     method: Method = (
         Adam(recipe.rate, recipe.decay)
         if recipe.method == "adam"
@@ -119,11 +129,14 @@ def _training(recipe: Recipe, goal: str) -> Training:
         goal,
         recipe.warmup,
         recipe.clip,
-        _device(recipe.device),
+        device,
+        recipe.average,
+        recipe.products,
     )
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of that name; raises ValueError where it cannot be used."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -131,18 +144,3 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here: {reason}; use cpu") from None
     return device
-
-
-def _image_score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    return {"accuracy": accuracy(logits, labels)}
-
-
-def _tissue_score(class_names: tuple[str, ...]) -> Score:
-    """Dice of every class but the background, which is known exactly."""
-
-    def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-        values = dice(logits.argmax(dim=1), labels, len(class_names))[1:]
-        named = dict(zip(class_names[1:], values, strict=True))
-        return {"mean_dice": mean_of(values), **named}
-
-    return score

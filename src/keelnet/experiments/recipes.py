@@ -16,13 +16,20 @@ class Recipe:
 
     data and architecture are names; width and depth as in ``architectures.Settings``, with several
     numbers for several levels. rate, momentum (sgd), decay, warmup, clip, batch, epochs, minutes
-    (whichever ends first) are those of ``learning.Training``; smoothness and tikhonov the weights
-    of the regularisers. strategy "auto" is reversible where the method allows it, else
-    checkpointed. threads 0 leaves torch's own choice.
+    (whichever ends first), average and products are those of ``learning.Training``; smoothness and
+    tikhonov the weights of the regularisers. strategy "auto" is reversible where the method allows
+    it, else checkpointed. folds and rise are the segmenter's. threads 0 leaves torch's own choice.
+
+    Of recipes on scans alone: folder of scans and what their labels mean (none: ``cases`` synthetic
+    ones of ``resolution`` mm, made on first use), skip_bad to go on without those that cannot be
+    read; spacing in mm of the voxels that the network works on (none: the scans' own); patch, its
+    sides in voxels; patches in an epoch, of which a share ``lesion`` is centred on tumour; withheld,
+    the share of the cases kept for validation, and judged, how many of them an epoch is judged by;
+    workers, processes that cut patches beside the training.
     """
 
     name: str
-    data: Literal["digits", "tissue"]
+    data: Literal["digits", "tissue", "tumour", "qtips"]
     architecture: Literal[
         "residual",
         "antisymmetric",
@@ -50,6 +57,22 @@ class Recipe:
     minutes: float | None = None
     smoothness: float = 0.0
     tikhonov: float = 0.0
+    average: float | None = None
+    products: Literal["state", "bfloat16"] = "state"
+    folds: int = 0
+    rise: int | tuple[int, ...] = 0
+    folder: str | None = None
+    labels: str | None = None
+    skip_bad: bool = False
+    cases: int = 96
+    resolution: int = 2
+    spacing: float | None = None
+    patch: tuple[int, ...] = (64, 64, 64)
+    patches: int = 160
+    lesion: float = 0.67
+    withheld: float = 0.2
+    judged: int = 8
+    workers: int = 0
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
@@ -63,6 +86,19 @@ class Recipe:
             )
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes must be a finite number above 0, got {self.minutes!r}")
+        if self.data != "tumour" and (changed := self._changed(ON_SCANS)):
+            raise ValueError(
+                f"{changed[0]} is a setting of recipes on scans, which {self.name} is not"
+            )
+        if self.architecture != "segmenter" and (changed := self._changed(("folds", "rise"))):
+            raise ValueError(
+                f"{changed[0]} is a setting of the segmenter, not of {self.architecture}"
+            )
+
+    def _changed(self, keys: Sequence[str]) -> list[str]:
+        """Those of these keys that are not as they are by default."""
+        defaults = {each.name: each.default for each in fields(Recipe)}
+        return [key for key in keys if getattr(self, key) != defaults[key]]
 
     def with_settings(self, settings: Sequence[str]) -> Recipe:
         """The recipe with ``key=value`` settings, each value read as its key's type.
@@ -110,6 +146,20 @@ class Recipe:
 
 
 FIXED = ("name", "data")
+ON_SCANS = (
+    "folder",
+    "labels",
+    "skip_bad",
+    "cases",
+    "resolution",
+    "spacing",
+    "patch",
+    "patches",
+    "lesion",
+    "withheld",
+    "judged",
+    "workers",
+)
 
 
 def _assignment(setting: str) -> tuple[str, str]:
@@ -135,6 +185,8 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 def _as(text: str, choice: Any) -> Any:
     """The text read as one type; None where it cannot be."""
     try:
+        if choice is bool:
+            return {"true": True, "false": False}.get(text.lower())
         if choice is int or choice is float:
             return choice(text)
         if get_origin(choice) is tuple:
@@ -152,6 +204,8 @@ def _fits(value: Any, hint: Any) -> bool:
             return value in get_args(choice)
         if get_origin(choice) is tuple:
             return isinstance(value, tuple) and all(isinstance(part, int) for part in value)
+        if choice is bool:
+            return isinstance(value, bool)
         if choice is float:
             return isinstance(value, (int, float)) and not isinstance(value, bool)
         return isinstance(value, choice) and not isinstance(value, bool)
@@ -165,8 +219,13 @@ def _described(hint: Any) -> str:
             return "one of " + ", ".join(get_args(choice))
         if get_origin(choice) is tuple:
             return "whole numbers separated by commas"
-        names = {int: "a whole number", float: "a number", str: "a text", type(None): "none"}
-        return names[choice]
+        return {
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            bool: "true or false",
+            type(None): "none",
+        }[choice]
 
     return " or ".join(map(one, _choices(hint)))
 
@@ -195,6 +254,20 @@ RECIPES = {
             rate=1e-2,
             batch=4,
             epochs=60,
+        ),
+        Recipe(
+            name="tumour",
+            data="tumour",
+            architecture="segmenter",
+            width=(16, 32, 64),
+            depth=(2, 2, 4),
+            final_time=2.0,
+            rate=4e-3,
+            decay=1e-4,
+            batch=2,
+            epochs=None,
+            minutes=8.0,
+            spacing=2.0,
         ),
     )
 }

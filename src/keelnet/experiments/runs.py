@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from keelnet import __version__
 from keelnet.experiments.folders import OutputFolder
-from keelnet.experiments.problems import Problem, problem
+from keelnet.experiments.problems import Problem, device_named, network_of, problem
 from keelnet.experiments.recipes import Recipe
-from keelnet.learning.descent import Progress, State, descend, predicted
+from keelnet.experiments.tasks import Report
+from keelnet.learning.descent import Progress, State, descend
+from keelnet.learning.processes import Team, restarted, team_of
 
+CURVES_EVERY = 20  # seconds between pictures of a run that goes on
 STATE = "state.pt"  # of a run that is not finished
 
 
@@ -36,7 +39,11 @@ class Run:
 
 
 def train(
-    recipe: Recipe, out: Path, overwrite: bool = False, resume: bool = False
+    recipe: Recipe,
+    out: Path,
+    overwrite: bool = False,
+    resume: bool = False,
+    report: Report = lambda line: None,
 ) -> Iterator[Progress]:
     """Train by a recipe and leave a run folder; yields after every epoch.
 
@@ -45,17 +52,39 @@ def train(
     run is refused without ``overwrite``; with it, the old files stay until the new run is whole.
     ``resume`` goes on with an interrupted run from its last whole epoch, to the same weights, bit for
     bit, if the budget is epochs.
+    ``report`` is given a line now and then while data are made ready.
     Raises ValueError for a recipe that cannot work and a folder that cannot be written.
     """
     if resume and overwrite:
         raise ValueError("choose --resume or --overwrite, not both")
-    folder = OutputFolder.reopen(out, STATE) if resume else OutputFolder.claim(out, overwrite)
-    earlier = _earlier(recipe, folder) if resume else None
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    task = problem(recipe)
-    with folder:
-        yield from _descended(recipe, task, folder, earlier)
+    team, device = team_of(device_named(recipe.device))
+    resume = resume or (restarted() and _reopenable(out))
+    earlier = _earlier(recipe, OutputFolder.reopen(out, STATE)) if resume else None
+    keeper = _keeper(out, overwrite, resume) if team.leads else None
+    made = team.in_turn(lambda: problem(recipe, report if team.leads else _silent, device))
+    if keeper is None:
+        yield from _descended(recipe, made, earlier, team)
+        return
+    with keeper as folder:
+        yield from _kept(recipe, made, folder, earlier, team)
+
+
+def _silent(line: str) -> None:
+    """Only one of several processes speaks."""
+
+
+def _keeper(out: Path, overwrite: bool, resume: bool) -> OutputFolder:
+    return OutputFolder.reopen(out, STATE) if resume else OutputFolder.claim(out, overwrite)
+
+
+def _reopenable(out: Path) -> bool:
+    """Whether processes that were started again find what they left."""
+    try:
+        return OutputFolder.reopen(out, STATE).existed
+    except ValueError:
+        return False
 
 
 def _earlier(recipe: Recipe, folder: OutputFolder) -> State:
@@ -75,43 +104,66 @@ def _earlier(recipe: Recipe, folder: OutputFolder) -> State:
 
 
 def _descended(
-    recipe: Recipe, task: Problem, folder: OutputFolder, earlier: State | None
+    recipe: Recipe, made: Problem, earlier: State | None, team: Team
 ) -> Iterator[Progress]:
-    generator = torch.Generator().manual_seed(recipe.seed)
-    history = _history(folder, earlier)
-    best = max(
-        (line for line in history if line["best"]),
-        key=lambda line: int(line["epoch"]),
-        default=None,
-    )
-    for progress in descend(
-        task.network,
-        task.objective,
-        task.samples,
-        task.training,
-        task.validation,
-        generator,
+    return descend(
+        made.network,
+        made.objective,
+        made.task.source,
+        made.training,
+        made.task.validated,
+        torch.Generator().manual_seed(recipe.seed),
         time.monotonic,
         earlier,
-    ):
+        team,
+    )
+
+
+def _kept(
+    recipe: Recipe, made: Problem, folder: OutputFolder, earlier: State | None, team: Team
+) -> Iterator[Progress]:
+    """The descent, with what each epoch leaves on disk."""
+    history = _history(folder, earlier)
+    drawn = time.monotonic()
+    for progress in _descended(recipe, made, earlier, team):
         if not history:  # a run that fails before its first epoch leaves nothing
             folder.write_text("recipe.toml", tomli_w.dumps(recipe.as_table()))
+            for name, content in made.task.about().items():
+                folder.write_text(name, json.dumps(content, indent=2) + "\n")
         history.append(as_line(progress))
         folder.write_text("history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         if progress.best:
-            best = history[-1]
-            folder.write_bytes("weights.safetensors", weights_as_bytes(task.network))
+            folder.write_bytes("weights.safetensors", weights_as_bytes(made.network))
+        if time.monotonic() - drawn > CURVES_EVERY and any(line["best"] for line in history):
+            drawn = time.monotonic()
+            folder.write_bytes("curves.png", _curves(recipe, history))
         folder.write_bytes(STATE, _as_bytes(progress.state))  # last: it vouches for the others
         yield progress
-    if best is None:
+    _finish(recipe, made, folder, history)
+
+
+def _finish(
+    recipe: Recipe, made: Problem, folder: OutputFolder, history: list[dict[str, Any]]
+) -> None:
+    """Pictures and scores of the best iterate, which the network holds now."""
+    best = [line for line in history if line["best"]]
+    if not best:
         raise ValueError(
-            f"training diverged: no epoch gave a number for {task.training.goal}; use a smaller rate"
+            f"training diverged: no epoch gave a number for {made.training.goal}; use a smaller rate"
         )
-    scores = final_scores(recipe, task, best, history[-1]["seconds"])
-    _draw(recipe, task, history, folder)
+    scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])
+    folder.write_bytes("curves.png", _curves(recipe, history))
+    for name, picture in made.task.pictures(made.network).items():
+        folder.write_bytes(name, picture)
     # Last, since a run with scores counts as finished.
     folder.write_text("scores.json", json.dumps(scores, indent=2) + "\n")
     folder.remove(STATE)
+
+
+def _curves(recipe: Recipe, history: list[dict[str, Any]]) -> bytes:
+    from keelnet.experiments import pictures
+
+    return pictures.curves(recipe.name, history)
 
 
 def _history(folder: OutputFolder, earlier: State | None) -> list[dict[str, Any]]:
@@ -146,38 +198,20 @@ def _number(value: float) -> float | None:
 
 
 def final_scores(
-    recipe: Recipe, task: Problem, best: dict[str, Any], seconds: float
+    recipe: Recipe, made: Problem, best: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """What scores.json holds: validation_accuracy, or validation_dice by tissue and its mean."""
-    scores: dict[str, Any] = {"recipe": recipe.name}
-    values = best["scores"]
-    if "mean_dice" in values:
-        scores["validation_dice"] = {k: v for k, v in values.items() if k != "mean_dice"}
-        scores["validation_dice_mean"] = values["mean_dice"]
-    else:
-        scores["validation_accuracy"] = values["accuracy"]
-    scores |= corrupted_scores(task)
-    return scores | {
+    """What scores.json holds: the task's scores of the best iterate, and what gave them."""
+    return {
+        "recipe": recipe.name,
+        **made.task.final_scores(made.network, best["scores"]),
         "best_epoch": best["epoch"],
         "seconds": seconds,
-        "parameters": sum(value.numel() for value in task.network.parameters()),
+        "parameters": sum(value.numel() for value in made.network.parameters()),
         "seed": recipe.seed,
         "device": recipe.device,
         "keelnet": __version__,
         "torch": str(torch.__version__),
     }
-
-
-def corrupted_scores(task: Problem) -> dict[str, Any]:
-    """Dice on the same withheld slices under noise and bias, which intensity alone does not solve."""
-    corrupted = getattr(task.samples, "validation_corrupted", None)
-    if corrupted is None:
-        return {}
-    x, labels = corrupted(0)
-    logits = predicted(task.network, x, task.training.batch_size, task.training.device)
-    scores = task.score(logits, labels)
-    mean = scores.pop("mean_dice")
-    return {"corrupted_dice": scores, "corrupted_dice_mean": mean}
 
 
 def weights_as_bytes(network: nn.Module) -> bytes:
@@ -187,20 +221,6 @@ def weights_as_bytes(network: nn.Module) -> bytes:
         for name, value in network.state_dict().items()
     }
     return safetensors.torch.save(state)
-
-
-def _draw(
-    recipe: Recipe, task: Problem, history: list[dict[str, Any]], folder: OutputFolder
-) -> None:
-    from keelnet.experiments import pictures
-
-    folder.write_bytes("curves.png", pictures.curves(recipe.name, history))
-    if recipe.data == "tissue":
-        x, labels = task.samples.validation
-        logits = predicted(task.network, x, task.training.batch_size, task.training.device)
-        folder.write_bytes(
-            "overlay.png", pictures.overlay(x, labels, logits.argmax(dim=1), task.class_names)
-        )
 
 
 def load_run(folder: Path) -> Run:
@@ -225,7 +245,7 @@ def load_run(folder: Path) -> Run:
 def load_network(folder: Path) -> nn.Module:
     """The trained network of a run folder, in evaluation mode."""
     recipe = load_run(folder).recipe
-    network = problem(recipe).network
+    network = network_of(recipe)
     try:
         network.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

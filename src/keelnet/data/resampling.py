@@ -1,0 +1,69 @@
+"""Resampling: volumes on voxels of another size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+Space = tuple[int, int, int]
+NEAR = 0.02  # a spacing that differs by less than this share is the same one
+
+
+def space_at(space: Sequence[int], spacing: Sequence[float], wanted: float) -> Space:
+    """How many voxels of ``wanted`` mm fill a space of voxels of ``spacing`` mm."""
+    sides = [
+        side if abs(width / wanted - 1) <= NEAR else max(1, round(side * width / wanted))
+        for side, width in zip(space, spacing, strict=True)
+    ]
+    return sides[0], sides[1], sides[2]
+
+
+def resampled(
+    x: NDArray[np.floating], spacing: Sequence[float], wanted: float
+) -> NDArray[np.float32]:
+    """x (channels, *space) on voxels of ``wanted`` mm: means where they are coarser, linear where finer.
+
+    Voxels that are 0 in every channel lie outside the brain: they add nothing to their neighbours, and
+    a voxel that holds less than half of brain is 0.
+    """
+    space = space_at(x.shape[1:], spacing, wanted)
+    values = np.asarray(x, np.float32)
+    if space == x.shape[1:]:
+        return values
+    brain = torch.from_numpy((values != 0).any(0).astype(np.float32))
+    share = _moved(brain[None], space)[0]
+    result = np.stack([_moved(torch.from_numpy(each)[None], space)[0].numpy() for each in values])
+    inside = share.numpy() >= 0.5
+    return np.where(inside, result / np.maximum(share.numpy(), 0.5), 0).astype(np.float32)
+
+
+def _moved(values: Tensor, space: Space) -> Tensor:
+    """(channels, *space) along one axis after the other."""
+    for axis, side in enumerate(space, 1):
+        old = values.shape[axis]
+        if side != old:
+            line = values.movedim(axis, -1)
+            flat = line.reshape(-1, 1, old)
+            if side < old:
+                flat = functional.adaptive_avg_pool1d(flat, side)
+            else:
+                flat = functional.interpolate(flat, side, mode="linear", align_corners=False)
+            values = flat.reshape(*line.shape[:-1], side).movedim(-1, axis)
+    return values
+
+
+def resampled_classes(
+    classes: NDArray[np.uint8], spacing: Sequence[float], wanted: float
+) -> NDArray[np.uint8]:
+    """Classes on voxels of ``wanted`` mm: that of the voxel whose centre is nearest."""
+    space = space_at(classes.shape, spacing, wanted)
+    places = [
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)
+        for old, new in zip(classes.shape, space, strict=True)
+    ]
+    return np.ascontiguousarray(classes[np.ix_(*places)])

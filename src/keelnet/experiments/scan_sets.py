@@ -1,0 +1,189 @@
+"""Sets of scans made ready for training: a user's folder, or synthetic cases made on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keelnet.data.cases import Case, Found, find_cases
+from keelnet.data.conventions import Convention, convention_named
+from keelnet.data.prepared import Prepared
+from keelnet.data.scans import read_scan, settle
+from keelnet.data.synthetic import Synthesis, write_cases
+from keelnet.experiments.cache import cache_folder
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.tasks import Report
+
+SYNTHETIC = "brats2023"  # the layout of synthetic sets
+EDITION = 1  # of the generator; a set of another edition is made anew
+
+
+@dataclass(frozen=True)
+class ScanSet:
+    """Prepared cases of one folder: names to train on, names withheld, and those refused with the reason."""
+
+    folder: Path
+    prepared: Prepared
+    training: tuple[str, ...]
+    withheld: tuple[str, ...]
+    refused: dict[str, str]
+
+
+def scan_set(recipe: Recipe, report: Report) -> ScanSet:
+    """The scans of a recipe, read, checked, prepared and split by its seed.
+
+    What is prepared lies in the cache and is used again while the files stay as they are. Raises ValueError where
+    a case is refused (unless recipe.skip_bad) and where fewer than two cases with labels are left.
+    """
+    folder = Path(recipe.folder) if recipe.folder else synthetic_set(recipe, report)
+    convention = convention_named(recipe.labels) if recipe.labels else None
+    found = settle(find_cases([folder]), convention)
+    for line in str(found).splitlines():
+        report(line)
+    cases = [case for case in found.cases if case.labels is not None]
+    if unlabelled := len(found.cases) - len(cases):
+        report(f"{unlabelled} cases without labels are left out")
+    _stop_at_refused(found.refused, recipe.skip_bad)
+    prepared = Prepared(_place(folder, recipe.spacing))
+    _prepare(cases, found, prepared, recipe, report)
+    names = sorted(case.name for case in cases if case.name not in found.refused)
+    if len(names) < 2:
+        raise ValueError(
+            f"{folder} has {len(names)} usable cases with labels; at least two are wanted, one to train on and"
+            " one withheld"
+        )
+    order = np.random.default_rng([recipe.seed, 1]).permutation(len(names))
+    kept = min(len(names) - 1, max(1, round(recipe.withheld * len(names))))
+    shuffled = [names[place] for place in order]
+    return ScanSet(
+        folder, prepared, tuple(sorted(shuffled[kept:])), tuple(shuffled[:kept]), found.refused
+    )
+
+
+def _stop_at_refused(refused: dict[str, str], skip_bad: bool) -> None:
+    if refused and not skip_bad:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise ValueError(f"cases refused: {shown}{more}; --skip-bad trains without them")
+
+
+def _place(folder: Path, spacing: float | None) -> Path:
+    """Where cases of this folder are kept: another folder or spacing has a place of its own."""
+    key = hashlib.sha256(f"{folder.resolve()}\n{spacing}".encode()).hexdigest()[:16]
+    return cache_folder() / "prepared" / key
+
+
+def _signature(case: Case, convention: Convention | None) -> str:
+    """Changes when a file of the case does."""
+    files = [*case.files.values(), *([case.labels] if case.labels else [])]
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(
+        repr((stats, case.order, convention and convention.name)).encode()
+    ).hexdigest()
+
+
+def _prepare(
+    cases: Sequence[Case], found: Found, prepared: Prepared, recipe: Recipe, report: Report
+) -> None:
+    signatures = {}
+    for case in cases:
+        try:
+            signatures[case.name] = _signature(case, found.convention)
+        except OSError as error:
+            found.refused[case.name] = str(error)
+    missing = [
+        case
+        for case in cases
+        if case.name in signatures and not prepared.has(case.name, signatures[case.name])
+    ]
+    if missing:
+        report(f"preparing {len(missing)} cases in {prepared.folder}")
+    labels = found.convention.name if found.convention else None
+    with _pool(len(missing)) as pool:
+        waiting = {
+            pool.submit(
+                _prepare_one, case, labels, prepared, recipe.spacing, signatures[case.name]
+            ): case.name
+            for case in missing
+        }
+        for number, done in enumerate(as_completed(waiting), 1):
+            try:
+                done.result()
+            except ValueError as error:
+                found.refused[waiting[done]] = str(error)
+                _stop_at_refused(found.refused, recipe.skip_bad)
+            if number % 10 == 0 and number < len(missing):
+                report(f"{number} of {len(missing)} prepared")
+    for name, reason in found.refused.items():
+        report(f"left out {name}: {reason}")
+
+
+def _prepare_one(
+    case: Case,
+    convention: str | None,
+    prepared: Prepared,
+    spacing: float | None,
+    signature: str,
+) -> None:
+    labels = convention_named(convention) if convention else None
+    prepared.add(read_scan(case, labels), spacing, signature)
+
+
+def synthetic_set(recipe: Recipe, report: Report) -> Path:
+    """The folder of the recipe's synthetic cases, of which those not there yet are made, two at a time."""
+    name = f"{SYNTHETIC}-{recipe.resolution}mm-{EDITION}"
+    folder = cache_folder() / "synthetic" / name / f"{recipe.cases}-cases"
+    synthesis = Synthesis(0, recipe.resolution)
+    if recipe.cases < 2:
+        raise ValueError(f"cases must be at least 2, got {recipe.cases}")
+    missing = [number for number in range(recipe.cases) if not _made(folder, number)]
+    if missing:
+        report(f"making {len(missing)} synthetic cases at {recipe.resolution} mm in {folder}")
+    with _pool(len(missing)) as pool:
+        waiting = [pool.submit(_make, synthesis, folder, number) for number in missing]
+        for count, done in enumerate(as_completed(waiting), 1):
+            done.result()
+            if count % 10 == 0 and count < len(missing):
+                report(f"{count} of {len(missing)} made")
+    return folder
+
+
+def _case_name(number: int) -> str:
+    return f"BraTS-GLI-{number:05d}-000"
+
+
+def _made(folder: Path, number: int) -> bool:
+    return (folder / _case_name(number)).is_dir()
+
+
+def _make(synthesis: Synthesis, folder: Path, number: int) -> None:
+    """One case, in place only when it is whole."""
+    staging = folder.parent / f".making-{number}-{os.getpid()}"
+    try:
+        for name, _ in write_cases(synthesis, staging, 1, SYNTHETIC, first=number):
+            folder.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / name, folder / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[Executor]:
+    """Processes for this many jobs; what waits is dropped where one fails."""
+    # Forked processes would inherit OpenMP's threads, with which they can hang.
+    pool = ProcessPoolExecutor(
+        max(1, min(jobs, os.cpu_count() or 1, 8)), multiprocessing.get_context("spawn")
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

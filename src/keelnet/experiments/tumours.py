@@ -1,0 +1,141 @@
+"""The tumour task: regions of brain tumours on scans of four modalities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from keelnet.analysis.regions import region_dice, region_scores
+from keelnet.data.conventions import REGIONS
+from keelnet.data.patches import Patches, Space
+from keelnet.data.prepared import Volume
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.scan_sets import ScanSet, scan_set
+from keelnet.experiments.tasks import Report, Task
+from keelnet.experiments.tiles import Tiling, labelled
+from keelnet.learning.objective import Loss
+from keelnet.learning.regions import region_loss
+
+SHOWN = 3  # withheld cases in the picture of a run
+
+
+class Tumour(Task):
+    """Whole tumour, core and enhancing tumour on FLAIR, T1, T1ce and T2."""
+
+    inputs, outputs, dim, per_pixel, goal = 4, 3, 3, True, "mean_dice"
+
+    def __init__(
+        self, scans: ScanSet, patches: Patches, judged: int, device: torch.device, unit: int
+    ) -> None:
+        self.scans, self.source, self.device = scans, patches, device
+        self.withheld = scans.prepared.volumes(scans.withheld)
+        self.judged = self.withheld[:judged]
+        self.tiling = Tiling(unit=unit)
+
+    @property
+    def loss(self) -> Loss:
+        return region_loss
+
+    @property
+    def example(self) -> Tensor:
+        assert isinstance(self.source, Patches)
+        return torch.zeros(1, self.inputs, *self.source.patch)
+
+    def validated(self, network: nn.Module) -> dict[str, float]:
+        """Mean Dice a region over the withheld cases that are judged every epoch."""
+        scores = [_dice_of(self._labelled(network, volume), volume) for volume in self.judged]
+        means = {name: float(np.mean([score[name] for score in scores])) for name in REGIONS}
+        return {"mean_dice": float(np.mean([*means.values()])), **means}
+
+    def _labelled(self, network: nn.Module, volume: Volume) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return labelled(network, volume.x, self.tiling, device=self.device)
+
+    def final_scores(self, network: nn.Module, best: dict[str, float]) -> dict[str, Any]:
+        """On all withheld cases: means of what `region_scores` gives, region by region."""
+        every = [
+            region_scores(
+                self._labelled(network, volume), np.asarray(volume.classes), volume.spacing
+            )
+            for volume in self.withheld
+        ]
+        regions = {
+            name: {
+                key: _mean([asdict(scores[name])[key] for scores in every])
+                for key in asdict(every[0][name])
+            }
+            for name in REGIONS
+        }
+        dice = {name: float(np.mean([scores[name].dice for scores in every])) for name in REGIONS}
+        return {
+            "validation_dice": dice,
+            "validation_dice_mean": _mean(dice.values()),
+            "validation_cases": len(every),
+            "regions": regions,
+        }
+
+    def pictures(self, network: nn.Module) -> dict[str, bytes]:
+        from keelnet.experiments import pictures
+
+        shown = self.withheld[:SHOWN]
+        found = [self._labelled(network, volume) for volume in shown]
+        return {"overlay.png": pictures.tumours(shown, found)}
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "split.json": {
+                "folder": str(self.scans.folder),
+                "training": list(self.scans.training),
+                "withheld": list(self.scans.withheld),
+                "refused": self.scans.refused,
+            }
+        }
+
+
+def _dice_of(found: np.ndarray[Any, np.dtype[np.uint8]], volume: Volume) -> dict[str, float]:
+    return {
+        name: region_dice(np.isin(found, classes), np.isin(volume.classes, classes))
+        for name, classes in REGIONS.items()
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """Over those that are defined; JSON knows no nan."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else None
+
+
+def tumour_task(recipe: Recipe, device: torch.device, report: Report) -> Tumour:
+    """The task on the recipe's scans; raises ValueError for a patch that its network cannot halve."""
+    levels = 1 if isinstance(recipe.width, int) else len(recipe.width)
+    unit = 2 ** (levels - 1 + recipe.folds)
+    patch = patch_of(recipe)
+    if any(side % unit for side in patch):
+        raise ValueError(f"sides of the patch must be divisible by {unit}, got {patch}")
+    if not 0 < recipe.withheld < 1 or recipe.judged < 1:
+        raise ValueError(
+            "withheld must lie between 0 and 1 and judged be at least 1, got"
+            f" {recipe.withheld!r} and {recipe.judged!r}"
+        )
+    scans = scan_set(recipe, report)
+    patches = Patches(
+        scans.prepared.volumes(scans.training),
+        patch,
+        recipe.patches,
+        recipe.lesion,
+        workers=recipe.workers,
+    )
+    return Tumour(scans, patches, recipe.judged, device, unit)
+
+
+def patch_of(recipe: Recipe) -> Space:
+    """Three sides; one number stands for all."""
+    sides = recipe.patch * 3 if len(recipe.patch) == 1 else recipe.patch
+    if len(sides) != 3 or min(sides) < 1:
+        raise ValueError(f"patch needs one side or three, each at least 1, got {recipe.patch}")
+    return sides[0], sides[1], sides[2]

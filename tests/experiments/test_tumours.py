@@ -1,0 +1,198 @@
+"""Tumour runs: scans in, a run folder out; the same weights however often they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from scans import SHAPE, volumes, write, write_case
+
+from keelnet.experiments.recipes import recipe_named
+from keelnet.experiments.runs import load_network, load_run, train
+from keelnet.experiments.scan_sets import scan_set, synthetic_set
+
+NAMES = ("a", "b", "ü c")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KEELNET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, name in enumerate(NAMES):
+        write_case(tmp_path / "scans", name, seed=seed)
+    return tmp_path / "scans"
+
+
+def small(folder, **changes):
+    return replace(
+        recipe_named("tumour"),
+        folder=str(folder),
+        width=(4, 8),
+        depth=(1, 1),
+        patch=(8,),
+        patches=4,
+        spacing=None,
+        epochs=2,
+        minutes=None,
+    ) if not changes else replace(small(folder), **changes)  # fmt: skip
+
+
+def test_a_run_holds_scores_by_region_the_split_and_pictures(folder, tmp_path):
+    heard: list[str] = []
+    steps = list(train(small(folder), tmp_path / "run", report=heard.append))
+    assert any("BraTS" in line for line in heard)
+    assert set(steps[-1].scores) == {"mean_dice", "WT", "TC", "ET"}
+    run = load_run(tmp_path / "run")
+    assert set(run.scores["validation_dice"]) == {"WT", "TC", "ET"}
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert sorted(split["training"] + split["withheld"]) == sorted(NAMES)
+    assert len(split["withheld"]) == 1
+    assert (tmp_path / "run" / "overlay.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_is_read_without_its_scans(folder, tmp_path):
+    list(train(small(folder), tmp_path / "run"))
+    for path in folder.rglob("*.nii.gz"):
+        path.unlink()
+    with torch.no_grad():
+        assert load_network(tmp_path / "run")(torch.zeros(1, 4, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
+
+
+@pytest.mark.parametrize("changes", [{"average": 0.5}, {"products": "bfloat16"}, {"spacing": 4.0}, {"workers": 1}, {"folds": 1}])  # fmt: skip
+def test_options_of_training_work(folder, tmp_path, changes):
+    steps = list(train(small(folder, patch=(4,), epochs=1, **changes), tmp_path / "run"))
+    assert np.isfinite(steps[0].terms["loss"])
+
+
+def test_workers_cut_the_patches_that_the_caller_would(folder, tmp_path):
+    one, other = (
+        list(train(small(folder, workers=workers), tmp_path / f"run{workers}"))
+        for workers in (0, 2)
+    )
+    assert [step.terms for step in one] == [step.terms for step in other]
+
+
+def test_preparing_twice_prepares_once_and_a_changed_file_again(folder):
+    heard: list[str] = []
+    scan_set(small(folder), heard.append)
+    assert any("preparing 3 cases" in line for line in heard)
+    heard.clear()
+    scan_set(small(folder), heard.append)
+    assert not any("preparing" in line for line in heard)
+    write(folder / "a" / "a_flair.nii.gz", volumes(9)[0])
+    found = scan_set(small(folder), heard.append)
+    assert any("preparing 1 cases" in line for line in heard)
+    assert len(found.training) == 2
+
+
+def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
+    (folder / "b" / "b_t1.nii.gz").unlink()
+    write(folder / "a" / "a_t2.nii.gz", np.full(SHAPE, np.nan, np.float32))
+    with pytest.raises(ValueError, match="t1 missing.*--skip-bad"):
+        list(train(small(folder), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="at least two are wanted"):
+        list(train(small(folder, skip_bad=True), tmp_path / "run"))
+    write_case(folder, "d", seed=7)
+    list(train(small(folder, skip_bad=True), tmp_path / "run"))
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert set(split["refused"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch": (7,)}, "divisible by 2"),
+        ({"patch": (8, 8)}, "one side or three"),
+        ({"withheld": 0.0}, "withheld must lie"),
+        ({"judged": 0}, "judged"),
+        ({"workers": -1}, "workers"),
+        ({"labels": "brats1999"}, "unknown labels"),
+        ({"architecture": "hamiltonian"}, "needs segmenter"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        list(train(small(folder, **changes), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_scans_are_refused_elsewhere():
+    with pytest.raises(ValueError, match="patch is a setting of recipes on scans"):
+        replace(recipe_named("digits"), patch=(8,))
+    with pytest.raises(ValueError, match="folds is a setting of the segmenter"):
+        replace(recipe_named("digits"), folds=1)
+
+
+def test_synthetic_cases_are_made_once_and_whole(cache, monkeypatch):
+    recipe = replace(recipe_named("tumour"), cases=2, resolution=4)
+    heard: list[str] = []
+    folder = synthetic_set(recipe, heard.append)
+    files = {path: path.read_bytes() for path in folder.rglob("*.nii.gz")}
+    assert len(files) == 2 * 6 and not list(folder.parent.glob(".making*"))
+    assert synthetic_set(recipe, heard.append) == folder and len(heard) == 1
+    one = min(files)
+    image = nibabel.load(one)
+    assert image.header.get_zooms() == (4, 4, 4)
+
+
+KILLED = """
+import os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.runs import train
+from keelnet.experiments import problems, pictures
+
+torch.set_num_threads(1)
+recipe = Recipe.from_toml(Path(sys.argv[1]).read_text())
+out, kills, chance = Path(sys.argv[2]), int(sys.argv[3]), random.Random(5)
+for number in range(kills + 1):
+    begin = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        resume = any((root / "state.pt").is_file() for root in (out,))
+        list(train(recipe, out, resume=resume))
+        os._exit(0)
+    if number < kills:
+        while time.monotonic() - begin < 30 and not (out / "state.pt").is_file():
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.4))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert number < kills or status == 0, status
+    if (out / "scores.json").is_file():
+        break
+print(number)
+"""
+
+
+def test_killed_ten_times_it_ends_with_the_same_weights(folder, tmp_path):
+    import tomli_w
+
+    recipe = small(folder, epochs=40, average=0.9)
+    list(train(recipe, tmp_path / "whole"))
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(recipe.as_table()))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "recipe.toml", tmp_path / "cut", "10"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 10
+    weights = (tmp_path / "whole" / "weights.safetensors").read_bytes()
+    assert (tmp_path / "cut" / "weights.safetensors").read_bytes() == weights
