@@ -16,6 +16,17 @@ from keelnet.learning.regions import classes_of
 SPACES = st.tuples(*[st.integers(1, 70)] * 3)
 
 
+@given(space=SPACES, side=st.sampled_from([24, 32, 40]), margin=st.sampled_from([0, 3, 8]))
+@settings(max_examples=60, deadline=None)
+def test_between_tiles_each_labels_only_what_it_sees_the_margin_around(space, side, margin):
+    tiling = Tiling((side,) * 3, margin, 8).fitted(space)
+    assert all(own <= side and own % 8 == 0 for own in tiling.side)
+    for target, inside in tiling.places(space):
+        for whole, own, length, limit in zip(target, inside, space, tiling.side, strict=True):
+            assert whole.start == 0 or own.start >= margin
+            assert whole.stop == length or own.stop <= limit - margin
+
+
 @given(space=SPACES, margin=st.sampled_from([0, 3, 8]))
 @settings(max_examples=60, deadline=None)
 def test_every_voxel_is_labelled_once_from_its_own_place(space, margin):
@@ -24,7 +35,7 @@ def test_every_voxel_is_labelled_once_from_its_own_place(space, margin):
     seen, found = np.zeros(space, int), np.zeros(space)
     for target, inside in tiling.places(space):
         seen[target] += 1
-        found[target] = tiling.cut(x.astype(np.float32), target)[0][inside]
+        found[target] = tiling.cut(x.astype(np.float32), target, inside)[0][inside]
     assert (seen == 1).all()
     np.testing.assert_array_equal(found, x[0].astype(np.float32))
 
@@ -53,12 +64,9 @@ def test_tiles_label_as_the_whole_volume_would_be(mirrored):
 def test_a_network_sees_past_its_tile_as_far_as_the_margin():
     network = kn.architectures.segmenter(4, 3, dim=3, width=(4,), depth=1, seed=1)
     network.classifier.linear.bias.data.fill_(0.01)
-    x = volume()
-    padded = np.pad(x, ((0, 0), (8, 8), (8, 8), (8, 8)))
-    with torch.no_grad():
-        whole = classes_of(network(torch.from_numpy(padded)[None]))[0].numpy()[8:-8, 8:-8, 8:-8]
-    near = labelled(network, x, Tiling((24, 24, 24), 8))
-    assert (near == whole).mean() > 0.999
+    x = volume(space=(40, 24, 32))
+    whole = labelled(network, x, Tiling((64, 64, 64), 8))
+    assert (labelled(network, x, Tiling((24, 24, 24), 8)) == whole).mean() > 0.999
     assert (labelled(network, x, Tiling((8, 8, 8), 0)) == whole).mean() < 0.999
     assert network.training
 

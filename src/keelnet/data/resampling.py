@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -67,3 +67,21 @@ def resampled_classes(
         for old, new in zip(classes.shape, space, strict=True)
     ]
     return np.ascontiguousarray(classes[np.ix_(*places)])
+
+
+def planes(values: NDArray[np.floating], space: Space) -> Iterator[NDArray[np.float32]]:
+    """values (channels, *coarse) linearly interpolated to ``space``: (channels, 1, side, side) one after the other.
+
+    Along the first axis, so that the whole never exists at once.
+    """
+    coarse = torch.from_numpy(np.asarray(values, np.float32))
+    flat = coarse.movedim(1, 0)  # (first axis, channels, side, side)
+    if flat.shape[2:] != space[1:]:
+        flat = functional.interpolate(flat, space[1:], mode="bilinear", align_corners=False)
+    old, new = len(flat), space[0]
+    for place in range(new):
+        at = min(max((place + 0.5) * old / new - 0.5, 0.0), old - 1.0)
+        low = min(int(at), old - 1)
+        share = at - low
+        high = min(low + 1, old - 1)
+        yield torch.lerp(flat[low], flat[high], share)[:, None].numpy()

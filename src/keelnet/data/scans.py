@@ -30,7 +30,7 @@ class Scan:
 
 def read_scan(case: Case, convention: Convention | None) -> Scan:
     """A case as keelnet computes with it. Raises ValueError, one sentence, for whatever cannot be trusted."""
-    geometry = _common_geometry(case)
+    geometry = common_geometry(case)
     x = np.stack([geometry.towards(values) for values in _modalities(case)])
     for modality, values in zip(MODALITIES, x, strict=True):
         _check_values(modality, values)
@@ -84,7 +84,8 @@ def _values(case: Case) -> set[int]:
     return {int(value) for value in values if value.is_integer() and value > 0}
 
 
-def _common_geometry(case: Case) -> Geometry:
+def common_geometry(case: Case) -> Geometry:
+    """The space of a case, from the headers of its files alone. Raises ValueError where they differ."""
     first, shape = read_geometry(case.first)
     _check_stacking(case, case.first, shape)
     for path in [*case.files.values(), *([case.labels] if case.labels else [])][1:]:

@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from keelnet.learning.regions import classes_of
 
 Space = tuple[int, int, int]
+Slices = tuple[slice, ...]
+OUTSIDE = -30.0  # the logit of what is certainly no tumour
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of ``side`` voxels along each axis, of which a rim of ``margin`` is seen and not labelled.
+    """Tiles of at most ``side`` voxels along each axis; where two meet, each labels up to a rim of ``margin`` voxels
+    that it only sees.
 
-    Beyond the volume there is 0, as outside the brain. ``unit``: the network halves a space so often that
-    its sides must be divisible by this.
+    ``unit``: the network halves a space so often that its sides must be divisible by this; beyond the volume
+    there is 0, as outside the brain.
     """
 
-    side: Space = (96, 96, 96)
+    side: Space = (128, 128, 128)
     margin: int = 16
     unit: int = 8
 
@@ -37,36 +40,59 @@ class Tiling:
                 )
 
     def fitted(self, space: Space) -> Tiling:
-        """For a volume that is smaller than a tile along an axis: no longer than it needs to be."""
-        whole = [-(-(side + 2 * self.margin) // self.unit) * self.unit for side in space]
-        sides = [min(own, need) for own, need in zip(self.side, whole, strict=True)]
-        return Tiling((sides[0], sides[1], sides[2]), self.margin, self.unit)
+        """For this volume: as few tiles as there must be, each no larger than that asks for."""
+        sides = [self._side(own, length) for own, length in zip(self.side, space, strict=True)]
+        return Fitted((sides[0], sides[1], sides[2]), self.margin, self.unit)
 
-    def places(self, space: Space) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    def _side(self, own: int, length: int) -> int:
+        if length <= own:
+            return self._rounded(length)
+        inner = length - 2 * self.margin
+        tiles = -(-inner // (own - 2 * self.margin))
+        return self._rounded(-(-inner // tiles) + 2 * self.margin)
+
+    def _rounded(self, length: int) -> int:
+        return -(-length // self.unit) * self.unit
+
+    def places(self, space: Space) -> Iterator[tuple[Slices, Slices]]:
         """What is labelled of the volume, and where it lies in the tile."""
-        cores = [side - 2 * self.margin for side in self.side]
-        starts = [range(0, side, core) for side, core in zip(space, cores, strict=True)]
-        for start in itertools.product(*starts):
-            stops = [min(s + c, side) for s, c, side in zip(start, cores, space, strict=True)]
+        axes = [
+            list(self._along(side, length)) for side, length in zip(self.side, space, strict=True)
+        ]
+        for cuts in itertools.product(*axes):
             yield (
-                tuple(slice(a, b) for a, b in zip(start, stops, strict=True)),
-                tuple(
-                    slice(self.margin, self.margin + b - a)
-                    for a, b in zip(start, stops, strict=True)
-                ),
+                tuple(slice(first, last) for _, first, last in cuts),
+                tuple(slice(first - start, last - start) for start, first, last in cuts),
             )
 
-    def cut(self, x: NDArray[np.floating], labelled: tuple[slice, ...]) -> NDArray[np.float32]:
-        """The tile (4, *side) around what is to be labelled."""
+    def _along(self, side: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Start of each tile along an axis, and the first and last voxel that it labels."""
+        done = 0
+        while done < length:
+            start = max(0, min(done - self.margin, length - side))
+            last = length if start + side >= length else start + side - self.margin
+            yield start, done, last
+            done = last
+
+    def cut(self, x: NDArray[np.floating], labelled: Slices, inside: Slices) -> NDArray[np.float32]:
+        """The tile (channels, *side) in which ``labelled`` lies ``inside``."""
         tile = np.zeros((len(x), *self.side), np.float32)
         source, target = [], []
-        for place, side, limit in zip(labelled, self.side, x.shape[1:], strict=True):
-            begin = place.start - self.margin
-            first, last = max(0, begin), min(limit, begin + side)
-            source.append(slice(first, last))
-            target.append(slice(first - begin, last - begin))
+        for place, own, side, limit in zip(labelled, inside, self.side, x.shape[1:], strict=True):
+            start = place.start - own.start
+            stop = min(limit, start + side)
+            source.append(slice(start, stop))
+            target.append(slice(0, stop - start))
         tile[(slice(None), *target)] = x[(slice(None), *source)]
         return tile
+
+
+@dataclass(frozen=True)
+class Fitted(Tiling):
+    """Tiles for one volume, which may be smaller than two margins."""
+
+    def __post_init__(self) -> None:
+        """Sides follow from the volume."""
 
 
 def labelled(
@@ -81,21 +107,53 @@ def labelled(
     Only tiles that hold brain are shown to the network; ``mirrored`` averages the logits of all eight
     mirror images. Logits of the whole volume never exist.
     """
+    classes = np.zeros(x.shape[1:], np.uint8)
+    for target, logits in _seen(network, x, tiling, mirrored, device):
+        classes[target] = classes_of(logits[None])[0].cpu().numpy()
+    return classes
+
+
+def logits_of(
+    network: nn.Module,
+    x: NDArray[np.floating],
+    tiling: Tiling,
+    mirrored: bool = False,
+    device: torch.device | None = None,
+) -> NDArray[np.float16]:
+    """Logits (regions, right, anterior, superior) of a prepared volume, in half precision.
+
+    Where no tile holds brain they are `OUTSIDE`.
+    """
+    found: NDArray[np.float16] | None = None
+    for target, logits in _seen(network, x, tiling, mirrored, device):
+        if found is None:
+            found = np.full((len(logits), *x.shape[1:]), OUTSIDE, np.float16)
+        found[(slice(None), *target)] = logits.clamp(-6e4, 6e4).cpu().numpy()
+    return np.full((1, *x.shape[1:]), OUTSIDE, np.float16) if found is None else found
+
+
+def _seen(
+    network: nn.Module,
+    x: NDArray[np.floating],
+    tiling: Tiling,
+    mirrored: bool,
+    device: torch.device | None,
+) -> Iterator[tuple[Slices, Tensor]]:
+    """What each tile labels, and the logits there; in evaluation mode, without gradients."""
     space: Space = (x.shape[1], x.shape[2], x.shape[3])
     tiling = tiling.fitted(space)
-    classes = np.zeros(space, np.uint8)
     mode = network.training
     network.eval()
     try:
         with torch.inference_mode():
             for target, inside in tiling.places(space):
-                tile = tiling.cut(x, target)
+                tile = tiling.cut(x, target, inside)
                 if tile.any():
-                    logits = _logits(network, torch.from_numpy(tile)[None].to(device), mirrored)
-                    classes[target] = classes_of(logits)[0].cpu().numpy()[inside]
+                    batch = torch.from_numpy(tile)[None].to(device)
+                    batch = batch.contiguous(memory_format=torch.channels_last_3d)
+                    yield target, _logits(network, batch, mirrored)[0][(slice(None), *inside)]
     finally:
         network.train(mode)
-    return classes
 
 
 def _logits(network: nn.Module, tile: Tensor, mirrored: bool) -> Tensor:

@@ -36,7 +36,7 @@ class Tumour(Task):
         self.scans, self.source, self.device = scans, patches, device
         self.withheld = scans.prepared.volumes(scans.withheld)
         self.judged = self.withheld[:judged]
-        self.tiling = Tiling(unit=unit)
+        self.tiling = Tiling(unit=max(8, unit))
 
     @property
     def loss(self) -> Loss:

@@ -1,0 +1,67 @@
+"""Commands that use a trained network on scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keelnet.cli.console import Out, Overwrite, console, say
+
+
+def segment(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a finished run of tumour.", metavar="RUN")
+    ],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of scans, files of one case, or CSVs of paths.", metavar="INPUT"
+        ),
+    ],
+    out: Out = None,
+    overwrite: Overwrite = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Write labels as brats2021, brats2023, brats2024 or msd. Default: as the files are named."
+        ),
+    ] = None,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Average eight mirror images: eight times as long.")
+    ] = False,
+    smallest: Annotated[
+        float, typer.Option(help="Take away connected tumours of less than so many ml.")
+    ] = 0.0,
+    empty_et: Annotated[
+        float, typer.Option(help="If less than so many ml enhance, count them as necrosis.")
+    ] = 0.0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without the cases that cannot be read.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, …")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads; 0: torch's own choice.", min=0)] = 0,
+) -> None:
+    """Label tumours on scans: NIfTI in each scan's own space and convention, a picture, volumes in ml."""
+    import torch
+
+    from keelnet.experiments.segment import segment as label
+    from keelnet.experiments.segment import segmenting_of
+    from keelnet.experiments.segmenting import Rules
+
+    if threads:
+        torch.set_num_threads(threads)
+    segmenting = segmenting_of(run, mirrored, Rules(smallest, empty_et), device)
+    folder = out or Path("runs/segmented")
+    count = 0
+    for done in label(segmenting, inputs, folder, labels, skip_bad, overwrite, say):
+        shown = ", ".join(f"{name} {value:.1f} ml" for name, value in done.regions_ml.items())
+        console.print(f"{done.name}: {shown} ({done.convention})", markup=False, soft_wrap=True)
+        count += 1
+    say(f"{count} case{'s' * (count != 1)} written to {folder}; for research only, no diagnosis")
+
+
+COMMANDS = (
+    (segment, "keelnet segment runs/tumour scans/BraTS-GLI-00003-000 --out runs/segmented"),
+)

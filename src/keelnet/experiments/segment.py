@@ -1,0 +1,160 @@
+"""keelnet segment: scans in, labels in the scans' own space out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keelnet.data.cases import Case, Found, find_cases
+from keelnet.data.conventions import (
+    CLASS_NAMES,
+    CONVENTIONS,
+    REGIONS,
+    Convention,
+    convention_named,
+)
+from keelnet.data.scans import Scan, common_geometry, read_scan
+from keelnet.data.volumes import write_labels
+from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.problems import device_named
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.runs import load_network, load_run
+from keelnet.experiments.segmenting import Rules, Segmenting
+from keelnet.experiments.tasks import Report
+from keelnet.experiments.tiles import Tiling
+
+# What labels are written as where only the names of files speak: 1, 2 and 3 mean the same in 2023 and 2024.
+_BY_NAMES = {"old": "brats2021", "new": "brats2023", "msd": "msd"}
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One finished case: its file, the convention of the labels in it, and ml by class and by region."""
+
+    name: str
+    file: str
+    convention: str
+    classes_ml: dict[str, float]
+    regions_ml: dict[str, float]
+
+
+def segmenting_of(
+    run: Path, mirrored: bool = False, rules: Rules | None = None, device: str = "cpu"
+) -> Segmenting:
+    """The trained network of a run on scans; raises ValueError where it is none."""
+    recipe = load_run(run).recipe
+    if recipe.data != "tumour":
+        raise ValueError(f"{run} was trained on {recipe.data}, not on tumours of scans")
+    place = device_named(device)
+    return Segmenting(
+        load_network(run).to(place),
+        recipe.spacing,
+        mirrored,
+        rules or Rules(),
+        Tiling(unit=max(8, unit_of(recipe))),
+        place,
+    )
+
+
+def unit_of(recipe: Recipe) -> int:
+    """What the recipe's network needs the sides of a space to be divisible by."""
+    levels = 1 if isinstance(recipe.width, int) else len(recipe.width)
+    return int(2 ** (levels - 1 + recipe.folds))
+
+
+def segment(
+    segmenting: Segmenting,
+    inputs: Sequence[Path],
+    out: Path,
+    labels: str | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    report: Report = lambda line: None,
+) -> Iterator[Segmented]:
+    """Label every case and write <case>.nii.gz (uint8), <case>.png and volumes.json; yields each when it is on disk.
+
+    Labels are written in the space, order of axes and convention of the input, which follows from the names of
+    its files unless ``labels`` says it. Headers of all cases are checked before the first is labelled. A bad case
+    ends the work with ValueError, what is finished stays; with ``skip_bad`` it is left out.
+    """
+    given = convention_named(labels) if labels else None
+    found = find_cases(inputs)
+    cases = _checked(found, skip_bad, report)
+    if not cases:
+        raise ValueError("no case is left that can be read")
+    done: list[Segmented] = []
+    with OutputFolder.claim(out, overwrite) as folder:
+        for case in cases:
+            try:
+                scan = read_scan(case, None)
+            except ValueError as reason:
+                if not skip_bad:
+                    raise ValueError(f"case {case.name}: {reason}") from None
+                report(f"left out {case.name}: {reason}")
+                continue
+            done.append(_one(segmenting, scan, given or _convention(case), folder))
+            folder.write_text("volumes.json", json.dumps(_volumes(done), indent=2) + "\n")
+            yield done[-1]
+        if not done:
+            raise ValueError("no case is left that can be read")
+
+
+def _checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
+    """The cases whose headers agree."""
+    refused = dict(found.refused)
+    for case in found.cases:
+        try:
+            common_geometry(case)
+        except ValueError as reason:
+            refused[case.name] = str(reason)
+    if refused and not skip_bad:
+        name, reason = next(iter(refused.items()))
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise ValueError(f"case {name}: {reason}{more}; --skip-bad goes on without")
+    for name, reason in refused.items():
+        report(f"left out {name}: {reason}")
+    return [case for case in found.cases if case.name not in refused]
+
+
+def _convention(case: Case) -> Convention:
+    return CONVENTIONS[_BY_NAMES.get(case.names, "brats2023")]
+
+
+def _one(
+    segmenting: Segmenting, scan: Scan, convention: Convention, folder: OutputFolder
+) -> Segmented:
+    from keelnet.experiments.overlays import planes_picture
+
+    classes = segmenting.classes(scan)
+    write_labels(folder.root / f"{scan.name}.nii.gz", convention.to_file(classes), scan.geometry)
+    folder.write_bytes(f"{scan.name}.png", planes_picture(scan, classes))
+    voxel_ml = scan.geometry.voxel_ml
+    return Segmented(
+        scan.name,
+        f"{scan.name}.nii.gz",
+        convention.name,
+        {name: _ml(classes == label, voxel_ml) for label, name in enumerate(CLASS_NAMES[1:4], 1)},
+        {name: _ml(np.isin(classes, parts), voxel_ml) for name, parts in REGIONS.items()},
+    )
+
+
+def _ml(mask: NDArray[np.bool_], voxel_ml: float) -> float:
+    return round(float(mask.sum()) * voxel_ml, 3)
+
+
+def _volumes(done: Sequence[Segmented]) -> dict[str, Any]:
+    return {
+        each.name: {
+            "file": each.file,
+            "labels": each.convention,
+            "classes_ml": each.classes_ml,
+            "regions_ml": each.regions_ml,
+        }
+        for each in done
+    }

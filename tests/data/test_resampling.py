@@ -1,0 +1,57 @@
+"""Laws of resampling: constants stay, the outside stays outside, and what is near enough is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keelnet.data.resampling import planes, resampled, resampled_classes, space_at
+
+SPACES = st.tuples(*[st.integers(2, 14)] * 3)
+SPACINGS = st.tuples(*[st.floats(0.5, 4)] * 3)
+
+
+@given(space=SPACES, spacing=SPACINGS, wanted=st.floats(0.5, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_constant_inside_stays_one_and_zero_outside_stays_zero(space, spacing, wanted):
+    x = np.zeros((2, *space), np.float32)
+    x[:, space[0] // 2 :] = 3.0
+    moved = resampled(x, spacing, wanted)
+    assert moved.shape == (2, *space_at(space, spacing, wanted))
+    assert set(np.unique(moved.round(4))) <= {0.0, 3.0}
+
+
+@given(space=SPACES, spacing=SPACINGS, wanted=st.floats(0.5, 4))
+@settings(max_examples=60, deadline=None)
+def test_classes_keep_their_values_and_the_grid_of_the_image(space, spacing, wanted):
+    classes = np.random.default_rng(0).integers(0, 4, space).astype(np.uint8)
+    moved = resampled_classes(classes, spacing, wanted)
+    assert moved.shape == space_at(space, spacing, wanted)
+    assert set(np.unique(moved)) <= set(np.unique(classes))
+
+
+def test_near_enough_is_the_same():
+    x = np.random.default_rng(0).standard_normal((1, 5, 6, 7)).astype(np.float32)
+    np.testing.assert_array_equal(resampled(x, (1.01, 0.99, 1.0), 1.0), x)
+    classes = (x[0] > 0).astype(np.uint8)
+    np.testing.assert_array_equal(resampled_classes(classes, (1.01, 0.99, 1.0), 1.0), classes)
+
+
+def test_means_are_taken_where_voxels_grow():
+    x = np.random.default_rng(0).uniform(1, 2, (1, 8, 4, 6)).astype(np.float32)
+    cells = x.reshape(1, 4, 2, 2, 2, 3, 2).mean((2, 4, 6))
+    np.testing.assert_allclose(resampled(x, (1, 1, 1), 2.0), cells, rtol=1e-5)
+
+
+@pytest.mark.parametrize("space", [(7, 9, 11), (3, 2, 20), (5, 5, 5)])
+def test_planes_are_the_linear_interpolation_of_the_whole(space):
+    import torch
+
+    values = np.random.default_rng(0).standard_normal((3, 5, 6, 4)).astype(np.float32)
+    whole = torch.nn.functional.interpolate(
+        torch.from_numpy(values)[None], space, mode="trilinear", align_corners=False
+    )[0].numpy()
+    found = np.concatenate(list(planes(values, space)), axis=1)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
