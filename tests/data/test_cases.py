@@ -245,3 +245,11 @@ def test_a_case_without_labels_can_be_read(tmp_path):
     found, scans = read(tmp_path)
     assert scans[0].classes is None and found.convention is None
     assert len(MODALITIES) == len(scans[0].x)
+
+
+def test_links_are_followed_and_one_that_leads_back_ends(tmp_path):
+    write_case(tmp_path / "store", "a")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "store" / "a")
+    (tmp_path / "set" / "again").symlink_to(tmp_path / "set")
+    assert [case.name for case in find_cases([tmp_path / "set"]).cases] == ["a"]

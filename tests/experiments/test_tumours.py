@@ -42,6 +42,7 @@ def small(folder, **changes):
         depth=(1, 1),
         patch=(8,),
         patches=4,
+        folds=0,
         spacing=None,
         epochs=2,
         minutes=None,

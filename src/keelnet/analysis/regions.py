@@ -85,16 +85,17 @@ def hausdorff95(found: Mask, true: Mask, spacing: Sequence[float]) -> float:
         return 0.0
     if not found.any() or not true.any():
         return MISSED
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations on import, none about numbers
-        from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     box = _box(found | true)
     one, other = (
         torch.from_numpy(mask[box].astype(np.float32))[None, None] for mask in (found, true)
     )
-    distance = compute_hausdorff_distance(
-        one, other, include_background=True, percentile=95, spacing=list(spacing)
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations, none about numbers
+        from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
+        distance = compute_hausdorff_distance(
+            one, other, include_background=True, percentile=95, spacing=list(spacing)
+        )
     return float(distance[0, 0])
 
 

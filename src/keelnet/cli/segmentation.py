@@ -62,6 +62,47 @@ def segment(
     say(f"{count} case{'s' * (count != 1)} written to {folder}; for research only, no diagnosis")
 
 
+def evaluate(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a finished run of tumour.", metavar="RUN")
+    ],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of scans with labels, or CSVs of paths.", metavar="FOLDER"),
+    ],
+    out: Out = None,
+    overwrite: Overwrite = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="What the labels mean: brats2021, brats2023, brats2024 or msd."),
+    ] = None,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Average eight mirror images: eight times as long.")
+    ] = False,
+    maps: Annotated[
+        bool, typer.Option("--entropy", help="Write each case's entropy map as NIfTI.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without the cases that cannot be read.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, …")] = "cpu",
+) -> None:
+    """Score a trained network on labelled scans: a table by case, a summary, and a page with pictures."""
+    from keelnet.experiments.evaluate import evaluate as score
+    from keelnet.experiments.segment import segmenting_of
+
+    segmenting = segmenting_of(run, mirrored, device=device)
+    folder = out or Path("runs/evaluated")
+    means = []
+    for done in score(segmenting, run.name, inputs, folder, labels, skip_bad, overwrite, maps, say):
+        shown = ", ".join(f"{name} {value.dice:.3f}" for name, value in done.regions.items())
+        say(f"{done.name}: Dice {shown}")
+        means.append(done.mean_dice)
+    mean = sum(means) / len(means)
+    say(f"mean Dice {mean:.4f} over {len(means)} cases; open {folder / 'report.html'}")
+
+
 COMMANDS = (
     (segment, "keelnet segment runs/tumour scans/BraTS-GLI-00003-000 --out runs/segmented"),
+    (evaluate, "keelnet evaluate runs/tumour scans --out runs/evaluated"),
 )

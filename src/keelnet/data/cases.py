@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,8 +111,23 @@ def _in_folder(folder: Path, found: Found) -> str:
     for root in (folder, folder / "imagesTr"):
         if root.name in ("imagesTr", "imagesTs") and root.is_dir():
             return _decathlon(root, found)
-    files = sorted(path for path in folder.rglob("*") if is_volume(path) and path.is_file())
-    return _grouped(files, found)
+    return _grouped(sorted(_volumes_in(folder)), found)
+
+
+def _volumes_in(folder: Path) -> Iterator[Path]:
+    """Every volume below a folder, through links as well; a link that leads back is gone through once."""
+    seen: set[Path] = set()
+    for root, inner, names in os.walk(folder, followlinks=True):
+        place = Path(root).resolve()
+        if place in seen:
+            inner.clear()
+            continue
+        seen.add(place)
+        yield from (
+            path
+            for path in (Path(root) / name for name in names)
+            if is_volume(path) and path.is_file()
+        )
 
 
 def _decathlon(images: Path, found: Found) -> str:

@@ -142,11 +142,20 @@ def read_voxels(path: Path) -> NDArray[np.float32]:
 
 def write_labels(path: Path, classes: NDArray[np.uint8], geometry: Geometry) -> None:
     """A uint8 volume (right, anterior, superior) into the file's own space; whole or not at all."""
+    _write(path, classes.astype(np.uint8), geometry)
+
+
+def write_map(path: Path, values: NDArray[np.floating], geometry: Geometry) -> None:
+    """A float32 volume (right, anterior, superior) into the file's own space; whole or not at all."""
+    _write(path, values.astype(np.float32), geometry)
+
+
+def _write(path: Path, values: NDArray[np.generic], geometry: Geometry) -> None:
     header = geometry.header.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     header["cal_max"] = header["cal_min"] = 0
-    image = nib.Nifti1Image(geometry.back(classes).astype(np.uint8), geometry.affine, header)
+    image = nib.Nifti1Image(geometry.back(values), geometry.affine, header)
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=suffix)

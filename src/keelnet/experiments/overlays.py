@@ -29,7 +29,9 @@ def planes_picture(scan: Scan, classes: NDArray[np.uint8]) -> bytes:
     place = centre_of(scan, classes)
     figure = Figure(figsize=(9.6, 11.4), layout="constrained")
     voxel_ml = scan.geometry.voxel_ml
-    total = f"tumour of {(classes > 0).sum() * voxel_ml:.1f} ml" if classes.any() else "no tumour found"
+    total = (
+        f"tumour of {(classes > 0).sum() * voxel_ml:.1f} ml" if classes.any() else "no tumour found"
+    )
     figure.suptitle(f"{scan.name}: {total}")
     grid = figure.subplots(4, 3, squeeze=False)
     rows = [("flair", False), ("flair", True), ("t1ce", False), ("t1ce", True)]

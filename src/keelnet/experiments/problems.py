@@ -19,9 +19,9 @@ from keelnet.experiments.tasks import (
     tissue_task,
 )
 from keelnet.experiments.tumours import Tumour, tumour_task
-from keelnet.learning.descent import Budget, Training
 from keelnet.learning.methods import SGD, Adam, Method
 from keelnet.learning.objective import Objective
+from keelnet.learning.training import Budget, Training
 from keelnet.networks import architectures
 from keelnet.propagation import checkpointed, reversible, store_all
 from keelnet.propagation.gradients import Strategy

@@ -111,8 +111,8 @@ def _checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
     for case in found.cases:
         try:
             common_geometry(case)
-        except ValueError as reason:
-            refused[case.name] = str(reason)
+        except ValueError as error:
+            refused[case.name] = str(error)
     if refused and not skip_bad:
         name, reason = next(iter(refused.items()))
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""

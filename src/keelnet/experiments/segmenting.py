@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
+from keelnet.data.conventions import ENHANCING, NECROSIS, REGIONS
 from keelnet.data.prepared import ready
 from keelnet.data.resampling import planes
 from keelnet.data.scans import Scan
-from keelnet.experiments.tiles import Tiling, labelled, logits_of
+from keelnet.experiments.tiles import OUTSIDE, Tiling, labelled, logits_of
 from keelnet.learning.regions import classes_of
 
-NECROSIS, ENHANCING = 1, 3
 _CUBE = np.ones((3, 3, 3), bool)
 
 
@@ -82,6 +82,15 @@ class Segmenting:
         classes[(scan.x == 0).all(0)] = 0
         return self.rules.applied(classes, scan.geometry.voxel_ml)
 
+    def decided(self, scan: Scan, logits: NDArray[np.float16]) -> NDArray[np.uint8]:
+        """Classes as `classes` gives them, from what `logits` gave."""
+        classes = np.zeros(scan.x.shape[1:], np.uint8)
+        for place in range(len(classes)):
+            plane = torch.from_numpy(logits[:, place : place + 1].astype(np.float32))
+            classes[place] = classes_of(plane[None])[0, 0].numpy()
+        classes[(scan.x == 0).all(0)] = 0
+        return self.rules.applied(classes, scan.geometry.voxel_ml)
+
     def logits(self, scan: Scan) -> NDArray[np.float16]:
         """Logits of WT, TC, ET in the space of the scan: what an entropy map is made of."""
         x, box = ready(scan, self.spacing)
@@ -90,7 +99,7 @@ class Segmenting:
         if found.shape[1:] != inside:
             every = [plane.astype(np.float16) for plane in planes(found, inside)]
             found = np.concatenate(every, axis=1)
-        logits = np.full((len(found), *scan.x.shape[1:]), -30.0, np.float16)
+        logits = np.full((len(REGIONS), *scan.x.shape[1:]), OUTSIDE, np.float16)
         logits[(slice(None), *box)] = found
         return logits
 

@@ -13,72 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.data.samples import Samples, Source
-from keelnet.learning.methods import Method, require_positive, require_share
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Alone, Team
+from keelnet.learning.training import Training
 from keelnet.propagation import engine
-from keelnet.propagation.engines.conv import Precision
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
 Validation = Callable[[nn.Module], dict[str, float]]
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop: after ``epochs``, or ``seconds`` of the clock, whichever comes first."""
-
-    epochs: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.epochs is None and self.seconds is None:
-            raise ValueError("a budget needs epochs or seconds")
-        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
-            raise ValueError(f"epochs must be an integer of at least 1, got {self.epochs!r}")
-        if self.seconds is not None:
-            require_positive("seconds", self.seconds)
-
-    def spent(self, epochs: float, seconds: float) -> float:
-        """The share of the budget that is gone, 0 … 1."""
-        by_epochs = epochs / self.epochs if self.epochs else 0.0
-        by_seconds = seconds / self.seconds if self.seconds else 0.0
-        return min(1.0, max(by_epochs, by_seconds))
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to train: everything that ``descend`` needs besides network, data and objective.
-
-    warmup: share of the budget over which the rate rises from 0; after it the rate falls along a
-    cosine to 0. clip: largest norm of the gradient (None: no limit). goal: the score to keep the
-    best iterate of; larger is better. device: where batches are moved. average: decay a step of an
-    exponential average of the weights, which is then what is validated and kept (None: the weights
-    themselves). products: "bfloat16" rounds the inputs of convolutions, the state stays as it is.
-    """
-
-    method: Method
-    budget: Budget
-    batch_size: int
-    goal: str
-    warmup: float = 0.1
-    clip: float | None = 1.0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    average: float | None = None
-    products: Precision = "state"
-
-    def __post_init__(self) -> None:
-        require_share("warmup", self.warmup, 1)
-        if self.average is not None:
-            require_share("average", self.average, 1)
-        if self.clip is not None:
-            require_positive("clip", self.clip)
-
-    def rate_factor(self, spent: float) -> float:
-        """What the rate is multiplied by after this share of the budget."""
-        if spent < self.warmup:
-            return max(spent / self.warmup, 1e-3)
-        return 0.5 * (1 + math.cos(math.pi * (spent - self.warmup) / (1 - self.warmup)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""keelnet evaluate: a trained network against the labels of a folder of scans, case by case."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from keelnet.analysis.regions import RegionScore, region_scores
+from keelnet.analysis.uncertainty import Sensitivity, entropy, sensitivity
+from keelnet.data.cases import Case, find_cases
+from keelnet.data.conventions import REGIONS, Convention, convention_named
+from keelnet.data.prepared import ready
+from keelnet.data.scans import Scan, read_scan, settle
+from keelnet.data.volumes import read_voxels, write_map
+from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.segmenting import Segmenting
+from keelnet.experiments.tasks import Report
+from keelnet.experiments.tiles import Tiling
+
+METRICS = tuple(each.name for each in fields(RegionScore))
+PATCH = 48  # voxels a side of what the sensitivity is taken on, where the tumour is
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One case: scores by region, mean entropy in bits over the brain, sensitivity, and ml found on look-alikes.
+
+    mimics_ml is None where the case has no file of look-alikes, as published sets have none.
+    """
+
+    name: str
+    regions: dict[str, RegionScore]
+    entropy: float
+    sensitivity: Sensitivity
+    mimics_ml: float | None
+
+    @property
+    def mean_dice(self) -> float:
+        return float(np.mean([score.dice for score in self.regions.values()]))
+
+
+def evaluate(
+    segmenting: Segmenting,
+    run: str,
+    inputs: Sequence[Path],
+    out: Path,
+    labels: str | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    maps: bool = False,
+    report: Report = lambda line: None,
+) -> Iterator[Evaluated]:
+    """Score every labelled case; yields each as it is done.
+
+    Written to ``out``, at the end and together: cases.csv (a row a case and region), summary.json, report.html, a
+    picture of each case in cases/, and with ``maps`` its entropy as NIfTI in the scan's own space. A bad case
+    ends the work with ValueError; with ``skip_bad`` it is left out. ``run`` is named in the report.
+    """
+    found = settle(find_cases(inputs), convention_named(labels) if labels else None)
+    for line in str(found).splitlines():
+        report(line)
+    if found.refused and not skip_bad:
+        name, reason = next(iter(found.refused.items()))
+        raise ValueError(f"case {name}: {reason}; --skip-bad goes on without")
+    cases = [case for case in found.cases if case.labels is not None]
+    if not cases:
+        raise ValueError(
+            "no case has labels to compare with; keelnet segment labels scans without them"
+        )
+    with OutputFolder.claim(out, overwrite, whole=True) as folder:
+        done: list[Evaluated] = []
+        for case in cases:
+            scored = _scored(
+                segmenting, case, found.convention, skip_bad, found.refused, folder, maps
+            )
+            if scored is None:
+                report(f"left out {case.name}: {found.refused[case.name]}")
+                continue
+            done.append(scored)
+            yield scored
+        if not done:
+            raise ValueError("no case is left that can be read")
+        _write(folder, run, done, found.refused)
+
+
+def _scored(
+    segmenting: Segmenting,
+    case: Case,
+    convention: Convention | None,
+    skip_bad: bool,
+    refused: dict[str, str],
+    folder: OutputFolder,
+    maps: bool,
+) -> Evaluated | None:
+    from keelnet.experiments.evaluation_pictures import case_picture
+
+    try:
+        scan = read_scan(case, convention)
+        mimics = mimics_of(case, scan)
+    except ValueError as error:
+        if not skip_bad:
+            raise ValueError(f"case {case.name}: {error}") from None
+        refused[case.name] = str(error)
+        return None
+    assert scan.classes is not None
+    logits = segmenting.logits(scan)
+    classes = segmenting.decided(scan, logits)
+    doubt = entropy(logits)
+    brain = (scan.x != 0).any(0)
+    scores = region_scores(classes, scan.classes, scan.geometry.spacing)
+    folder.write_bytes(f"cases/{case.name}.png", case_picture(scan, classes, doubt))
+    if maps:
+        write_map(folder.root / "cases" / f"{case.name}-entropy.nii.gz", doubt, scan.geometry)
+    on_mimics = None if mimics is None else float((mimics & (classes > 0)).sum())
+    return Evaluated(
+        case.name,
+        scores,
+        float(doubt[brain].mean()),
+        sensitivity_of(segmenting, scan, classes),
+        None if on_mimics is None else on_mimics * scan.geometry.voxel_ml,
+    )
+
+
+def mimics_of(case: Case, scan: Scan) -> NDArray[np.bool_] | None:
+    """Where the case's look-alikes are, which synthetic sets mark in a file of their own."""
+    assert case.labels is not None
+    if case.labels.parent.name.startswith("labels"):
+        path = case.labels.parent.with_name("mimicsTr") / case.labels.name
+    else:
+        path = case.labels.with_name(case.labels.name.replace("seg.nii", "mimics.nii"))
+    if path == case.labels or not path.is_file():
+        return None
+    values = read_voxels(path)
+    if values.shape != scan.geometry.shape:
+        raise ValueError(f"{path.name} has another shape than {case.labels.name}")
+    return scan.geometry.towards(values > 0).astype(np.bool_)
+
+
+def sensitivity_of(segmenting: Segmenting, scan: Scan, classes: NDArray[np.uint8]) -> Sensitivity:
+    """On a patch around the predicted tumour (or the middle of the brain), on the network's own voxels."""
+    x, box = ready(scan, segmenting.spacing)
+    inside = classes[box]
+    marked = np.argwhere(inside > 0)
+    middle = marked.mean(0) if len(marked) else np.array(inside.shape) / 2
+    share = np.array(x.shape[1:]) / np.array(inside.shape)
+    side = -(-PATCH // segmenting.tiling.unit) * segmenting.tiling.unit
+    start = [
+        int(min(max(0, place - side / 2), max(0, length - side)))
+        for place, length in zip(middle * share, x.shape[1:], strict=True)
+    ]
+    tiling = Tiling((side,) * 3, 0, segmenting.tiling.unit)
+    labelled = tuple(
+        slice(begin, min(begin + side, length))
+        for begin, length in zip(start, x.shape[1:], strict=True)
+    )
+    whole = tuple(slice(0, cut.stop - cut.start) for cut in labelled)
+    patch = torch.from_numpy(tiling.cut(x, labelled, whole))[None].to(segmenting.device)
+    return sensitivity(segmenting.network, patch)
+
+
+def summary_of(done: Sequence[Evaluated], refused: dict[str, str]) -> dict[str, Any]:
+    """Means, medians and quartiles over the cases; what is undefined in a case is left out and counted."""
+    regions = {
+        name: {
+            metric: spread([float(getattr(each.regions[name], metric)) for each in done])
+            for metric in METRICS
+        }
+        for name in REGIONS
+    }
+    on_mimics = [each.mimics_ml for each in done if each.mimics_ml is not None]
+    return {
+        "cases": len(done),
+        "refused": refused,
+        "mean_dice": spread([each.mean_dice for each in done]),
+        "regions": regions,
+        "entropy_bits": spread([each.entropy for each in done]),
+        "growth": spread([each.sensitivity.growth for each in done]),
+        "mimics_ml": spread(on_mimics) if on_mimics else None,
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    """n, undefined, mean, median, q1, q3, least and most of what is finite; None where nothing is."""
+    known = [value for value in values if math.isfinite(value)]
+    numbers: dict[str, float | int | None] = {
+        "n": len(known),
+        "undefined": len(values) - len(known),
+    }
+    names = ("mean", "median", "q1", "q3", "least", "most")
+    if not known:
+        return numbers | dict.fromkeys(names)
+    q1, median, q3 = np.percentile(known, (25, 50, 75))
+    found = (np.mean(known), median, q1, q3, min(known), max(known))
+    return numbers | {name: float(value) for name, value in zip(names, found, strict=True)}
+
+
+def as_table(done: Sequence[Evaluated]) -> str:
+    """cases.csv: a row a case and region; empty where a score is undefined."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["case", "region", *METRICS, "mimics_ml", "entropy_bits", "growth", "flip"])
+    for each in done:
+        for region, score in each.regions.items():
+            values = [_cell(value) for value in asdict(score).values()]
+            own = (each.mimics_ml, each.entropy, each.sensitivity.growth, each.sensitivity.flip)
+            writer.writerow([each.name, region, *values, *map(_cell, own)])
+    return file.getvalue()
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
+
+
+def _write(
+    folder: OutputFolder, run: str, done: Sequence[Evaluated], refused: dict[str, str]
+) -> None:
+    from keelnet.experiments.evaluation_report import evaluation_report
+
+    summary = summary_of(done, refused)
+    folder.write_text("cases.csv", as_table(done))
+    folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+    pictures = {each.name: (folder.root / "cases" / f"{each.name}.png").read_bytes() for each in chosen(done)}  # fmt: skip
+    folder.write_text("report.html", evaluation_report(run, done, summary, pictures))
+
+
+def chosen(done: Sequence[Evaluated]) -> list[Evaluated]:
+    """The worst, the median and the best case by mean Dice; fewer where there are fewer cases."""
+    ranked = sorted(done, key=lambda each: each.mean_dice)
+    places = sorted({0, len(ranked) // 2, len(ranked) - 1})
+    return [ranked[place] for place in places]

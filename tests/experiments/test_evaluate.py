@@ -1,0 +1,129 @@
+"""Evaluations: known predictions have known scores; the folder is whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from scans import NEW, RAS, SHAPE, classes, write, write_case, write_decathlon
+from torch import nn
+
+from keelnet.experiments.evaluate import evaluate, spread
+from keelnet.experiments.segmenting import Segmenting
+from keelnet.experiments.tiles import Tiling
+
+
+class Painted(nn.Module):
+    """Reads the regions that the tests paint into three modalities: 800 inside, 200 outside."""
+
+    def __init__(self, shift=0):
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x):
+        logits = 4 * x[:, :3]
+        return logits.roll(self.shift, 2) if self.shift else logits
+
+
+def painted_case(folder, name, drawn=None, affine=RAS):
+    """A case whose FLAIR, T1 and T1ce are bright in WT, TC and ET of what is ``drawn``."""
+    found = classes() if drawn is None else drawn
+    write_case(folder, name, NEW, (1, 2, 3), "-", affine)
+    regions = (found > 0, np.isin(found, (1, 3)), found == 3)
+    for words, region in zip(("t2f", "t1n", "t1c"), regions, strict=True):
+        write(folder / name / f"{name}-{words}.nii.gz", np.where(region, 800, 200).astype(np.float32), affine)  # fmt: skip
+    return folder / name
+
+
+def painted(shift=0):
+    return Segmenting(Painted(shift), tiling=Tiling((16, 16, 16), 4, 8))
+
+
+def table(folder):
+    with (folder / "cases.csv").open(newline="") as file:
+        return {(row["case"], row["region"]): row for row in csv.DictReader(file)}
+
+
+def test_the_truth_scores_one_and_nothing_scores_none(tmp_path):
+    painted_case(tmp_path / "in", "right")
+    empty = np.zeros(SHAPE, np.uint8)
+    empty[0, 0, 0] = 2  # normalising needs something bright
+    painted_case(tmp_path / "in", "nothing", empty)
+    list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out"))
+    rows = table(tmp_path / "out")
+    for region in ("WT", "TC", "ET"):
+        assert float(rows["right", region]["dice"]) == 1.0
+        assert float(rows["right", region]["hd95"]) == 0.0
+        assert float(rows["right", region]["sensitivity"]) == 1.0
+        assert float(rows["nothing", region]["sensitivity"]) == 0.0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["cases"] == 2
+    assert summary["regions"]["WT"]["dice"]["most"] == 1.0
+    assert summary["regions"]["WT"]["dice"]["n"] == 2
+    assert summary["mimics_ml"] is None
+
+
+def test_a_shift_of_one_voxel_is_measured_in_millimetres(tmp_path):
+    painted_case(tmp_path / "in", "a")
+    list(evaluate(painted(1), "run", [tmp_path / "in"], tmp_path / "out"))
+    row = table(tmp_path / "out")["a", "WT"]
+    truth = classes() > 0
+    moved = np.roll(truth, 1, 0)
+    assert float(row["dice"]) == pytest.approx(2 * (truth & moved).sum() / (2 * truth.sum()), abs=1e-4)  # fmt: skip
+    assert float(row["hd95"]) == pytest.approx(2.0)
+    assert float(row["predicted_ml"]) == pytest.approx(truth.sum() * 8 / 1000)
+
+
+def test_the_page_fetches_nothing_and_names_every_case(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        painted_case(tmp_path / "in", name)
+    list(evaluate(painted(), "my run", [tmp_path / "in"], tmp_path / "out", maps=True))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "http" not in page and 'src="data:image/png' in page
+    assert all(f"<td>{name}</td>" in page for name in "abcd")
+    assert page.count("<h3>") == 3 and 'alt=""' not in page
+    image = nibabel.load(tmp_path / "out" / "cases" / "a-entropy.nii.gz")
+    values = np.asarray(image.dataobj)
+    assert image.get_data_dtype() == np.float32 and values.shape == SHAPE
+    assert values.min() >= 0 and values.max() <= 1
+
+
+def test_tumour_found_on_lookalikes_is_counted(tmp_path):
+    case = painted_case(tmp_path / "in", "a")
+    mimics = np.zeros(SHAPE, np.uint8)
+    mimics[1:6, 2:5, 1] = 2
+    write(case / "a-mimics.nii.gz", mimics)
+    (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")
+    assert done.mimics_ml == pytest.approx(15 * 8 / 1000)
+
+
+def test_bad_cases_and_folders_are_named(tmp_path):
+    painted_case(tmp_path / "in", "a")
+    bad = painted_case(tmp_path / "in", "b")
+    write(bad / "b-t2w.nii.gz", np.full(SHAPE, np.inf, np.float32))
+    with pytest.raises(ValueError, match="case b: t2 holds .* NaN or infinite"):
+        list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out", skip_bad=True))
+    assert "b" in json.loads((tmp_path / "out" / "summary.json").read_text())["refused"]
+    with pytest.raises(ValueError, match="--overwrite"):
+        list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out", skip_bad=True))
+    for path in (tmp_path / "in").rglob("*seg.nii.gz"):
+        path.unlink()
+    with pytest.raises(ValueError, match="no case has labels"):
+        list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "other"))
+
+
+def test_the_decathlons_labels_are_read_as_its_own(tmp_path):
+    write_decathlon(tmp_path / "in", "a")
+    (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")
+    assert done.regions["ET"].true_ml == pytest.approx((classes() == 3).sum() * 8 / 1000)
+
+
+def test_a_spread_leaves_out_what_is_undefined():
+    found = spread([1.0, float("nan"), 3.0])
+    assert (found["n"], found["undefined"], found["mean"], found["median"]) == (2, 1, 2.0, 2.0)
+    assert spread([float("nan")])["mean"] is None
