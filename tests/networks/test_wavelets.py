@@ -29,11 +29,20 @@ def test_a_constant_has_no_differences(dim):
     assert not y[:, 2:].any()
 
 
-def test_it_saves_nothing_and_its_gradient_is_its_inverse():
-    haar, x = Haar(3), randn(1, 2, 4, 4, 4).requires_grad_()
-    assert saved_bytes(lambda: haar(x)) == 0
-    g = randn(1, 16, 2, 2, 2, seed=1)
-    (pulled,) = torch.autograd.grad(haar(x), x, g)
+def test_memory_does_not_grow_with_what_passes_through():
+    """Images need no gradient, logits come back by the inverse: of neither anything is kept but the matrix."""
+    haar, y = Haar(3), randn(1, 16, 4, 4, 4).requires_grad_()
+    assert saved_bytes(lambda: haar(randn(1, 2, 4, 4, 4))) == 0
+    kept = saved_bytes(lambda: haar.inverse(y))
+    assert kept == saved_bytes(lambda: haar.inverse(y.repeat(2, 1, 1, 1, 1))) == 8 * 16**2
+
+
+@pytest.mark.parametrize("dim", SPACES)
+def test_its_gradient_is_its_inverse(dim):
+    haar, x = Haar(dim), randn(1, 2, *SPACES[dim]).requires_grad_()
+    y = haar(x)
+    g = randn(*y.shape, seed=1)
+    (pulled,) = torch.autograd.grad(y, x, g)
     torch.testing.assert_close(pulled, haar.inverse(g))
 
 

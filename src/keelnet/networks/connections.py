@@ -77,7 +77,6 @@ class Augment(nn.Module):
         return functional.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
 
 
-_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 _SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -98,7 +97,10 @@ class Pool(nn.Module):
             raise ValueError(
                 f"pooling by {self.factor} needs a divisible space, got {tuple(x.shape[2:])}; pad the input"
             )
-        return _POOL[self.dim](x, self.factor)
+        # Sums axis by axis: pooling of torch leaves channels-last memory, which took ten times as long.
+        for axis in range(self.dim + 1, 1, -1):
+            x = x.unflatten(axis, (-1, self.factor)).sum(axis + 1)
+        return x / self.factor**self.dim
 
 
 class Upsample(nn.Module):
@@ -128,6 +130,6 @@ def _require_space(x: Tensor, dim: int) -> None:
 
 
 def _require_dim(dim: int) -> int:
-    if dim not in _POOL:
+    if dim not in _SMOOTH:
         raise ValueError(f"a change of resolution needs dim 1, 2 or 3, got {dim!r}")
     return dim
