@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format bench bench-quick clean
+.PHONY: help demo test check format bench bench-quick compare-segmentation clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make format  put the formatting right"
 	@echo "make bench-quick  ours against the peers, a subset, in minutes"
 	@echo "make bench   ours against the peers, the whole map (hours)"
+	@echo "make compare-segmentation  ours, controls and peers trained on the same tumours (hours; goes on where it was)"
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "keelnet needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1); run make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
@@ -40,6 +41,9 @@ bench: $(VENV)/ready
 
 bench-quick: $(VENV)/ready
 	$(BIN)/python benchmarks/compare.py --quick --out runs/bench-quick --overwrite
+
+compare-segmentation: $(VENV)/ready
+	$(BIN)/python benchmarks/segmentation/compare.py --out benchmarks/results/segmentation
 
 clean:
 	rm -rf $(VENV) .bench runs

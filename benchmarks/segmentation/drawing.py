@@ -1,0 +1,167 @@
+"""Pictures: Dice by contestant, training loss against seconds, memory against depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contestants import DEPTHS
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from scores import Score
+from settings import Settings
+
+# Okabe and Ito's colours, and a marker each, so that colour is never the only difference.
+LOOKS = {
+    "keelnet": ("#D55E00", "o"),
+    "no steps, same shell": ("#E69F00", "D"),
+    "local, 3³ once": ("#999999", "v"),
+    "SegResNet 8": ("#0072B2", "s"),
+    "SegResNet 16": ("#56B4E9", "P"),
+    "UNet": ("#009E73", "^"),
+    "UNet, checkpointed": ("#F0E442", ">"),
+    "iUNet": ("#CC79A7", "X"),
+}
+OTHERS = (("#000000", "*"), ("#000000", "<"), ("#000000", "h"), ("#000000", "d"), ("#000000", "p"))
+
+
+def draw(settings: Settings, scores: Sequence[Score], folder: Path) -> list[str]:
+    """Writes what there are numbers for; the names of the files without .png."""
+    makers = {
+        "dice": lambda: _dice(settings, scores),
+        "loss": lambda: _loss(settings, scores),
+        "memory": lambda: _memory(settings, scores),
+    }
+    drawn = []
+    for name, make in makers.items():
+        figure = make()
+        if figure is not None:
+            figure.savefig(folder / f"{name}.png", dpi=150)
+            drawn.append(name)
+    return drawn
+
+
+def _looks(titles: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Of these lines; those without a colour of their own share black and differ by marker."""
+    others = [title for title in titles if title not in LOOKS]
+    return LOOKS | {title: OTHERS[n % len(OTHERS)] for n, title in enumerate(others)}
+
+
+def _dice(settings: Settings, scores: Sequence[Score]) -> Figure | None:
+    """A dot a test case, a box over the middle half of them, a marker at the mean; as they are, and under noise."""
+    trained = sorted((one for one in scores if one.runs), key=lambda one: one.dice("test"))
+    if not trained:
+        return None
+    figure = Figure(figsize=(9.2, 0.5 * len(trained) + 1.3), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True, sharex=True)
+    looks = _looks([one.title for one in trained])
+    noise = f"with noise of {settings.perturbation:g} deviations"
+    for panel, on, title in zip(panels, ("test", "perturbed"), ("as they are", noise), strict=True):
+        for place, one in enumerate(trained):
+            _row(panel, place, one.cases(on), *looks[one.title])
+        panel.set_title(title, size=10)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(trained)), [one.title for one in trained])
+    least, most = panels[0].get_xlim()
+    panels[0].set_xlim(least, most + 0.14 * (most - least))  # room for the numbers
+    panels[0].set_ylim(-0.6, len(trained) - 0.4)
+    figure.supxlabel("mean Dice of WT, TC and ET (a dot a case, seeds averaged; box: middle half; number and marker: mean)", size=9)  # fmt: skip
+    return figure
+
+
+def _row(panel: Axes, place: int, values: Any, colour: str, marker: str) -> None:
+    shift = np.random.default_rng(0).uniform(-0.22, 0.22, len(values))
+    panel.plot(values, place + shift, ".", color="#666666", markersize=3, alpha=0.6, zorder=1)
+    low, high = np.percentile(values, (25, 75))
+    panel.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.35, zorder=2)
+    mean = float(values.mean())
+    panel.plot(mean, place, marker, color=colour, markersize=9, markeredgecolor="black", zorder=3)
+    across = panel.get_yaxis_transform()
+    panel.text(0.985, place, f"{mean:.3f}", transform=across, ha="right", va="center", size=8)
+
+
+def _loss(settings: Settings, scores: Sequence[Score]) -> Figure | None:
+    """Means over shares of the budget and over seeds."""
+    trained = [one for one in scores if one.runs]
+    if not trained:
+        return None
+    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
+    panel = figure.subplots()
+    looks = _looks([one.title for one in trained])
+    for one in trained:
+        # nan where no step of any seed ended in that share
+        rows = np.array([run["losses"] for run in one.runs], np.float64)
+        counts = np.isfinite(rows).sum(0)
+        mean = np.where(counts, np.nansum(rows, 0) / np.maximum(counts, 1), np.nan)
+        seconds = settings.seconds * (np.arange(len(mean)) + 0.5) / len(mean)
+        shown = np.isfinite(mean)
+        colour, marker = looks[one.title]
+        ours = one.contestant.role == "ours"
+        panel.plot(
+            seconds[shown],
+            mean[shown],
+            color=colour,
+            marker=marker,
+            markevery=3,
+            markeredgecolor="black",
+            markeredgewidth=0.4,
+            linewidth=2.4 if ours else 1.3,
+            linestyle="-" if one.title in LOOKS else "--",
+            label=one.title,
+            zorder=3 if ours else 2,
+        )
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(FuncFormatter(_sparse))
+    panel.axvspan(0.8 * settings.seconds, settings.seconds, color="#000000", alpha=0.06, lw=0)
+    panel.set_xlim(0, settings.seconds)
+    kind = "of the process" if settings.clock == "cpu" else "of the day"
+    panel.set_xlabel(f"seconds of training, {kind} (grey: the last fifth)")
+    panel.set_ylabel("training loss (Dice + cross-entropy)")
+    panel.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _sparse(value: float, _: object) -> str:
+    """Some between powers of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "23468" else ""
+
+
+def _memory(settings: Settings, scores: Sequence[Score]) -> Figure | None:
+    """A line a family over its depths."""
+    deep = [one for one in scores if one.contestant.family and one.memory]
+    deep = [one for one in deep if one.memory is not None and "saved_bytes" in one.memory]
+    if len({one.contestant.layers for one in deep}) < 2:
+        return None
+    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    families = list(dict.fromkeys(one.contestant.family for one in deep))
+    looks = _looks(families)
+    rows = (("saved_bytes", "saved for backward"), ("peak_bytes", "peak growth of the process"))
+    for panel, (entry, title) in zip(panels, rows, strict=True):
+        for family in families:
+            points = sorted(
+                (one.contestant.layers, one.memory[entry] / 1e6)
+                for one in deep
+                if one.contestant.family == family and one.memory is not None
+            )
+            colour, marker = looks[family]
+            panel.plot(*zip(*points, strict=True), color=colour, marker=marker, markeredgecolor="black", markeredgewidth=0.4, linewidth=2.4 if family == "keelnet" else 1.3, label=family)  # fmt: skip
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(DEPTHS, list(map(str, DEPTHS)))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.set_title(title, size=10)
+        panel.grid(alpha=0.3, which="both")
+    panels[0].set_ylabel("MB")
+    figure.supxlabel(f"layers a stage ({settings.batch} × 4 × {settings.side}³)", size=10)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    return figure

@@ -1,0 +1,227 @@
+"""Page: the comparison in Markdown and as compact JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from contestants import DEPTHS
+from jobs import rounded
+from schedule import REGIONS
+from scores import Score, best_peer, difference, named
+from settings import Settings
+from verdicts import Verdict, is_test, targets
+
+COLUMNS = (*REGIONS, "mean")
+
+
+def page(
+    settings: Settings, machine: Mapping[str, str], scores: Sequence[Score], pictures: Sequence[str]
+) -> str:
+    """The whole file."""
+    trained = sorted((one for one in scores if one.runs), key=lambda one: -one.dice("test"))
+    lines = ["# Segmentation: keelnet and its peers on the same cases", "", *_opening(settings), ""]
+    lines += ["## Is this a test?", "", *_verdicts(is_test(scores)), ""]
+    lines += ["## What was wanted", "", *_verdicts(targets(scores)), ""]
+    lines += ["## Dice", "", *_dice(trained, "test"), ""]
+    lines += ["![Dice by contestant](dice.png)", ""] if "dice" in pictures else []
+    lines += [f"With noise of {settings.perturbation:g} deviations of the brain added to every modality:", ""]  # fmt: skip
+    lines += [*_dice(trained, "perturbed"), "", *_differences(scores)]
+    lines += ["## Training", "", *_training(trained), ""]
+    lines += ["![Training loss](loss.png)", ""] if "loss" in pictures else []
+    lines += ["## Memory", "", *_memory(settings, scores), ""]
+    lines += ["![Memory against depth](memory.png)", ""] if "memory" in pictures else []
+    lines += ["## Learning rates", "", *_rates(settings, scores), ""]
+    lines += [*_missing(scores), "## Settings", "", *_settings(settings, scores, machine)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _opening(settings: Settings) -> list[str]:
+    clock = "of its process on one thread" if settings.clock == "cpu" else "of the day"
+    shown = (
+        f"{settings.test} test cases that chose nothing"
+        if settings.test
+        else f"the {settings.validation} validation cases, not a test set, so that choices can be made by this page"
+    )
+    return [
+        "Synthetic tumours on a real atlas: a Dice here says nothing clinical. Everyone is trained on the same"
+        f" {settings.training} cases at {settings.resolution} mm with the same loader, loss and augmentation for"
+        f" {settings.seconds:g} s {clock}, keeps its best iterate by {settings.judged} validation cases, and is then shown"
+        f" {shown}. Its learning rate is the best of a search of"
+        f" {settings.search_seconds:g} s each on the validation cases. ± is the deviation over seeds; intervals are 95 %,"
+        " bootstrapped over cases, seeds averaged.",
+    ]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> list[str]:
+    """Markdown; all but the first column to the right, where they are numbers."""
+    rule = ["---", *["---:" if right else "---"] * (len(header) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
+    if not verdicts:
+        return ["No run is finished yet."]
+    missing = sum(one.met is None for one in verdicts)
+    failed = sum(one.met is False for one in verdicts)
+    text = f"{len(verdicts) - missing - failed} of {len(verdicts)} conditions are met"
+    text += f", {failed} {'is' if failed == 1 else 'are'} not" if failed else ""
+    text += f", {missing} wait for runs" if missing else ""
+    rows = [(one.statement, one.wanted, one.measured, one.word) for one in verdicts]
+    return [f"{text}.", "", *table(("condition", "wanted", "measured", ""), rows, right=False)]
+
+
+def _dice(trained: Sequence[Score], on: str) -> list[str]:
+    header = ["", *COLUMNS, "look-alikes called tumour", "seeds"]
+    rows = [
+        [
+            _title(one),
+            *[_with_spread(one, on, column) for column in COLUMNS],
+            f"{100 * one.dice(on, 'mimics'):.1f} %",
+            str(len(one.runs)),
+        ]
+        for one in trained
+    ]
+    return table(header, rows) if rows else ["No run is finished yet."]
+
+
+def _title(score: Score) -> str:
+    return f"**{score.title}**" if score.contestant.role == "ours" else score.title
+
+
+def _with_spread(score: Score, on: str, column: str) -> str:
+    spread = score.spread(on, column)
+    return f"{score.dice(on, column):.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
+
+
+def _differences(scores: Sequence[Score]) -> Iterator[str]:
+    """Ours against the best peer, the controls and whoever else was trained."""
+    ours, peer = named(scores, "keelnet"), best_peer(scores)
+    others = [one for one in scores if one.runs and one is not ours]
+    if ours is None or not others:
+        return
+    rows = []
+    for one in sorted(others, key=lambda one: one.contestant.role not in ("peer", "control")):
+        found = difference(ours, one)
+        what = "best peer" if one is peer else one.contestant.role
+        interval = f"{found.low:+.3f} … {found.high:+.3f}"
+        rows.append((one.title, what, f"{found.mean:+.3f}", interval, str(found.cases), str(found.seeds)))  # fmt: skip
+    yield "keelnet's mean Dice less another's, paired by case:"
+    yield ""
+    yield from table(("keelnet less", "", "mean", "95 % interval", "cases", "seeds"), rows)
+    yield ""
+
+
+def _training(trained: Sequence[Score]) -> list[str]:
+    rows = [
+        (
+            _title(one),
+            f"{1e3 * one.mean_of('seconds_a_step'):.0f}",
+            f"{one.mean_of('steps'):.0f}",
+            f"{one.mean_of('parameters'):,.0f}",
+            _percent(one.fall()),
+            f"{one.dice('training'):.3f}",
+            f"{one.dice('validation'):.3f}",
+        )
+        for one in trained
+    ]
+    header = ("", "ms a step", "steps", "parameters", "loss falls in the last fifth", "Dice, training", "Dice, validation")  # fmt: skip
+    return table(header, rows) if rows else ["No run is finished yet."]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _memory(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
+    """As they are trained, then at other depths: a row a family."""
+    weighed = [one for one in scores if one.memory]
+    side = settings.side
+    yield f"A training step on {settings.batch} × 4 × {side}³ in a fresh process: MB saved for backward, and MB by which the"
+    yield "process grows at most."
+    yield ""
+    rows = [
+        (_title(one), f"{one.memory['parameters']:,}", _mb(one.memory, "saved_bytes"), _mb(one.memory, "peak_bytes"))
+        for one in weighed
+        if not one.contestant.family and one.memory
+    ]  # fmt: skip
+    yield from table(("", "parameters", "saved for backward", "peak growth"), rows)
+    families: dict[str, dict[int, dict[str, Any]]] = {}
+    for one in weighed:
+        if one.contestant.family and one.memory:
+            families.setdefault(one.contestant.family, {})[one.contestant.layers] = one.memory
+    if families:
+        yield from ("", "At so many layers a stage, saved for backward / peak growth:", "")
+        yield from table(
+            ("", *map(str, DEPTHS)),
+            [(family, *[_both(found.get(depth)) for depth in DEPTHS]) for family, found in families.items()],
+        )  # fmt: skip
+
+
+def _both(memory: Mapping[str, Any] | None) -> str:
+    if memory is None:
+        return "–"
+    refused: str = memory.get("refused", "")
+    return refused or f"{_mb(memory, 'saved_bytes')} / {_mb(memory, 'peak_bytes')}"
+
+
+def _mb(memory: Mapping[str, Any], entry: str) -> str:
+    return f"{memory[entry] / 1e6:,.0f}" if entry in memory else str(memory["refused"])
+
+
+def _rates(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
+    rows = []
+    for one in scores:
+        tried = ", ".join(f"{rate:g}: {value:.3f}" for rate, value in sorted(one.searched.items()))
+        source = one.contestant.rate_of
+        note = f"as {source}" if source else tried
+        if one.contestant.role != "weighed" and (one.searched or one.rate is not None):
+            rows.append((one.title, "–" if one.rate is None else f"{one.rate:g}", note))
+    yield f"Validation Dice after {settings.search_seconds:g} s at each rate tried (nan: it diverged):"
+    yield ""
+    yield from table(("", "chosen", "tried"), rows, right=False)
+
+
+def _missing(scores: Sequence[Score]) -> list[str]:
+    reasons = [f"- {one.title}: {one.refused}" for one in scores if one.refused]
+    return ["## What is missing", "", *reasons, ""] if reasons else []
+
+
+def _settings(
+    settings: Settings, scores: Sequence[Score], machine: Mapping[str, str]
+) -> Iterator[str]:
+    yield from (f"- {label}: {text}" for label, text in machine.items())
+    yield ""
+    yield from table(("setting", "value"), [(name, _plain(value)) for name, value in asdict(settings).items()], right=False)  # fmt: skip
+    yield ""
+    rows = [
+        (one.title, one.contestant.role, f"`{json.dumps(one.contestant.described, ensure_ascii=False)}`")
+        for one in scores
+        if one.contestant.role != "weighed"
+    ]  # fmt: skip
+    yield from table(("network", "role", "design"), rows, right=False)
+
+
+def _plain(value: object) -> str:
+    return ", ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else f"{value}"
+
+
+def record(settings: Settings, machine: Mapping[str, str], scores: Sequence[Score]) -> str:
+    """Everything that the page and the pictures are made of: a line a run."""
+    head = {
+        "settings": asdict(settings),
+        "machine": dict(machine),
+        "is_test": [asdict(one) for one in is_test(scores)],
+        "targets": [asdict(one) for one in targets(scores)],
+    }
+    lines = [f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in head.items()]
+    rates = {one.contestant.name: {f"{rate:g}": value for rate, value in one.searched.items()} for one in scores if one.searched}  # fmt: skip
+    lines.append(f'"rates": {json.dumps(rounded(rates))}')
+    for name, rows in (
+        ("memory", [one.memory for one in scores if one.memory]),
+        ("runs", [run for one in scores for run in one.runs]),
+    ):
+        lines.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]")
+    return "{" + ",\n".join(lines) + "}\n"
