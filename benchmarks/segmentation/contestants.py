@@ -18,7 +18,7 @@ Role = Literal["ours", "control", "peer", "variant", "deep", "weighed"]
 # keelnet's own: width, depth (down) and rise (up) of each level, folds of the input.
 OURS: dict[str, Any] = {
     "width": (32, 64, 128),
-    "depth": (2, 2, 2),
+    "depth": (2, 2, 4),
     "rise": (0, 0),
     "folds": 1,
     "final_time": 2.0,
