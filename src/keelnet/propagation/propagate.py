@@ -13,6 +13,7 @@ from torch import Tensor
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation.bounds import all_finite, damped, explain_non_finite
+from keelnet.propagation.engines.adjoining import whole
 from keelnet.propagation.engines.choice import Choice, chosen, explained
 from keelnet.propagation.gradients import Controls, Strategy, march, store_all
 from keelnet.propagation.integrators import Integrator, State
@@ -125,9 +126,13 @@ def run(
     problem = Problem(integrator, field, state, ready, step_size, count, strategy)
     engine = chosen(problem)
     final = problem.reference() if engine is None else engine.run(problem)
-    if checked and not all_finite(final):
+    ends = integrator.finish(final)
+    joined = whole(ends) if split and engine is not None else None
+    if checked and not all_finite(final if joined is None else (joined,)):
         raise ValueError(explain_non_finite(integrator, field, state, ready, step_size, count))
-    return field.joined(integrator.finish(final), split)
+    if joined is None or any(part.requires_grad for part in ends):
+        return field.joined(ends, split)
+    return joined
 
 
 def engine_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 
@@ -31,10 +32,6 @@ Controls = dict[str, Tensor]
 @pytest.fixture(autouse=True)
 def compiler():
     pytest.importorskip("numba")
-
-
-def broken(reason: str, **more: object) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason, **more)
 
 
 class Case:
@@ -345,11 +342,15 @@ def test_without_a_graph_there_is_none(name):
     wanted = case.run(y0, controls).detach()
     with torch.no_grad():
         value = case.run(y0, controls)
-    assert not value.requires_grad and torch.equal(value, wanted)
+    assert not value.requires_grad
+    # Not bit for bit: torch's products may differ in the last one with where their arrays lie.
+    close = functools.partial(torch.testing.assert_close, expected=wanted, rtol=1e-13, atol=1e-14)
+    close(value)
     with torch.inference_mode():
         value = case.run(case.y0(), case.controls())
-    assert value.is_inference() and torch.equal(value, wanted)
-    assert torch.equal(case.run(value * 0 + case.y0(), case.controls()), wanted)
+        assert value.is_inference()
+        close(value)
+    close(case.run(value * 0 + case.y0(), case.controls()))
 
 
 @EVERY
@@ -494,9 +495,6 @@ def test_features_may_be_huge_or_tiny(name, size):
     alike(name, law)
 
 
-@broken(
-    "in float32 a saturated tanh is up to two units beyond 1, or short of it, and so has a slope"
-)
 @pytest.mark.parametrize("name", ["narrow", "blocks"])
 def test_a_saturated_unit_has_no_slope(name):
     case = Case(name)

@@ -21,7 +21,7 @@ import keelnet
 TESTS = Path(__file__).parents[2]
 BOUND = {"float32": 1e-5, "float64": 1e-13}
 BY_TYPE = {
-    "float32": ["narrow float32", "blocks float32", "conv float32"],
+    "float32": ["narrow float32", "blocks float32", "conv float32", "filtered float32"],
     "float64": ["narrow float64", "blocks float64", "reversible float64"],
 }
 ONE = ["narrow float32"]
@@ -40,6 +40,7 @@ CASES = {
     "blocks": ("dense", kn.Euler(), kn.SingleField(kn.DenseKernel(40)), (100, 40)),
     "reversible": ("dense", kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(40)), (100, 80)),
     "conv": ("conv", kn.Verlet(), kn.HamiltonianField(kn.ConvKernel(3, 2, 3)), (2, 6, 7, 5)),
+    "filtered": ("conv", kn.Verlet(), kn.HamiltonianField(kn.ConvKernel(16, 2, 3)), (2, 32, 26, 23)),
 }
 
 
@@ -129,10 +130,11 @@ binding.get_host_cpu_features = unknown
 """,
 }
 MACHINE = """
-from keelnet.propagation.engines import lanes
+from keelnet.propagation.engines import lanes, winograd_products
 from keelnet.propagation.engines.blocks_backward import backward
 from keelnet.propagation.engines.tiles_forward import forward
 
+winograd_products._has_vectors = lambda: True  # where it would not pay it must still be right
 found = {case: compared(case) for case in sys.argv[1:]}
 double = "narrow float64" in found
 texts = [each._library.get_asm_str() for each in (forward(4, "tanh", double), backward("tanh", double))]
@@ -164,6 +166,8 @@ def test_a_smaller_or_an_unknown_processor_gives_the_same_numbers(name, register
     assert found["bytes"] == 32
     assert found["registers"] == registers  # else it was compiled for this very machine
     check(found, BY_TYPE[dtype])
+    if dtype == "float32":
+        assert "Winograd" in found["filtered float32"]["choice"]
     assert found[f"blocks {dtype}"]["choice"].splitlines()[0].endswith(", compiled")
 
 
@@ -173,8 +177,12 @@ def test_a_smaller_or_an_unknown_processor_gives_the_same_numbers(name, register
         {"NUMBA_ENABLE_AVX": "0"},
         {"NUMBA_CPU_NAME": "generic"},
         {"NUMBA_CPU_FEATURES": "-avx512f"},
+        {
+            "NUMBA_CPU_NAME": "skylake-avx512",
+            "NUMBA_CPU_FEATURES": "+avx512f,+avx512vl,+avx512dq,+fma",
+        },
     ],
-    ids=lambda each: "=".join(*each.items()),
+    ids=lambda each: " ".join("=".join(item) for item in each.items()),
 )
 def test_what_numba_compiles_for_may_be_less_than_the_host(told_numba, tmp_path):
     pytest.importorskip("numba")
@@ -183,6 +191,34 @@ def test_what_numba_compiles_for_may_be_less_than_the_host(told_numba, tmp_path)
     if not lanes.WIDE:
         pytest.skip("nothing is left out on this machine")
     check(told(LAW + TOLD, *ONE, NUMBA_CACHE_DIR=tmp_path, **told_numba), ONE)
+
+
+ACCURACY = """
+from keelnet.dynamics.activations import KNOWN
+from keelnet.propagation.engines import bends, lanes
+from keelnet.propagation.engines.passes import Passes
+
+x = torch.logspace(-6, 1, 200_000)[:, None]
+found, wanted = torch.empty_like(x), torch.tanh(x.double())
+Passes(KNOWN["tanh"], None, x.dtype).bend(x, dest=found)
+last = 2.0 ** (wanted.log2().floor() - 23)
+units = float(((found - wanted).abs() / last).max())
+tell(units=units, bound=bends.BENDS["tanh"].ulp[0], divides=lanes.DIVIDES, wide=lanes.WIDE)
+"""
+
+
+@pytest.mark.parametrize(("name", "divides"), [("znver4", True), ("skylake-avx512", False)])
+def test_tanh_is_as_near_with_a_division_as_with_an_estimate_of_it(name, divides, tmp_path):
+    pytest.importorskip("numba")
+    from keelnet.propagation.engines import lanes
+
+    if not lanes.WIDE:
+        pytest.skip("this machine has no vectors of 16 numbers")
+    features = "+avx512f,+avx512vl,+avx512dq,+avx512bw,+fma,+avx2"
+    named = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    found = told(LAW + ACCURACY, NUMBA_CACHE_DIR=tmp_path, **named)
+    assert found["wide"] and found["divides"] == divides
+    assert 0.5 < found["units"] <= found["bound"]
 
 
 def test_a_host_whose_features_nobody_knows_has_narrow_vectors(tmp_path):

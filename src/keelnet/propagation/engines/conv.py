@@ -39,18 +39,15 @@ class LayerProducts(Products):
         return _array(self.owner.apply(self.form, self.prepared, self._state(x)))
 
     def add_adjoint(self, g: Tensor, target: Tensor, factor: float, dest: Tensor) -> None:
-        if factor == 1.0 and dest is target:
-            self.owner.add_adjoint(self.form, self.prepared, self._state(g), self._state(dest))
+        if dest is target:
+            state = self._state(g), self._state(dest)
+            self.owner.add_adjoint(self.form, self.prepared, *state, factor)
         else:
             found = self.owner.adjoint(self.form, self.prepared, self._state(g))
             torch.add(target, _array(found), alpha=factor, out=dest)
 
     def add_gradient(self, x: Tensor, g: Tensor, sums: Tensor, factor: float, fresh: bool) -> None:
-        found = self.owner.weight_gradient(self.form, self._state(x), self._state(g))
-        if fresh:
-            torch.mul(found, factor, out=sums)
-        else:
-            sums.add_(found, alpha=factor)
+        self.owner.add_gradient(self.form, self._state(x), self._state(g), sums, factor, fresh)
 
 
 @dataclass
@@ -87,7 +84,11 @@ class Conv(Swept):
         return "there are no samples" if problem.state[0].numel() == 0 else None
 
     def reason(self, problem: Problem) -> str:
+        assert problem.moves is not None
+        forms = [move.form for move in problem.moves[0] if move.form is not None]
+        filtered = any(self._owner.filters(form, problem.state[0]) for form in forms)
         products = ", products in bfloat16" if self.precision == "bfloat16" else ""
+        products = ", stencils of 3 by Winograd's filtering" if filtered else products
         return f"convolutions with channels last, one pass for the rest{products}"
 
     def arrays(self, state: State) -> Arrays:

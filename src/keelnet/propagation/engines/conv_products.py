@@ -1,6 +1,6 @@
 """Products of convolutions without an autograd graph: L x, Lᵀ g and the gradient of the weight.
 
-States keep their channels last in memory. torch's own rule sends small batches of one sample to a
+Stencils of 3 go by Winograd's filtering where that pays (`winograd_products`), all others by oneDNN. States keep their channels last in memory. torch's own rule sends small batches of one sample to a
 plain loop, up to 17 times slower than oneDNN; here products call oneDNN themselves, and the gradient
 of the weight sees one sample as two halves with a halo. A convolution in one dimension is one in two.
 On other devices than the processor all products are torch's own.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import ConvKernel
+from keelnet.propagation.engines import winograd_products as winograd
 from keelnet.propagation.engines.effective import effective_weight
 
 # ATen's use_mkldnn: one sample needs more numbers than this in its first axes, the last of 3-D left out.
@@ -26,12 +28,27 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _PUBLIC = {4: torch.conv2d, 5: torch.conv3d}
 
 
+class Weight:
+    """A layer's weight as products read it; each layout is made when it is first read."""
+
+    def __init__(self, plain: Tensor) -> None:
+        self._plain = plain
+
+    @functools.cached_property
+    def laid(self) -> Tensor:
+        return _last(_flat(self._plain))
+
+    @functools.cached_property
+    def spread(self) -> Tensor:
+        return winograd.spread_weight(self._plain)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What a layer's weight becomes once: the weights of L and of Lᵀ, both for a plain convolution."""
 
-    product: Tensor
-    adjoint: Tensor
+    product: Weight
+    adjoint: Weight
 
 
 class ConvProducts:
@@ -54,7 +71,7 @@ class ConvProducts:
         turned = _turned(kernel, weight)
         if form.adjoint:
             weight, turned = turned, weight
-        return Prepared(self._laid(weight), self._laid(turned))
+        return Prepared(Weight(self._cast(weight)), Weight(self._cast(turned)))
 
     def apply(self, form: Form, prepared: Prepared, x: Tensor) -> Tensor:
         """L x, a new tensor."""
@@ -64,51 +81,74 @@ class ConvProducts:
         """Lᵀ g, a new tensor."""
         return self._product(_kernel(form), prepared.adjoint, g)
 
-    def add_adjoint(self, form: Form, prepared: Prepared, g: Tensor, onto: Tensor) -> None:
-        """onto += Lᵀ g, in the product itself where oneDNN can."""
-        self._add(_kernel(form), prepared.adjoint, g, onto)
+    def add_adjoint(
+        self, form: Form, prepared: Prepared, g: Tensor, onto: Tensor, factor: float = 1.0
+    ) -> None:
+        """onto += factor Lᵀ g, in the product itself where it can."""
+        self._add(_kernel(form), prepared.adjoint, g, onto, factor)
 
-    @torch.no_grad()
     def weight_gradient(self, form: Form, x: Tensor, g: Tensor) -> Tensor:
         """The gradient of ⟨g, L x⟩ by the effective weight."""
+        sums = x.new_empty(_kernel(form).weight_shape)
+        self.add_gradient(form, x, g, sums, 1.0, fresh=True)
+        return sums
+
+    @torch.no_grad()
+    def add_gradient(
+        self, form: Form, x: Tensor, g: Tensor, sums: Tensor, factor: float, fresh: bool
+    ) -> None:
+        """sums += factor · that gradient; ``fresh``: sums holds nothing yet."""
         kernel = _kernel(form)
         if form.adjoint:
             x, g = g, x  # ⟨g, Kᵀ x⟩ = ⟨K g, x⟩
-        dtype = x.dtype
         x, g = x.detach(), g.detach()
-        if kernel.groups == 1:
-            # Grouped ones stay: oneDNN's bfloat16 gradient of a depthwise weight is wrong, by its own
-            # size, on channels-last volumes smaller than the stencil (torch 2.13).
+        if self._filters(kernel, x) and sums.is_contiguous():
+            winograd.weight_gradient(_last(x), _last(g), sums, factor, fresh)
+            return
+        if kernel.groups == 1 and all(map(operator.ge, x.shape[2:], kernel.stencils)):
+            # Others stay: oneDNN's bfloat16 gradient of a weight is wrong, by its own size or by what memory
+            # held before, on channels-last volumes smaller than the stencil (torch 2.13; grouped ones on
+            # Xeons, all on an EPYC).
             x, g = self._cast(x), self._cast(g)
-        return _weight_gradient(kernel, x, g).to(dtype).reshape(kernel.weight_shape)
+        found = _weight_gradient(kernel, x, g).to(sums.dtype).reshape(kernel.weight_shape)
+        if fresh:
+            torch.mul(found, factor, out=sums)
+        else:
+            sums.add_(found, alpha=factor)
 
-    def _laid(self, weight: Tensor) -> Tensor:
-        return _last(_flat(self._cast(weight)))
+    def filters(self, form: Form, x: Tensor) -> bool:
+        """Whether products of states like this one go by Winograd's filtering."""
+        return self._filters(_kernel(form), x)
+
+    def _filters(self, kernel: ConvKernel, x: Tensor) -> bool:
+        return not self._bfloat16 and winograd.takes(kernel, x)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
         return tensor.to(torch.bfloat16) if self._bfloat16 else tensor
 
     @torch.no_grad()
-    def _product(self, kernel: ConvKernel, weight: Tensor, x: Tensor) -> Tensor:
+    def _product(self, kernel: ConvKernel, weight: Weight, x: Tensor) -> Tensor:
+        if self._filters(kernel, x):
+            return winograd.product(_last(x.detach()), weight.spread)
         given = _last(_flat(self._cast(x)))
-        found = _last(_convolved(given, weight, _padding(kernel), kernel.groups).to(x.dtype))
-        return found.squeeze(2) if kernel.dim == 1 else found
+        found = _convolved(given, weight.laid, _padding(kernel), kernel.groups).to(x.dtype)
+        return _last(found).squeeze(2) if kernel.dim == 1 else _last(found)
 
     @torch.no_grad()
-    def _add(self, kernel: ConvKernel, weight: Tensor, x: Tensor, onto: Tensor) -> None:
+    def _add(
+        self, kernel: ConvKernel, weight: Weight, x: Tensor, onto: Tensor, factor: float
+    ) -> None:
         flat = _flat(onto)
         fuses = x.dtype == onto.dtype and not self._bfloat16 and x.numel() > 0
-        if (
-            fuses
-            and x.device.type == "cpu"
-            and flat.is_contiguous(memory_format=_LAST[flat.ndim])
-            and _sums(flat.ndim, x.dtype)
-        ):
+        fuses &= flat.is_contiguous(memory_format=_LAST[flat.ndim])
+        if fuses and self._filters(kernel, x):
+            winograd.add_product(_last(x.detach()), weight.spread, onto, factor)
+        elif fuses and factor == 1.0 and x.device.type == "cpu" and _sums(flat.ndim, x.dtype):
             given = _last(_flat(x.detach()))
-            _add_by_onednn(flat, given, weight, _padding(kernel), kernel.groups)
+            _add_by_onednn(flat, given, weight.laid, _padding(kernel), kernel.groups)
         else:
-            onto.add_(self._product(kernel, weight, x))
+            onto.add_(self._product(kernel, weight, x), alpha=factor)
 
 
 def _kernel(form: Form) -> ConvKernel:

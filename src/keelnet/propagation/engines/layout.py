@@ -21,7 +21,7 @@ class Slot(IntEnum):
     ROWS_1 = 10  # of the second, or 0
     INNER = 11  # most channels inside a rate
     SWAPS = 12  # whether the parts change places after each layer
-    IN_0 = 13  # (batch, rows) each
+    IN_0 = 13  # (batch, rows) each, the numbers of a sample beside one another
     IN_1 = 14
     OUT_0 = 15
     OUT_1 = 16
@@ -35,7 +35,17 @@ class Slot(IntEnum):
     PULLED_1 = 24
     RECORD = 25  # numbers a layer that a tile keeps
     POINTERS = 26  # 64-bit integers, moves × depth a thread
-    COUNT = 27
+    IN_STEP_0 = 27  # numbers from sample to sample, as of all that follow
+    IN_STEP_1 = 28
+    OUT_STEP_0 = 29
+    OUT_STEP_1 = 30
+    PATH_STEP_0 = 31
+    PATH_STEP_1 = 32
+    PULL_STEP_0 = 33
+    PULL_STEP_1 = 34
+    PULLED_STEP_0 = 35
+    PULLED_STEP_1 = 36
+    COUNT = 37
 
 
 class Column(IntEnum):

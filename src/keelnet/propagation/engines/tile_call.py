@@ -10,6 +10,7 @@ from torch import Tensor
 
 from keelnet.dynamics.forms import Form
 from keelnet.propagation.engines import pool
+from keelnet.propagation.engines.adjoining import beside
 from keelnet.propagation.engines.effective import own_gradients
 from keelnet.propagation.engines.execution import Gradients
 from keelnet.propagation.engines.move_table import MoveTable
@@ -44,9 +45,9 @@ def _nothing(name: str, form: Form) -> None:
 
 
 def rows(part: Tensor) -> Tensor:
-    """(samples, channels), contiguous but for zeros that are one number seen as many."""
+    """(samples, channels), the numbers of a sample beside one another, or zeros that are one seen as many."""
     flat = part.resolve_neg().reshape(-1, part.shape[-1])
-    return flat if _is_nothing(flat) else flat.contiguous()
+    return flat if flat.stride(-1) == 1 or _is_nothing(flat) else flat.contiguous()
 
 
 def _is_nothing(part: Tensor) -> bool:
@@ -121,7 +122,12 @@ class TileCall:
         return entries * self.lanes * self.inputs[0].element_size() <= LARGEST_SPREAD
 
     def outputs(self) -> list[Tensor]:
-        return [pool.empty(tuple(part.shape), part.dtype) for part in self.inputs]
+        """One for each part of the state; beside one another in memory where the parts themselves are."""
+        widths = [part.shape[-1] for part in self.inputs]
+        if beside(self.inputs):
+            both = pool.empty((self.batch, sum(widths)), self.inputs[0].dtype)
+            return list(both.split(widths, dim=-1))
+        return [pool.empty((self.batch, width), self.inputs[0].dtype) for width in widths]
 
     def shaped(self, parts: list[Tensor]) -> State:
         return tuple(
@@ -138,6 +144,7 @@ class TileCall:
                 for part, tensor in enumerate(value):
                     if not _is_nothing(tensor):
                         block[slot[f"{name}_{part}"]] = tensor.data_ptr()
+                        block[slot[f"{name}_STEP_{part}"]] = tensor.stride(-2)
             elif isinstance(value, np.ndarray):
                 block[slot[name]] = value.ctypes.data
             else:

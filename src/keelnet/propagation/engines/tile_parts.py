@@ -35,24 +35,29 @@ def _nothing(size, dest, to):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def gather(size, samples, given, begin, count, rows, tile, repeats):  # type: ignore[no-untyped-def]
+def gather(size, samples, given, step, begin, count, rows, tile, repeats):  # type: ignore[no-untyped-def]
     """Samples begin … begin + count − 1 of a part, channels first; an address of 0 gives zeros.
 
     Lanes past the last sample repeat it where ``repeats``: zeros might overflow where it does not.
     """
-    for s in range(samples):
-        at = (begin + min(s, count - 1)) * rows
-        for i in range(rows):
-            if given == 0 or (s >= count and not repeats):
-                _nothing(size, tile, i * samples + s)
+    last = (begin + count - 1) * step
+    for i in range(rows):
+        to = i * samples
+        if given == 0:
+            count = 0
+        for s in range(count):
+            _number(size, given, (begin + s) * step + i, tile, to + s)
+        for s in range(count, samples):
+            if repeats and given != 0:
+                _number(size, given, last + i, tile, to + s)
             else:
-                _number(size, given, at + i, tile, i * samples + s)
+                _nothing(size, tile, to + s)
 
 
 @register_jitable
-def scatter(size, samples, tile, begin, count, rows, out):  # type: ignore[no-untyped-def]
+def scatter(size, samples, tile, begin, count, rows, out, step):  # type: ignore[no-untyped-def]
     """The tile's samples to where they belong in a part; nowhere if ``out`` is 0."""
     if out != 0:
-        for s in range(count):
-            for i in range(rows):
-                _number(size, tile, i * samples + s, out, (begin + s) * rows + i)
+        for i in range(rows):
+            for s in range(count):
+                _number(size, tile, i * samples + s, out, (begin + s) * step + i)

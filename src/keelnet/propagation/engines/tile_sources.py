@@ -23,6 +23,11 @@ _NAMES = (
     "tile_parts",
     "tiles_forward",
     "tiles_backward",
+    "winograd",
+    "winograd_kernels",
+    "winograd_slots",
+    "winograd_tiles",
+    "winograd_weights",
 )
 
 

@@ -50,10 +50,10 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
             count = min(samples, batch - begin)
             y, z = first, second
             ly, lz = pull_0, pull_1
-            gather(size, samples, a[13], begin, count, rows_0, y, True)
-            gather(size, samples, a[14], begin, count, rows_1, z, True)
-            gather(size, samples, a[21], begin, count, rows_0, ly, False)
-            gather(size, samples, a[22], begin, count, rows_1, lz, False)
+            gather(size, samples, a[13], a[27], begin, count, rows_0, y, True)
+            gather(size, samples, a[14], a[28], begin, count, rows_1, z, True)
+            gather(size, samples, a[21], a[33], begin, count, rows_0, ly, False)
+            gather(size, samples, a[22], a[34], begin, count, rows_1, lz, False)
             if not undoes:
                 for j in range(depth):
                     for m in range(moves):
@@ -163,7 +163,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                             else:
                                 outer(vectors, bend, double, 0, x, bent, dw, n, k, spread, 1.0)
                         product(vectors, "identity", double, "moves", bent, w, sk, si, k, n, 0, 0, onto, onto, 0, 1.0)  # fmt: skip
-            scatter(size, samples, ly, begin, count, rows_0, a[23])
-            scatter(size, samples, lz, begin, count, rows_1, a[24])
+            scatter(size, samples, ly, begin, count, rows_0, a[23], a[35])
+            scatter(size, samples, lz, begin, count, rows_1, a[24], a[36])
 
     return kernel

@@ -49,8 +49,8 @@ def forward(vectors: int, bend: str, double: bool) -> Any:
             begin = tile * samples
             count = min(samples, batch - begin)
             y, z, spare = first, second, third
-            gather(size, samples, a[13], begin, count, rows_0, y, True)
-            gather(size, samples, a[14], begin, count, rows_1, z, True)
+            gather(size, samples, a[13], a[27], begin, count, rows_0, y, True)
+            gather(size, samples, a[14], a[28], begin, count, rows_1, z, True)
             for j in range(depth):
                 for m in range(moves):
                     row = table + 8 * columns * m
@@ -75,9 +75,9 @@ def forward(vectors: int, bend: str, double: bool) -> Any:
                     y, z = z, y
                 if a[17] != 0 and whole(a[17], j) >= 0:
                     place = whole(a[17], j) * batch + begin
-                    scatter(size, samples, y, place, count, rows_0, a[18])
-                    scatter(size, samples, z, place, count, rows_1, a[19])
-            scatter(size, samples, y, begin, count, rows_0, a[15])
-            scatter(size, samples, z, begin, count, rows_1, a[16])
+                    scatter(size, samples, y, place, count, rows_0, a[18], a[31])
+                    scatter(size, samples, z, place, count, rows_1, a[19], a[32])
+            scatter(size, samples, y, begin, count, rows_0, a[15], a[29])
+            scatter(size, samples, z, begin, count, rows_1, a[16], a[30])
 
     return kernel
