@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,31 @@ def test_the_box_holds_the_brain_and_a_margin():
     x[2, 5:9, 1:19, 10] = 3
     box = brain_box(x)
     assert box == (slice(3, 11), slice(0, 20), slice(8, 13))
+
+
+def mapped_bytes() -> int:
+    (line,) = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("RssFile")]  # fmt: skip
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what is mapped")
+def test_memory_does_not_grow_with_the_cases_that_were_seen(tmp_path):
+    big = Prepared(tmp_path)
+    x = np.random.default_rng(0).normal(size=(4, 96, 96, 96)).astype(np.float16)
+    for name, values in (("x", x), ("classes", np.ones(x.shape[1:], np.uint8)), ("places", np.zeros((0, 4), np.int16))):  # fmt: skip
+        np.save(tmp_path / f"c.{name}.npy", values)
+    (tmp_path / "c.json").write_text('{"spacing": [1, 1, 1]}')
+    volume = big.volume("c")
+    patches = Patches([volume], (96, 96, 96), 2, varied=False)
+    list(patches.batches(1, torch.Generator()))  # code of libraries is mapped too
+    before = mapped_bytes()
+    assert np.array_equal(volume.x, x)
+    assert mapped_bytes() - before > 6_000_000
+    volume.let_go()
+    assert mapped_bytes() - before < 1_000_000
+    list(patches.batches(1, torch.Generator()))
+    assert mapped_bytes() - before < 1_000_000
+    assert np.array_equal(volume.x, x)
 
 
 def all_of(patches, seed):

@@ -140,6 +140,7 @@ class Patches:
             )
         x[(slice(None), *target)] = volume.x[(slice(None), *source)]
         classes[tuple(target)] = volume.classes[tuple(source)]
+        volume.let_go()  # else memory would grow with the number of cases
         return x, classes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ class Volume:
     def space(self) -> tuple[int, int, int]:
         """Voxels along each axis."""
         return self.classes.shape[0], self.classes.shape[1], self.classes.shape[2]
+
+    def let_go(self) -> None:
+        """Leave the files to the system's cache: pages once read no longer count as this process' memory.
+
+        They come back by themselves when they are read again.
+        """
+        for values in (self.x, self.classes):
+            if isinstance(values.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                values.base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.scan_sets import ScanSet, scan_set
 from keelnet.experiments.tasks import Report, Task
 from keelnet.experiments.tiles import Tiling, labelled
-from keelnet.learning.objective import Loss
+from keelnet.learning.losses import Loss
 from keelnet.learning.regions import region_loss
 
 SHOWN = 3  # withheld cases in the picture of a run
@@ -54,7 +54,9 @@ class Tumour(Task):
         return {"mean_dice": float(np.mean([*means.values()])), **means}
 
     def _labelled(self, network: nn.Module, volume: Volume) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        return labelled(network, volume.x, self.tiling, device=self.device)
+        found = labelled(network, volume.x, self.tiling, device=self.device)
+        volume.let_go()
+        return found
 
     def final_scores(self, network: nn.Module, best: dict[str, float]) -> dict[str, Any]:
         """On all withheld cases: means of what `region_scores` gives, region by region."""

@@ -99,7 +99,8 @@ class Pool(nn.Module):
             )
         # Sums axis by axis: pooling of torch leaves channels-last memory, which took ten times as long.
         for axis in range(self.dim + 1, 1, -1):
-            x = x.unflatten(axis, (-1, self.factor)).sum(axis + 1)
+            sides = (*x.shape[:axis], -1, self.factor, *x.shape[axis + 1 :])
+            x = x.view(sides).sum(axis + 1)
         return x / self.factor**self.dim
 
 

@@ -35,7 +35,7 @@ class Haar(nn.Module):
                 f"halving the resolution needs even sides, got {tuple(x.shape[2:])}; pad the input"
             )
         # A convolution with stride 2: nine times as fast as sums and differences axis by axis.
-        cells = _matrix(self.dim, x.shape[1]).to(x).unflatten(1, (*(2,) * self.dim, -1))
+        cells = _matrix(self.dim, x.shape[1]).to(x).view(-1, *(2,) * self.dim, x.shape[1])
         axes = (0, self.dim + 1, *range(self.dim, 0, -1))
         return _CONV[self.dim](x, cells.permute(axes).contiguous(), stride=2)
 

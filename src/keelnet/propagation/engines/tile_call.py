@@ -126,7 +126,7 @@ class TileCall:
         widths = [part.shape[-1] for part in self.inputs]
         if beside(self.inputs):
             both = pool.empty((self.batch, sum(widths)), self.inputs[0].dtype)
-            return list(both.split(widths, dim=-1))
+            return list(torch.split(both, widths, dim=-1))
         return [pool.empty((self.batch, width), self.inputs[0].dtype) for width in widths]
 
     def shaped(self, parts: list[Tensor]) -> State:

@@ -1,0 +1,95 @@
+"""Limits: a run that is held within the memory it was given."""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from keelnet.experiments.fits import require_within
+from keelnet.experiments.ledger import as_text
+from keelnet.experiments.plan import Plan
+from keelnet.experiments.problems import device_named
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.resident import STATUS, status_of
+from keelnet.experiments.tasks import Report
+from keelnet.learning.descent import Progress
+from keelnet.learning.processes import team_of
+
+_REFUSED = re.compile(r"alloc|out of memory|could not create a (primitive|memory)", re.IGNORECASE)
+
+
+def limited(
+    recipe: Recipe, memory: int, steps: Iterator[Progress], report: Report = lambda line: None
+) -> Iterator[Progress]:
+    """The steps of a training that has this many bytes; raises ValueError, saying what would fit, before the first.
+
+    Where several processes train together the bytes are those of each, and it is planned for its share of a batch.
+    """
+    _require_more_than_now(memory)
+    team, _ = team_of(device_named(recipe.device))
+    own = replace(recipe, batch=math.ceil(recipe.batch / team.share.size))
+    planned: Plan | None = require_within(own, memory, report) if team.leads else None
+    planned = team.told(planned)
+    assert planned is not None
+    return _held(steps, memory, planned.apart)
+
+
+def _require_more_than_now(memory: int) -> None:
+    if STATUS.exists() and memory <= (own := status_of("VmRSS")):
+        raise ValueError(
+            f"{as_text(memory)} is less than the {as_text(own)} that the process takes before it trains;"
+            " give it more memory"
+        )
+
+
+def _held(steps: Iterator[Progress], memory: int, apart: int) -> Iterator[Progress]:
+    with held_within(memory, apart):
+        yield from steps
+
+
+@contextmanager
+def held_within(memory: int, apart: int = 0) -> Iterator[None]:
+    """Within the block this process does not grow beyond ``memory`` bytes: the system gives it no more.
+
+    apart: bytes of them that are not its own: files of libraries, other processes (`Plan.apart`). What is limited
+    is private memory that can be written (RLIMIT_DATA); pages reserved so far and never touched, stacks of
+    threads above all, do not count. Raises ValueError where the process is larger already, where the block needs
+    more, and on systems without such a limit.
+    """
+    if not STATUS.exists():
+        raise ValueError("only Linux holds a process within its memory; go without --memory here")
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    private, own = status_of("VmData"), status_of("RssAnon")
+    limit = memory - apart + private - own
+    if limit <= private:
+        raise ValueError(
+            f"the process alone takes {as_text(own + apart)}, {as_text(memory)} were given; give it more"
+        )
+    bounds = [limit, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not _says_no_memory(error):
+            raise
+        raise ValueError(
+            f"the run reached the {as_text(memory)} that it was given; plan again (keelnet plan) or give it more"
+        ) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _says_no_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
+        _REFUSED.search(str(error))
+    )

@@ -1,0 +1,84 @@
+"""Parts: what of a recipe's batch is rehearsed, small enough for any machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.rehearsal import Rehearsal
+from keelnet.experiments.tiles import Tiling
+from keelnet.experiments.tumours import patch_of
+
+BRAIN = (174, 214, 168)  # mm, right, anterior, superior, with a margin: few are larger
+
+Space = tuple[int, int, int]
+
+
+def widths_of(recipe: Recipe) -> tuple[int, ...]:
+    """Channels of each level."""
+    return (recipe.width,) if isinstance(recipe.width, int) else recipe.width
+
+
+def unit_of(recipe: Recipe) -> int:
+    """What the sides of a patch must be divisible by."""
+    unit: int = 2 ** (len(widths_of(recipe)) - 1 + recipe.folds)
+    return unit
+
+
+def smallest_part(recipe: Recipe) -> Rehearsal:
+    """A few samples, or of recipes on scans a small cube of each: next to nothing but what every run needs."""
+    if recipe.data != "tumour":
+        few = max(1, recipe.batch // 8)
+        return Rehearsal(asdict(recipe), few / recipe.batch, few)
+    patch = _patch(recipe)
+    side = min(2 * unit_of(recipe), *patch)
+    share = side**3 / math.prod(patch)
+    return Rehearsal(asdict(recipe), share, recipe.batch, (side,) * 3, (side,) * 3)
+
+
+def largest_part(recipe: Recipe, share: float) -> Rehearsal:
+    """A part of about this share of the batch: all of it from 1 on, one sample or slab at least.
+
+    Slabs are cut off the patch along its last axis: what torch does depends on the others.
+    """
+    if recipe.data != "tumour":
+        batch = max(1, min(recipe.batch, int(share * recipe.batch)))
+        return Rehearsal(asdict(recipe), batch / recipe.batch, batch)
+    patch, unit = _patch(recipe), unit_of(recipe)
+    length = max(unit, int(min(1.0, share) * patch[2]) // unit * unit)
+    share, tile = length / patch[2], tile_of(recipe)
+    thin = max(unit, round(tile[2] * share / unit) * unit)
+    slab, slice_ = (patch[0], patch[1], length), (tile[0], tile[1], thin)
+    return Rehearsal(asdict(recipe), share, recipe.batch, slab, slice_)
+
+
+def voxels_of(recipe: Recipe) -> int:
+    """The most voxels of a scan that the network is shown at once; 0 of recipes on other data."""
+    if recipe.data != "tumour":
+        return 0
+    return max(recipe.batch * math.prod(_patch(recipe)), math.prod(tile_of(recipe)) // 2)
+
+
+def case_bytes(recipe: Recipe) -> int:
+    """Of a prepared case: four modalities of 2 bytes and a class of 1, mapped while it is in use."""
+    return 0 if recipe.data != "tumour" else 9 * math.prod(_brain(recipe))
+
+
+def tile_of(recipe: Recipe) -> Space:
+    """Sides of the largest piece of a volume that validation shows the network at once."""
+    return Tiling(unit=max(8, unit_of(recipe))).fitted(_brain(recipe)).side
+
+
+def _brain(recipe: Recipe) -> Space:
+    """Voxels along the axes of a large brain; scans whose own spacing is kept may have voxels of 1 mm."""
+    voxel = recipe.spacing or 1.0
+    right, anterior, superior = (math.ceil(length / voxel) for length in BRAIN)
+    return right, anterior, superior
+
+
+def _patch(recipe: Recipe) -> Space:
+    patch, unit = patch_of(recipe), unit_of(recipe)
+    if any(side % unit for side in patch):
+        raise ValueError(f"sides of the patch must be divisible by {unit}, got {patch}")
+    return patch

@@ -1,0 +1,44 @@
+"""Resident memory: what Linux says that processes hold."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+
+
+def status_of(name: str) -> int:
+    """Bytes of this process: VmRSS in memory now, VmHWM at most so far, RssAnon, RssFile, VmData, …"""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise ValueError(f"{STATUS} does not say {name}")
+
+
+def peak_since() -> int:
+    """The largest resident size since the last call, or since the start where the system keeps but one peak."""
+    peak = status_of("VmHWM")
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak
+
+
+def private_of_children() -> int:
+    """Bytes that the processes started by this one share with no other."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread, or a process, may have ended
+            for child in (task / "children").read_text().split():
+                total += _private(Path(f"/proc/{child}/smaps_rollup"))
+    return total
+
+
+def _private(rollup: Path) -> int:
+    with suppress(OSError):
+        return sum(
+            1024 * int(line.split()[1])
+            for line in rollup.read_text().splitlines()
+            if line.startswith(("Private_Dirty:", "Private_Clean:"))
+        )
+    return 0
