@@ -79,7 +79,8 @@ class Control(nn.Module):
 
     def values(self) -> dict[str, Tensor]:
         """The parameters by control name, knots first."""
-        return {name: self.get_parameter(stored) for name, stored in self._names.items()}
+        # Not get_parameter: torch.func.functional_call puts tensors in the parameters' places.
+        return {name: getattr(self, stored) for name, stored in self._names.items()}
 
     def at_layers(self, depth: int) -> dict[str, Tensor]:
         """θ at the layers' times, (depth, …) a name; the parameters themselves where depth = knots.

@@ -1,8 +1,47 @@
-"""Floor 3: objectives and descent. Training is a generator that yields progress."""
+"""Floor 3: objectives and the ways to minimise them. Training is a generator that yields progress."""
 
+from keelnet.learning.block_descent import block_descent
+from keelnet.learning.classifier import ClassifierNewton, fit_classifier
 from keelnet.learning.descent import Progress, State, descend
-from keelnet.learning.methods import SGD, Adam
+from keelnet.learning.gauss_newton import GaussNewton, LineSearchWarning, gauss_newton
+from keelnet.learning.losses import CrossEntropy, Dice, LeastSquares
+from keelnet.learning.methods import LBFGS, SGD, Adam
+from keelnet.learning.multilevel import multilevel
 from keelnet.learning.objective import Objective
+from keelnet.learning.schedules import Constant, Cosine, Steps
+from keelnet.learning.solvers import Armijo, EisenstatWalker, Fixed
+from keelnet.learning.tangents import Differences, Forward, Transposed
 from keelnet.learning.training import Budget, Training
+from keelnet.learning.varpro import varpro
 
-__all__ = ["SGD", "Adam", "Budget", "Objective", "Progress", "State", "Training", "descend"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "Adam",
+    "Armijo",
+    "Budget",
+    "ClassifierNewton",
+    "Constant",
+    "Cosine",
+    "CrossEntropy",
+    "Dice",
+    "Differences",
+    "EisenstatWalker",
+    "Fixed",
+    "Forward",
+    "GaussNewton",
+    "LeastSquares",
+    "LineSearchWarning",
+    "Objective",
+    "Progress",
+    "State",
+    "Steps",
+    "Training",
+    "Transposed",
+    "block_descent",
+    "descend",
+    "fit_classifier",
+    "gauss_newton",
+    "multilevel",
+    "varpro",
+]

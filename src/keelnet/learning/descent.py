@@ -1,4 +1,4 @@
-"""Descent: first-order training as a generator. The caller prints, saves, or stops listening."""
+"""Descent: training by gradients as a generator. The caller prints, saves, or stops listening."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from keelnet.data.samples import Samples, Source
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Alone, Team
 from keelnet.learning.training import Training
+from keelnet.networks.network import blocks_of
 from keelnet.propagation import engine
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
@@ -47,7 +48,7 @@ class Progress:
 
     terms: mean of each term of the objective over the epoch. scores: of the validation set.
     best: whether this is the best iterate so far. spent: share of the budget. seconds: since the
-    start. state: what to go on from.
+    start. state: what to go on from. details: numbers of the solver, by name.
     """
 
     epoch: int
@@ -58,6 +59,7 @@ class Progress:
     scores: dict[str, float]
     best: bool
     state: State = field(repr=False, compare=False)
+    details: dict[str, float] = field(default_factory=dict)
 
 
 def descend(
@@ -184,13 +186,35 @@ class _Loop:
         return dict(zip(sums, every.tolist(), strict=True))
 
     def _step(self, x: Tensor, labels: Tensor, where: str) -> list[tuple[str, float]]:
-        device = self.training.device
+        x, labels = x.to(self.training.device), labels.to(self.training.device)
+        weight = self._weight(len(x))
+        first: list[tuple[str, float]] = []
+
+        def evaluated() -> float:
+            """The objective, its gradient left with the parameters; a search asks for it again."""
+            terms = self._terms(x, labels, weight)
+            value = self._gradient(terms, where)
+            if not first:
+                first.extend((name, float(term.detach())) for name, term in terms.items())
+            return value
+
+        self.optimiser.step(evaluated)
+        self._project()
+        self._average()
+        return first
+
+    def _terms(self, x: Tensor, labels: Tensor, weight: float) -> dict[str, Tensor]:
         with self._precision():
-            logits = self.forward(x.to(device))
-        terms = self.objective.terms(self.network, logits, labels.to(device))
-        terms["loss"] = terms["loss"] * self._weight(len(x))
+            logits = self.forward(x)
+        terms = self.objective.terms(self.network, logits, labels)
+        terms["loss"] = terms["loss"] * weight
+        return terms
+
+    def _gradient(self, terms: dict[str, Tensor], where: str) -> float:
+        """The mean objective of all processes; its gradient is left with the parameters."""
         total = torch.stack([*terms.values()]).sum()
-        if not bool(self.team.total(total.detach()).isfinite()):
+        everyone = self.team.total(total.detach())
+        if not bool(everyone.isfinite()):
             raise ValueError(
                 f"the objective became {float(total.detach())} in {where}; use a smaller rate"
                 " (--set rate=…) or a stable architecture"
@@ -199,9 +223,16 @@ class _Loop:
         total.backward()  # type: ignore[no-untyped-call]
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
-        self.optimiser.step()
-        self._average()
-        return [(name, float(value.detach())) for name, value in terms.items()]
+        return float(everyone) / self.team.share.size
+
+    def _project(self) -> None:
+        """Onto |θ| ≤ bound, the nearest controls within it."""
+        bound = self.training.bound
+        if bound is not None:
+            with torch.no_grad():
+                for block in blocks_of(self.network):
+                    for value in block.control.values().values():
+                        value.clamp_(-bound, bound)
 
     def _weight(self, own: int) -> float:
         """What makes the mean over processes a mean over samples where shares differ in size."""
@@ -246,7 +277,9 @@ class _Loop:
 def scored(
     samples: Samples, score: Score, batch_size: int, device: torch.device | None = None
 ) -> Validation:
-    """The validation that scores the logits of the withheld samples."""
+    """The validation that scores the logits of the withheld samples; raises ValueError for none."""
+    if len(samples.validation[0]) == 0:
+        raise ValueError("the validation set is empty; withhold at least one sample to judge by")
 
     def validate(network: nn.Module) -> dict[str, float]:
         x, labels = samples.validation

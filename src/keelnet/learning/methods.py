@@ -1,19 +1,27 @@
-"""Methods: the first-order ones that a descent can take."""
+"""Methods: those that a descent can take, which ask for gradients alone."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from keelnet.dynamics.kernels import require_count
+
 
 class Method(ABC):
-    """A first-order method; ``rate`` is its largest step."""
+    """A method of gradients; ``rate`` is its largest step.
+
+    searches: whether a step evaluates the objective more than once, along a line, so that neither
+    clipping nor projection may come between.
+    """
 
     rate: float
+    searches: ClassVar[bool] = False
 
     @abstractmethod
     def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -67,4 +75,34 @@ class SGD(Method):
             momentum=self.momentum,
             weight_decay=self.decay,
             nesterov=self.momentum > 0,
+        )
+
+
+@dataclass(frozen=True)
+class LBFGS(Method):
+    """L-BFGS with a strong-Wolfe line search (torch's): ``iterations`` of it on every batch.
+
+    Meant for one batch that holds all samples, with schedule=Constant() and no warm-up. history: how
+    many differences of gradients it remembers.
+    """
+
+    rate: float = 1.0
+    iterations: int = 20
+    history: int = 10
+    searches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_positive("rate", self.rate)
+        require_count("iterations", self.iterations)
+        require_count("history", self.history)
+
+    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(
+            parameters,
+            lr=self.rate,
+            max_iter=self.iterations,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            history_size=self.history,
+            line_search_fn="strong_wolfe",
         )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from keelnet.data.conventions import REGIONS
+from keelnet.learning.losses import soft_dice
 
 
 def region_targets(classes: Tensor) -> Tensor:
@@ -35,16 +32,8 @@ def region_loss(logits: Tensor, classes: Tensor) -> Tensor:
             f" {tuple(classes.shape)}, got {tuple(logits.shape)}"
         )
     targets = region_targets(classes).to(logits.dtype)
-    overlap: Tensor = _dice()(torch.sigmoid(logits), targets)
+    overlap: Tensor = soft_dice()(torch.sigmoid(logits), targets)
     return overlap + functional.binary_cross_entropy_with_logits(logits, targets)
-
-
-@functools.cache
-def _dice() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations on import, none about numbers
-        from monai.losses.dice import DiceLoss
-    return DiceLoss(batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
 
 
 def classes_of(logits: Tensor) -> Tensor:

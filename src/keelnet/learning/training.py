@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 
 from keelnet.learning.methods import Method, require_positive, require_share
+from keelnet.learning.schedules import Cosine, Schedule
 from keelnet.propagation.engines.conv import Precision
 
 
@@ -37,9 +37,10 @@ class Budget:
 class Training:
     """How to train: everything that ``descend`` needs besides network, data and objective.
 
-    warmup: share of the budget over which the rate rises from 0; after it the rate falls along a
-    cosine to 0. clip: largest norm of the gradient (None: no limit). goal: the score to keep the
-    best iterate of; larger is better. device: where batches are moved. average: decay a step of an
+    warmup: share of the budget over which the rate rises from 0; after it ``schedule`` decides. clip:
+    largest norm of the gradient (None: no limit). bound: c > 0 projects the controls onto |θ| ≤ c after
+    each step (None: no bound), which keeps the step size stable for a kernel of n inputs under h n c
+    (Ruthotto & Haber 2020). goal: the score to keep the best iterate of; larger is better. device: where batches are moved. average: decay a step of an
     exponential average of the weights, which is then what is validated and kept (None: the weights
     themselves). products: "bfloat16" rounds the inputs of convolutions, the state stays as it is.
     """
@@ -53,6 +54,8 @@ class Training:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     average: float | None = None
     products: Precision = "state"
+    schedule: Schedule = field(default_factory=Cosine)
+    bound: float | None = None
 
     def __post_init__(self) -> None:
         require_share("warmup", self.warmup, 1)
@@ -60,9 +63,16 @@ class Training:
             require_share("average", self.average, 1)
         if self.clip is not None:
             require_positive("clip", self.clip)
+        if self.bound is not None:
+            require_positive("bound", self.bound)
+        if self.method.searches and not (self.clip is None and self.bound is None):
+            raise ValueError(
+                f"{type(self.method).__name__} searches along a line, where clipping and projection do not"
+                f" fit; use clip=None and bound=None, got clip={self.clip!r}, bound={self.bound!r}"
+            )
 
     def rate_factor(self, spent: float) -> float:
         """What the rate is multiplied by after this share of the budget."""
         if spent < self.warmup:
             return max(spent / self.warmup, 1e-3)
-        return 0.5 * (1 + math.cos(math.pi * (spent - self.warmup) / (1 - self.warmup)))
+        return self.schedule.factor(spent, self.warmup)

@@ -1,0 +1,64 @@
+"""Curvature: the objective at one point, its gradient and its Gauss–Newton products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from keelnet.learning.losses import require_convex
+from keelnet.learning.objective import Objective
+from keelnet.learning.tangents import Forward, Tangent
+from keelnet.learning.unknowns import Unknowns
+
+
+class Curvature:
+    """The objective on (x, labels) at the parameters that the network holds.
+
+    terms: its terms by name; value: their sum; gradient: in the unknowns. ``product`` is v ↦
+    (Jᵀ B J + R) v, with J = d logits / dθ, B the Hessian of the loss in the logits and R that of the
+    regularisers: symmetric and positive. J v is taken by ``tangent``, Jᵀ w by back-propagation under the
+    strategy of each block. samples: how many, the first ones, the products with B see (None: all).
+
+    The parameters must not change while products are asked for. Raises ValueError for a loss that is
+    not convex and an objective that is not finite.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        unknowns: Unknowns,
+        x: Tensor,
+        labels: Tensor,
+        tangent: Tangent | None = None,
+        samples: int | None = None,
+    ) -> None:
+        self.loss, self.unknowns = require_convex(objective.loss), unknowns
+        logits = network(x)
+        terms = objective.terms(network, logits, labels)
+        total = torch.stack([*terms.values()]).sum()
+        self.terms = {name: float(term.detach()) for name, term in terms.items()}
+        self.value = float(total.detach())
+        if not bool(total.detach().isfinite()):
+            raise ValueError(
+                f"the objective is {self.value}; clean x of NaN and inf, or use a stable architecture"
+            )
+        self.gradient = unknowns.flat(self._grad(total))
+        whole = samples is None or samples >= len(x)
+        part = x if whole else x[:samples]
+        self._logits = logits if whole else network(part)
+        self._pushed = (tangent or Forward()).at(network, unknowns, part)
+
+    def product(self, v: Tensor) -> Tensor:
+        """(Jᵀ B J + R) v."""
+        return self.of_the_loss(v) + self.unknowns.curved(v, 0.0)
+
+    def of_the_loss(self, v: Tensor) -> Tensor:
+        """Jᵀ B J v."""
+        bent = self.loss.curvature(self._logits.detach(), self._pushed(v))
+        return self.unknowns.flat(self._grad(self._logits, bent))
+
+    def _grad(self, value: Tensor, costate: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(
+            value, self.unknowns.parameters, costate, retain_graph=True, allow_unused=True
+        )

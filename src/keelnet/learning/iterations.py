@@ -1,0 +1,192 @@
+"""Iterations: the generator of the solvers that go beyond gradients, one step a batch."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from keelnet.data.samples import Source
+from keelnet.learning.descent import Clock, Progress, State, Validation
+from keelnet.learning.processes import Team
+from keelnet.learning.training import Budget
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did: the terms of the objective after it, numbers of the solver, and whether to go on.
+
+    length: the step length t, 0 for none. finished: nothing more can be gained, or no step was found.
+    """
+
+    terms: dict[str, float]
+    details: dict[str, float]
+    length: float
+    finished: bool = False
+
+
+class Solver(ABC):
+    """One step at a time on a network that it holds; ``memory`` is all that it remembers between steps."""
+
+    memory: dict[str, Any]
+
+    @abstractmethod
+    def step(self, x: Tensor, labels: Tensor) -> Outcome:
+        """Move the network's parameters by one step on these samples."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every solver's generator is given: when to stop, how to draw batches, what to keep."""
+
+    budget: Budget
+    batch_size: int
+    goal: str
+    device: torch.device
+
+
+def iterate(
+    network: nn.Module,
+    solver: Solver,
+    samples: Source,
+    stage: Stage,
+    validate: Validation,
+    generator: torch.Generator,
+    clock: Clock = time.monotonic,
+    state: State | None = None,
+    team: Team | None = None,
+) -> Iterator[Progress]:
+    """Yield after every pass over the samples; at the end the network holds its best iterate.
+
+    The protocol of `descend`: budget, goal, state, generator and best iterate are the same. Raises ValueError for
+    labels of one class only, non-finite x, a goal that is not given, and several processes.
+    """
+    if team is not None and team.share.size > 1:
+        raise ValueError(
+            f'this solver runs in one process, not {team.share.size}; use method "adam", "sgd" or "lbfgs"'
+        )
+    loop = _Loop(network, solver, samples, stage, validate, generator, clock, clock())
+    kept, best, epoch, finished = _copied(network.state_dict()), -math.inf, 0, False
+    if state is not None:
+        loop.go_on_from(state)
+        kept, best, epoch = _copied(state.kept), state.best, state.epoch
+        finished = bool(solver.memory.get("finished", False))
+    try:
+        while epoch == 0 or (loop.spent(epoch) < 1 and not finished):
+            outcome = loop.epoch()
+            epoch, finished = epoch + 1, outcome.finished
+            solver.memory["finished"] = finished
+            scores = loop.validated()
+            better = scores[stage.goal] > best
+            if better:
+                best, kept = scores[stage.goal], _copied(network.state_dict())
+            yield Progress(
+                epoch,
+                loop.spent(epoch),
+                loop.seconds(),
+                outcome.length,
+                outcome.terms,
+                scores,
+                better,
+                loop.state(epoch, best, kept),
+                outcome.details,
+            )
+    finally:
+        network.load_state_dict(kept)
+
+
+@dataclass
+class _Loop:
+    """What one generator holds while it runs."""
+
+    network: nn.Module
+    solver: Solver
+    samples: Source
+    stage: Stage
+    validate: Validation
+    generator: torch.Generator
+    clock: Clock
+    begin: float
+
+    def __post_init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def seconds(self) -> float:
+        return self.clock() - self.begin
+
+    def spent(self, epochs: int) -> float:
+        return self.stage.budget.spent(epochs, self.seconds())
+
+    def state(self, epoch: int, best: float, kept: dict[str, Tensor]) -> State:
+        return State(
+            epoch,
+            self.seconds(),
+            best,
+            self.network.state_dict(),
+            kept,
+            {},
+            dict(self.solver.memory),
+            self.generator.get_state(),
+        )
+
+    def go_on_from(self, state: State) -> None:
+        self.network.load_state_dict(state.network)
+        self.solver.memory.clear()
+        self.solver.memory.update(state.optimiser)
+        self.generator.set_state(state.generator)
+        self.begin = self.clock() - state.seconds
+        self.seen = {0, 1}  # it was looked at before
+
+    def epoch(self) -> Outcome:
+        """One step a batch; the mean of the terms, the longest step, details of the last."""
+        self.network.train()
+        outcomes = []
+        for x, labels in self.samples.batches(self.stage.batch_size, self.generator):
+            x, labels = x.to(self.stage.device), labels.to(self.stage.device)
+            _require_finite(x)
+            if len(self.seen) < 2:
+                self.seen |= {int(labels.min()), int(labels.max())}
+            if len(self.seen) < 2 and self.stage.batch_size >= 64:
+                _require_two(self.seen)
+            outcomes.append(self.solver.step(x, labels))
+            if self.spent(0) >= 1 or outcomes[-1].finished:
+                break
+        _require_two(self.seen)
+        return _together(outcomes)
+
+    def validated(self) -> dict[str, float]:
+        scores = self.validate(self.network)
+        if self.stage.goal not in scores:
+            raise ValueError(f"the goal {self.stage.goal!r} is none of {', '.join(scores)}")
+        return scores
+
+
+def _together(outcomes: list[Outcome]) -> Outcome:
+    count = len(outcomes)
+    terms = {
+        name: sum(outcome.terms[name] for outcome in outcomes) / count for name in outcomes[0].terms
+    }
+    last = outcomes[-1]
+    return Outcome(terms, last.details, max(each.length for each in outcomes), last.finished)
+
+
+def _require_finite(x: Tensor) -> None:
+    if not bool(x.isfinite().all()):
+        raise ValueError("x must be finite, but it holds NaN or inf; clean the samples first")
+
+
+def _require_two(seen: set[int]) -> None:
+    if len(seen) < 2:
+        raise ValueError(
+            f"every label is {min(seen)}: nothing can be learned from one class; use samples of at least two"
+        )
+
+
+def _copied(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in values.items()}

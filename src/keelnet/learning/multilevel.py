@@ -1,0 +1,114 @@
+"""Multilevel training: on few layers first, then on the same θ(t) with twice as many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from keelnet.data.samples import Source
+from keelnet.learning.descent import Clock, Progress, State, Validation, descend
+from keelnet.learning.gauss_newton import GaussNewton
+from keelnet.learning.objective import Objective
+from keelnet.learning.processes import Team
+from keelnet.learning.training import Training
+from keelnet.networks.blocks import Block
+from keelnet.networks.network import blocks_of
+
+# `descend`, `gauss_newton`, `block_descent` or `varpro`.
+Trainer = Callable[..., Iterator[Progress]]
+
+
+def multilevel(
+    network: nn.Module,
+    objective: Objective,
+    samples: Source,
+    settings: Sequence[Training | GaussNewton],
+    validate: Validation,
+    generator: torch.Generator,
+    clock: Clock = time.monotonic,
+    state: State | None = None,
+    team: Team | None = None,
+    trainer: Trainer = descend,
+) -> Iterator[Progress]:
+    """Train, then refine every block in place to twice the layers and train on: a level for each of ``settings``.
+
+    The network given is the coarsest; at the end it has 2^(levels − 1) times the layers and holds the best
+    iterate of the finest level. Epochs and seconds count through; ``spent`` is that of all levels, each an equal share;
+    ``best`` starts anew at every level, as a coarser network cannot be kept for a finer one; details tell the
+    level and depth. A ``state`` goes on from any level, on the network as it was at the start.
+    """
+    if not settings:
+        raise ValueError("settings must hold one for each level, at least one")
+    if not blocks_of(network):
+        raise ValueError("the network has no block to refine; use the trainer itself")
+    level, before, inner = 0, (0, 0.0), None
+    if state is not None:
+        level, before, inner = _unpacked(state)
+    for _ in range(level):
+        refine(network)
+    for number in range(level, len(settings)):
+        progress = None
+        for progress in trainer(
+            network, objective, samples, settings[number], validate, generator, clock, inner, team
+        ):
+            yield _through(progress, number, len(settings), before, blocks_of(network)[0].depth)
+        if progress is not None:
+            before = (before[0] + progress.epoch, before[1] + progress.seconds)
+        inner = None
+        if number + 1 < len(settings):
+            refine(network)
+
+
+def refine(network: nn.Module, factor: int = 2) -> None:
+    """Replace every block of a network by the same θ(t) and T on ``factor`` times as many layers."""
+    for parent in [*network.modules()]:
+        for name, child in parent.named_children():
+            if isinstance(child, Block):
+                setattr(parent, name, child.refined(factor))
+
+
+def _through(
+    progress: Progress, level: int, levels: int, before: tuple[int, float], depth: int
+) -> Progress:
+    """Progress of one level as that of all of them."""
+    epochs, seconds = before
+    packed = {
+        "level": level,
+        "epochs": epochs,
+        "seconds": seconds,
+        "inner": progress.state.optimiser,
+    }
+    return replace(
+        progress,
+        epoch=epochs + progress.epoch,
+        seconds=seconds + progress.seconds,
+        spent=(level + progress.spent) / levels,
+        state=replace(
+            progress.state,
+            epoch=epochs + progress.state.epoch,
+            seconds=seconds + progress.state.seconds,
+            optimiser=packed,
+        ),
+        details={**progress.details, "level": float(level), "depth": float(depth)},
+    )
+
+
+def _unpacked(state: State) -> tuple[int, tuple[int, float], State]:
+    """The level, what was before it, and the state that its own trainer goes on from."""
+    packed = state.optimiser
+    if "level" not in packed:
+        raise ValueError(
+            "the state is not that of a multilevel training; go on with its own trainer"
+        )
+    epochs, seconds = packed["epochs"], packed["seconds"]
+    inner = replace(
+        state,
+        epoch=state.epoch - epochs,
+        seconds=state.seconds - seconds,
+        optimiser=packed["inner"],
+    )
+    return packed["level"], (epochs, seconds), inner

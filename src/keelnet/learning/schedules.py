@@ -1,0 +1,49 @@
+"""Schedules: what a rate is multiplied by as the budget is spent."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+class Schedule(ABC):
+    """A factor of the rate, 0 … 1, after the warm-up."""
+
+    @abstractmethod
+    def factor(self, spent: float, begin: float = 0.0) -> float:
+        """At this share of the budget, where the warm-up ended at ``begin``."""
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Falls from 1 to 0 along half a cosine."""
+
+    def factor(self, spent: float, begin: float = 0.0) -> float:
+        return 0.5 * (1 + math.cos(math.pi * (spent - begin) / (1 - begin)))
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Stays at 1."""
+
+    def factor(self, spent: float, begin: float = 0.0) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Steps(Schedule):
+    """Is multiplied by ``drop`` at each of the shares ``at`` of the budget."""
+
+    at: tuple[float, ...] = (0.5, 0.75)
+    drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.at or not all(a < b for a, b in pairwise((0, *self.at, 1))):
+            raise ValueError(f"at must hold rising shares between 0 and 1, got {self.at!r}")
+        if not 0 < self.drop < 1:
+            raise ValueError(f"drop must lie between 0 and 1, got {self.drop!r}")
+
+    def factor(self, spent: float, begin: float = 0.0) -> float:
+        return self.drop ** sum(spent >= share for share in self.at)

@@ -1,0 +1,110 @@
+"""Laws of multilevel training: the same θ(t) on more layers, one stream of progress, exact continuation."""
+
+import io
+from dataclasses import fields
+
+import pytest
+import torch
+from rings import network, rings, trained
+
+from keelnet.learning import (
+    Adam,
+    Budget,
+    GaussNewton,
+    Objective,
+    State,
+    Training,
+    gauss_newton,
+    multilevel,
+)
+from keelnet.learning.multilevel import refine
+from keelnet.networks.network import blocks_of
+
+OBJECTIVE = Objective(smoothness=1e-3, classifier_tikhonov=1e-3)
+SIZE = len(rings().training[0])
+LEVELS = [Training(Adam(1e-2), Budget(epochs), 9, "accuracy") for epochs in (3, 2, 2)]
+
+
+def depth_of(net):
+    return blocks_of(net)[0].depth
+
+
+def test_refinement_keeps_the_controls_the_regulariser_and_nearly_the_features():
+    x, _ = rings().training
+    changes = []
+    for depth in (8, 16, 32):
+        net = network(depth=depth, knots=4)
+        before = net(x).detach()
+        smoothness = Objective(smoothness=1.0).regularisers(net)["smoothness"]
+        refine(net)
+        assert depth_of(net) == 2 * depth
+        torch.testing.assert_close(
+            Objective(smoothness=1.0).regularisers(net)["smoothness"], smoothness
+        )
+        changes.append(float((net(x).detach() - before).norm()))
+    assert changes[1] < 0.7 * changes[0] and changes[2] < 0.7 * changes[1]
+
+
+def test_levels_are_one_stream_on_growing_depth():
+    net = network()
+    steps = list(trained(multilevel, net, OBJECTIVE, LEVELS))
+    assert [step.epoch for step in steps] == [1, 2, 3, 4, 5, 6, 7]
+    assert [step.details["level"] for step in steps] == [0, 0, 0, 1, 1, 2, 2]
+    assert [step.details["depth"] for step in steps] == [4, 4, 4, 8, 8, 16, 16]
+    assert [step.spent for step in steps] == sorted(step.spent for step in steps)
+    assert steps[-1].spent == 1.0 and depth_of(net) == 16
+    assert [step.seconds for step in steps] == sorted(step.seconds for step in steps)
+    assert all(steps[first].best for first in (0, 3, 5))
+
+
+def test_a_level_begins_with_the_best_iterate_of_the_one_before():
+    values = iter([0.1, 0.9, 0.3] + [0.5] * 9)
+    net, kept = network(), {}
+    steps = trained(
+        multilevel, net, OBJECTIVE, LEVELS, validate=lambda _: {"accuracy": next(values)}
+    )
+    for step in steps:
+        if step.epoch == 2:
+            kept = {name: value.clone() for name, value in net.state_dict().items()}
+        if step.epoch == 3:
+            break
+    steps.close()
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, kept[name])
+
+
+def test_any_trainer_can_be_the_one_of_the_levels():
+    settings = [GaussNewton(Budget(3), SIZE, "accuracy")] * 2
+    steps = list(trained(multilevel, network(), OBJECTIVE, settings, trainer=gauss_newton))
+    totals = [sum(step.terms.values()) for step in steps]
+    assert totals[-1] < 0.7 * totals[0] and "products" in steps[-1].details
+
+
+@pytest.mark.parametrize("cut", [2, 3, 4, 6])
+def test_a_run_that_was_cut_at_any_level_goes_on_to_the_same_bits(cut):
+    whole = network()
+    list(trained(multilevel, whole, OBJECTIVE, LEVELS))
+    for step in trained(multilevel, network(), OBJECTIVE, LEVELS):
+        if step.epoch == cut:
+            file = io.BytesIO()
+            torch.save({each.name: getattr(step.state, each.name) for each in fields(State)}, file)
+            break
+    file.seek(0)
+    state = State(**torch.load(file, weights_only=True))
+    again = network(seed=5)
+    rest = trained(multilevel, again, OBJECTIVE, LEVELS, state=state)
+    assert [step.epoch for step in rest] == list(range(cut + 1, 8))
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="one for each level"):
+        next(trained(multilevel, network(), OBJECTIVE, []))
+    with pytest.raises(ValueError, match="no block to refine"):
+        next(trained(multilevel, torch.nn.Linear(2, 2).double(), Objective(), LEVELS))
+    step = next(
+        trained(gauss_newton, network(), OBJECTIVE, GaussNewton(Budget(1), SIZE, "accuracy"))
+    )
+    with pytest.raises(ValueError, match="not that of a multilevel training"):
+        next(trained(multilevel, network(), OBJECTIVE, LEVELS, state=step.state))

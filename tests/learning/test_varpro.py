@@ -1,0 +1,74 @@
+"""Laws of variable projection: the reduced gradient is exact, and the step is that of the reduced problem."""
+
+import pytest
+import torch
+from problems import randn
+from rings import network, rings
+
+import keelnet as kn
+from keelnet.learning import ClassifierNewton, LeastSquares, Objective
+from keelnet.learning.evaluations import Reduced
+from keelnet.learning.objective import CrossEntropy
+from keelnet.learning.unknowns import Unknowns
+from keelnet.learning.varpro import reduced_gradient
+
+NETWORKS = ["residual", "antisymmetric", "hamiltonian", "double_hamiltonian"]
+NETWORKS += ["parabolic", "second_order"]
+NEWTON = ClassifierNewton(1e-12)
+
+
+def reduced(net, objective, x, labels):
+    return sum(Reduced(net, objective, NEWTON).terms(x, labels).values())
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), LeastSquares()], ids=repr)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_reduced_gradient_passes_the_taylor_test(name, loss):
+    objective = Objective(loss, 1e-2, 1e-3, 1e-2)
+    x, labels = rings().training
+    net = network(name)
+    value, gradients = reduced_gradient(net, objective, x, labels, NEWTON)
+    unknowns = Unknowns(net, objective, fixed=net.classifier)
+    assert [*gradients] == unknowns.names
+    theta, gradient = unknowns.vector(), unknowns.flat([*gradients.values()])
+    move = randn(len(theta), seed=3)
+    errors = []
+    for size in (1e-3, 5e-4, 2.5e-4):
+        unknowns.assign(theta + size * move)
+        moved = reduced(net, objective, x, labels)
+        errors.append(abs(moved - value - size * float(gradient @ move)))
+    assert 3.4 < errors[0] / errors[1] < 4.6 and 3.4 < errors[1] / errors[2] < 4.6
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+def test_the_reduced_gradient_does_not_depend_on_the_strategy(strategy):
+    objective = Objective(classifier_tikhonov=1e-2)
+    x, labels = rings().training
+    results = [
+        reduced_gradient(network(strategy=each), objective, x, labels, NEWTON)
+        for each in (kn.store_all, strategy)
+    ]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
+    for one, other in zip(results[0][1].values(), results[1][1].values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_the_reduced_value_is_below_that_of_any_classifier():
+    objective = Objective(classifier_tikhonov=1e-2)
+    x, labels = rings().training
+    net = network()
+    best = reduced(net, objective, x, labels)
+    for seed in range(3):
+        with torch.no_grad():
+            for number, value in enumerate(net.classifier.parameters()):
+                value.add_(0.1 * randn(*value.shape, seed=10 * seed + number))
+        other = sum(objective.terms(net, net(x), labels).values())
+        assert float(other.detach()) > best
+
+
+def test_a_classifier_without_a_minimum_is_named():
+    x, _ = rings().training
+    net = network()
+    labels = (net.features(x)[:, 0] > 0).long()  # its features separate these
+    with pytest.raises(ValueError, match=r"not solved: .* classifier_tikhonov=0 may be too small"):
+        reduced_gradient(net, Objective(), x, labels, ClassifierNewton(1e-13, iterations=8))
