@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keelnet.data import InMemory, Samples, Shift, digits
-from keelnet.data.images import stratified
+from keelnet.data.images import InTurn, Mirror, Standardised, stratified
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -107,3 +107,42 @@ def test_impossible_shift_is_refused():
 def test_impossible_batch_size_is_refused(samples, batch_size):
     with pytest.raises(ValueError, match="batch_size"):
         samples.batches(batch_size, torch.Generator())
+
+
+def test_mirror_turns_half_of_the_images_and_nothing_else():
+    x = torch.arange(400.0 * 12).reshape(400, 1, 3, 4)
+    found, labels = Mirror()(x, torch.arange(400), torch.Generator().manual_seed(0))
+    turned = [torch.equal(image, before.flip(-1)) for image, before in zip(found, x, strict=True)]
+    kept = [torch.equal(image, before) for image, before in zip(found, x, strict=True)]
+    assert all(one != other for one, other in zip(turned, kept, strict=True))
+    assert 150 < sum(turned) < 250 and torch.equal(labels, torch.arange(400))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, channels=st.integers(1, 3))
+def test_standardised_images_have_mean_0_and_deviation_1(seed, channels):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (6, channels, 5, 4), generator=generator, dtype=torch.uint8)
+    scale = Standardised.of(x)
+    found = scale.of_images(x)
+    assert found.dtype == torch.float32
+    assert found.double().mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert (found.double().std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-5
+    value = (x[0, 0, 0, 0].double() - scale.mean[0]) / scale.deviation[0]
+    assert float(found[0, 0, 0, 0]) == pytest.approx(float(value), abs=1e-5)
+
+
+def test_images_of_one_grey_become_zero():
+    x = torch.full((2, 1, 3, 3), 7, dtype=torch.uint8)
+    assert bool((Standardised.of(x).of_images(x) == 0).all())
+
+
+def test_augmentations_act_in_turn():
+    def doubled(x, labels, generator):
+        return 2 * x, labels
+
+    def raised(x, labels, generator):
+        return x + 1, labels + 1
+
+    x, labels = InTurn((doubled, raised))(torch.ones(2), torch.zeros(2), torch.Generator())
+    assert x.tolist() == [3, 3] and labels.tolist() == [1, 1]

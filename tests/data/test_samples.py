@@ -19,7 +19,7 @@ def numbered(count: int, augmentation=None) -> InMemory:
 
 
 @settings(deadline=None)
-@given(data=st.data(), count=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+@given(data=st.data(), count=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
 def test_an_epoch_is_a_permutation(data, count, seed):
     batch_size = data.draw(st.integers(1, count))
     samples: Samples = numbered(count)
@@ -64,8 +64,38 @@ GOOD = (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
         (GOOD, (torch.zeros(2, 4), GOOD[1]), "3 channels"),
         ((GOOD[0], torch.tensor([0, 2])), GOOD, "name every class"),
         (GOOD, (GOOD[0], torch.tensor([-1, 0])), "name every class"),
+        (GOOD, GOOD, "two classes or more, got zero alone"),
+        ((torch.tensor([[1.0], [torch.nan]]), GOOD[1]), GOOD, "training x must hold finite"),
+        (GOOD, (torch.full((2, 3), torch.inf), GOOD[1]), "validation x must hold finite"),
     ],
 )
 def test_impossible_pairs_are_refused(training, validation, message):
     with pytest.raises(ValueError, match=message):
         InMemory(training, validation, ("zero", "one"))
+
+
+def test_a_test_set_is_checked_like_the_others():
+    pair = (torch.zeros(2, 3), torch.tensor([0, 1]))
+    assert InMemory(pair, pair, ("zero", "one"), test=pair).test is pair
+    with pytest.raises(ValueError, match="test labels must lie"):
+        InMemory(pair, pair, ("zero", "one"), test=(pair[0], torch.tensor([0, 2])))
+    with pytest.raises(ValueError, match="test x must have the 3 channels"):
+        InMemory(pair, pair, ("zero", "one"), test=(torch.zeros(2, 4), pair[1]))
+
+
+@settings(deadline=None)
+@given(count=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
+def test_fewer_are_drawn_from_all_classes_alike(count, seed):
+    samples = numbered(40)
+    x, labels = samples.fewer(count, seed).training
+    assert len(x) == count and torch.equal(labels, x[:, 0].long() % 2)
+    assert len(set(x[:, 0].tolist())) == count
+    assert abs(int((labels == 0).sum()) - int((labels == 1).sum())) <= 1
+    more = samples.fewer(min(count + 3, 40), seed).training[0][:, 0]
+    assert set(x[:, 0].tolist()) <= set(more.tolist())
+
+
+@pytest.mark.parametrize("count", [0, 1, 41])
+def test_an_impossible_number_of_samples_is_refused(count):
+    with pytest.raises(ValueError, match="samples must lie between 2 .one a class. and the 40"):
+        numbered(40).fewer(count, 0)

@@ -49,6 +49,27 @@ def test_every_parameter_gets_a_gradient(name, dim):
 
 
 @pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_a_pixel_classifier_decides_at_every_pixel_with_the_same_parameters(name, dim):
+    make = getattr(architectures, name)
+    networks = [make(2, 3, dim=dim, width=8, depth=2, classifier=per) for per in ("image", "pixel")]
+    states = [network.state_dict() for network in networks]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    x = torch.randn(2, 2, *range(5, 5 + dim))
+    image, pixel = (network(x) for network in networks)
+    assert pixel.shape == (2, 3, *x.shape[2:])
+    torch.testing.assert_close(pixel.flatten(2).mean(2), image)
+
+
+@pytest.mark.parametrize("settings", [{"dim": 0}, {"dim": 2, "width": (4, 8)}])
+def test_a_pixel_classifier_needs_the_resolution_of_the_input(settings):
+    with pytest.raises(ValueError, match="pixel.*needs dim 1 … 3 and one width"):
+        architectures.residual(2, 3, classifier="pixel", **settings)
+    with pytest.raises(ValueError, match="per must be"):
+        architectures.residual(2, 3, dim=2, classifier="voxel")
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
 def test_features_then_classifier_is_the_network(name):
     network = getattr(architectures, name)(2, 3, width=8, depth=3)
     x = torch.randn(5, 2)

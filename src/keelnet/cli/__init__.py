@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from keelnet import __version__
-from keelnet.cli import data, segmentation, training
+from keelnet.cli import data, planning, segmentation, tables, training
 from keelnet.cli.console import console, fail, show_warning
 
 app = typer.Typer(
@@ -23,7 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command, example in (*training.COMMANDS, *segmentation.COMMANDS):
+GROUPS = (training, tables, planning, segmentation)
+for command, example in (entry for group in GROUPS for entry in group.COMMANDS):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(data.app, name="data")
 

@@ -28,7 +28,7 @@ def reproduce(out: Out = None, overwrite: Overwrite = False) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="digits, tissue or tumour.", metavar="RECIPE")],
+    recipe: Annotated[str, typer.Argument(help="digits, swiss_roll, tumour, …", metavar="RECIPE")],
     out: Out = None,
     overwrite: Overwrite = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
@@ -39,7 +39,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Your scans, for tumour: a folder or a CSV of paths. Default: synthetic."
+            help="Your scans, for tumour: a folder or a CSV of paths (default: synthetic); or image files."
         ),
     ] = None,
     labels: Annotated[
@@ -49,6 +49,12 @@ def train(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without the cases that cannot be read.")
     ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Refuse what does not fit in this, and stay within it: 4GB, 800MB; for each process."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a setting of the recipe: key=value, repeatable."),
@@ -62,6 +68,8 @@ def train(
     chosen = _on_scans(chosen, data, labels, skip_bad)
     folder = out or Path("runs") / chosen.name
     steps = run(chosen, folder, overwrite, resume, report=say)
+    if memory is not None:
+        steps = _within(memory, chosen, steps)
     if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
         return deque(steps, maxlen=0).clear()
     _follow(chosen, steps)
@@ -113,6 +121,14 @@ def _on_scans(recipe: Recipe, data: Path | None, labels: str | None, skip_bad: b
     if skip_bad:
         changes["skip_bad"] = True
     return replace(recipe, **changes)
+
+
+def _within(memory: str, recipe: Recipe, steps: Iterator[Progress]) -> Iterator[Progress]:
+    """The steps in this much memory, which is planned for before the first."""
+    from keelnet.experiments.ledger import bytes_in
+    from keelnet.experiments.limits import limited
+
+    return limited(recipe, bytes_in(memory), steps, say)
 
 
 def _print_verdicts(reproduction: Reproduction) -> None:

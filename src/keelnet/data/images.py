@@ -1,7 +1,8 @@
-"""Images: small labelled pictures, for classification in seconds."""
+"""Images: small labelled pictures, for classification in seconds, and how batches of images are varied."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,65 @@ class Shift:
         image = torch.arange(len(x))[:, None, None]
         moved = padded[image, :, rows[:, :, None], columns[:, None, :]]
         return moved.permute(0, 3, 1, 2), labels
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """An augmentation: exchange left and right (the last axis) of half of the images, by chance."""
+
+    def __call__(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
+        """x (batch, channels, H, W), and the labels (batch,) as they came."""
+        chosen = torch.rand(len(x), generator=generator) < 0.5
+        return torch.where(chosen[:, None, None, None], x.flip(-1), x), labels
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Bytes as numbers, (x − mean) / deviation, channel by channel; in channels-last memory.
+
+    As an augmentation it stands before those that fill a border with zeros, which then are its mean.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @classmethod
+    def of(cls, x: Tensor) -> Standardised:
+        """Mean and standard deviation over the images of x (images, channels, H, W), bytes."""
+        shares = [
+            torch.bincount(channel.reshape(-1).int(), minlength=256).double() / channel.numel()
+            for channel in x.unbind(1)
+        ]
+        value = torch.arange(256, dtype=torch.float64)
+        means = [float(share @ value) for share in shares]
+        variances = [
+            float(share @ (value - mean) ** 2) for share, mean in zip(shares, means, strict=True)
+        ]
+        # Images of one grey alone have no deviation: they become 0.
+        return cls(tuple(means), tuple(math.sqrt(variance) or 1.0 for variance in variances))
+
+    def of_images(self, x: Tensor) -> Tensor:
+        """float32 of the same shape (images, channels, H, W)."""
+        mean, deviation = (
+            torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation)
+        )
+        numbers = x.to(torch.float32, memory_format=torch.channels_last)
+        return (numbers - mean) / deviation
+
+    def __call__(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
+        return self.of_images(x), labels
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Augmentations one after the other."""
+
+    parts: tuple[Augmentation, ...]
+
+    def __call__(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
+        for part in self.parts:
+            x, labels = part(x, labels, generator)
+        return x, labels
 
 
 def digits(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Batch = tuple[Tensor, Tensor]
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], Batch]
@@ -70,22 +71,30 @@ def unchanged(x: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
 class InMemory:
     """Samples whose arrays fit in memory; ``augmentation`` acts on every training batch.
 
-    ``training`` and ``validation`` are pairs (x, labels), see `Samples`. Raises ValueError for
-    pairs of different lengths or channels, an empty pair, and labels that have no name.
+    ``training`` and ``validation`` are pairs (x, labels), see `Samples`; so is ``test``, if there
+    are samples that neither training nor the choice of the best iterate sees. x of training may be
+    bytes that the augmentation makes numbers of. Raises ValueError for pairs of different lengths or
+    channels, an empty pair, numbers that are not finite, labels that have no name, and training
+    labels of one class alone.
     """
 
     training: Batch
     validation: Batch
     class_names: tuple[str, ...]
     augmentation: Augmentation = unchanged
+    test: Batch | None = None
 
     def __post_init__(self) -> None:
-        _check_pair("training", self.training, self.classes)
-        _check_pair("validation", self.validation, self.classes)
-        if self.validation[0].shape[1] != self.channels:
+        pairs = {"training": self.training, "validation": self.validation, "test": self.test}
+        for name, pair in pairs.items():
+            if pair is not None:
+                _check_pair(name, pair, self.classes)
+                _check_channels(name, pair[0].shape[1], self.channels)
+        labels = self.training[1]
+        if self.classes > 1 and labels.min() == labels.max():
             raise ValueError(
-                f"validation x must have the {self.channels} channels of training x, "
-                f"got {self.validation[0].shape[1]}"
+                f"training labels must be of two classes or more, got {self.class_names[labels.min()]}"
+                " alone"
             )
 
     @property
@@ -114,6 +123,23 @@ class InMemory:
             return whole
         return ((x[own], labels[own]) for x, labels in whole for own in [list(share.of(len(x)))])
 
+    def fewer(self, count: int, seed: int) -> InMemory:
+        """``count`` of the training samples, drawn by ``seed``, as many of each class as there are.
+
+        Fewer are part of more for one seed. Raises ValueError for a count that cannot be had.
+        """
+        x, labels = self.training
+        if not self.classes <= count <= len(x):
+            raise ValueError(
+                f"samples must lie between {self.classes} (one a class) and the {len(x)} there are,"
+                f" got {count}"
+            )
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        marks = functional.one_hot(labels[order], self.classes)
+        place = (marks.cumsum(dim=0) * marks).sum(dim=1)  # in its class: 1, 2, …
+        chosen = order[place.argsort(stable=True)[:count]].sort().values
+        return replace(self, training=(x[chosen], labels[chosen]))
+
 
 def _check_pair(name: str, pair: Batch, classes: int) -> None:
     x, labels = pair
@@ -122,8 +148,15 @@ def _check_pair(name: str, pair: Batch, classes: int) -> None:
             f"{name} must hold x (samples, channels, *space) and as many labels, at least one, "
             f"got shapes {tuple(x.shape)} and {tuple(labels.shape)}"
         )
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        raise ValueError(f"{name} x must hold finite numbers, got nan or infinity; take them out")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"{name} labels must lie in 0..{classes - 1}, got {int(labels.min())}.."
             f"{int(labels.max())}; name every class in class_names"
         )
+
+
+def _check_channels(name: str, channels: int, wanted: int) -> None:
+    if channels != wanted:
+        raise ValueError(f"{name} x must have the {wanted} channels of training x, got {channels}")

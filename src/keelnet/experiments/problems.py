@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.tasks import (
-    Digits,
-    Report,
-    Task,
-    Tissue,
-    digits_task,
-    tissue_task,
+from keelnet.experiments.classification import (
+    CLASSIFICATION_TASKS,
+    KINDS,
+    classification_task,
 )
+from keelnet.experiments.qtips import Qtips, qtips_task
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.tasks import Report, Task, Tissue, tissue_task
 from keelnet.experiments.tumours import Tumour, tumour_task
 from keelnet.learning.methods import SGD, Adam, Method
 from keelnet.learning.objective import Objective
@@ -31,7 +30,12 @@ STRATEGIES: dict[str, Strategy] = {
     "checkpointed": checkpointed,
     "reversible": reversible,
 }
-TASKS: dict[str, type[Task]] = {"digits": Digits, "tissue": Tissue, "tumour": Tumour}
+TASKS: dict[str, type[Task]] = {
+    "tissue": Tissue,
+    "tumour": Tumour,
+    "qtips": Qtips,
+    **CLASSIFICATION_TASKS,
+}
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,7 @@ def problem(
 def network_of(recipe: Recipe) -> nn.Module:
     """The network of a recipe as training begins with it; no data are needed for it."""
     kind = TASKS[recipe.data]
-    if kind.per_pixel != (recipe.architecture == "segmenter"):
-        wanted = "segmenter" if kind.per_pixel else "any architecture but segmenter"
-        raise ValueError(
-            f"recipe {recipe.name} needs {wanted}, got architecture={recipe.architecture}"
-        )
+    _require_decisions(recipe, kind.per_pixel)
     settings: dict[str, Any] = {
         "width": recipe.width,
         "depth": recipe.depth,
@@ -90,12 +90,28 @@ def network_of(recipe: Recipe) -> nn.Module:
         settings["strategy"] = STRATEGIES[recipe.strategy]
     if recipe.architecture == "segmenter":
         settings |= {"folds": recipe.folds, "rise": recipe.rise}
+    elif kind.per_pixel:
+        settings["classifier"] = "pixel"
     make = getattr(architectures, recipe.architecture)
     try:
         network: nn.Module = make(kind.inputs, kind.outputs, **settings)
         return network.to(device_named(recipe.device))
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise _unbuildable(recipe, error) from error
+
+
+def _require_decisions(recipe: Recipe, per_pixel: bool) -> None:
+    """One an image, or one a pixel, where only the segmenter comes back from coarser levels to the pixels."""
+    several = not isinstance(recipe.width, int) and len(recipe.width) > 1
+    if recipe.architecture == "segmenter":
+        wanted = None if per_pixel else "any architecture but segmenter"
+    else:
+        wanted = "segmenter (or one width)" if per_pixel and several else None
+    if wanted is not None:
+        raise ValueError(
+            f"recipe {recipe.name} needs {wanted}, got architecture={recipe.architecture}"
+            f" of width {recipe.width}"
+        )
 
 
 def _unbuildable(recipe: Recipe, error: Exception) -> ValueError:
@@ -107,10 +123,12 @@ def _unbuildable(recipe: Recipe, error: Exception) -> ValueError:
 
 
 def _task(recipe: Recipe, device: torch.device, report: Report) -> Task:
+    if recipe.data in KINDS:
+        return classification_task(recipe, device)
     makers: dict[str, Callable[[], Task]] = {
-        "digits": lambda: digits_task(recipe.seed, recipe.batch, device),
         "tissue": lambda: tissue_task(recipe.batch, device),
         "tumour": lambda: tumour_task(recipe, device, report),
+        "qtips": lambda: qtips_task(recipe, device),
     }
     return makers[recipe.data]()
 

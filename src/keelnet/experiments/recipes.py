@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import tomllib
-import types
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
+
+from keelnet.experiments.classification_recipes import CLASSIFICATION
+from keelnet.experiments.settings import assignment, described, fits, read
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,30 @@ class Recipe:
     sides in voxels; patches in an epoch, of which a share ``lesion`` is centred on tumour; withheld,
     the share of the cases kept for validation, and judged, how many of them an epoch is judged by;
     workers, processes that cut patches beside the training.
+
+    Of recipes that classify whole inputs alone: samples, training samples to keep (none: all). Of
+    those on image files also: the folder where these lie.
+
+    Of recipes on rods alone, see ``data.qtips``: size of an image and length of a rod in pixels, and
+    rods, the most in an image.
     """
 
     name: str
-    data: Literal["digits", "tissue", "tumour", "qtips"]
+    data: Literal[
+        "digits",
+        "tissue",
+        "tumour",
+        "qtips",
+        "ellipses",
+        "swiss_roll",
+        "peaks",
+        "mnist5k",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "stl10",
+    ]
     architecture: Literal[
         "residual",
         "antisymmetric",
@@ -61,6 +83,7 @@ class Recipe:
     products: Literal["state", "bfloat16"] = "state"
     folds: int = 0
     rise: int | tuple[int, ...] = 0
+    samples: int | None = None
     folder: str | None = None
     labels: str | None = None
     skip_bad: bool = False
@@ -73,6 +96,9 @@ class Recipe:
     withheld: float = 0.2
     judged: int = 8
     workers: int = 0
+    size: int = 24
+    length: float = 12.0
+    rods: int = 6
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
@@ -86,10 +112,16 @@ class Recipe:
             )
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes must be a finite number above 0, got {self.minutes!r}")
-        if self.data != "tumour" and (changed := self._changed(ON_SCANS)):
-            raise ValueError(
-                f"{changed[0]} is a setting of recipes on scans, which {self.name} is not"
-            )
+        for keys, data, on in (
+            (ON_SCANS, ("tumour",), "scans"),
+            (ON_RODS, ("qtips",), "rods"),
+            (("folder",), ("tumour", *ON_FILES), "files of yours"),
+            (("samples",), WHOLE, "inputs with one label"),
+        ):
+            if self.data not in data and (changed := self._changed(keys)):
+                raise ValueError(
+                    f"{changed[0]} is a setting of recipes on {on}, which {self.name} is not"
+                )
         if self.architecture != "segmenter" and (changed := self._changed(("folds", "rise"))):
             raise ValueError(
                 f"{changed[0]} is a setting of the segmenter, not of {self.architecture}"
@@ -106,13 +138,13 @@ class Recipe:
         Several numbers are separated by commas; ``none`` stands for None. Raises ValueError for an
         unknown key and for a value that is not of the key's type.
         """
-        changes = dict(_assignment(setting) for setting in settings)
+        changes = dict(assignment(setting) for setting in settings)
         hints = get_type_hints(Recipe)
         known = [f.name for f in fields(Recipe) if f.name not in FIXED]
         for key in changes:
             if key not in known:
                 raise ValueError(f"unknown setting {key!r}; known are {', '.join(known)}")
-        return replace(self, **{key: _read(key, text, hints[key]) for key, text in changes.items()})
+        return replace(self, **{key: read(key, text, hints[key]) for key, text in changes.items()})
 
     def as_table(self) -> dict[str, Any]:
         """Plain values for TOML, which has no null: a key that is None is left out."""
@@ -140,14 +172,15 @@ class Recipe:
             key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
         }
         for key, value in values.items():
-            if not _fits(value, hints[key]):
-                raise ValueError(f"recipe.toml: {key} = {value!r} is not {_described(hints[key])}")
+            if not fits(value, hints[key]):
+                raise ValueError(f"recipe.toml: {key} = {value!r} is not {described(hints[key])}")
         return Recipe(**(absent | values))
 
 
 FIXED = ("name", "data")
+ON_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
+WHOLE = ("digits", "ellipses", "swiss_roll", "peaks", "mnist5k", *ON_FILES)  # a label an input
 ON_SCANS = (
-    "folder",
     "labels",
     "skip_bad",
     "cases",
@@ -160,74 +193,7 @@ ON_SCANS = (
     "judged",
     "workers",
 )
-
-
-def _assignment(setting: str) -> tuple[str, str]:
-    key, separator, value = setting.partition("=")
-    if not separator or not key.strip():
-        raise ValueError(f"a setting is written key=value, got {setting!r}")
-    return key.strip(), value.strip()
-
-
-def _read(key: str, text: str, hint: Any) -> Any:
-    """The text as the first of the hint's types that can read it."""
-    for choice in _choices(hint):
-        value = _as(text, choice)
-        if value is not None or (choice is type(None) and text.lower() == "none"):
-            return value
-    raise ValueError(f"{key} must be {_described(hint)}, got {text!r}")
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _as(text: str, choice: Any) -> Any:
-    """The text read as one type; None where it cannot be."""
-    try:
-        if choice is bool:
-            return {"true": True, "false": False}.get(text.lower())
-        if choice is int or choice is float:
-            return choice(text)
-        if get_origin(choice) is tuple:
-            return tuple(int(part) for part in text.strip("()[]").split(","))
-        if get_origin(choice) is Literal:
-            return text if text in get_args(choice) else None
-        return text if choice is str else None
-    except ValueError:
-        return None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    def fits(choice: Any) -> bool:
-        if get_origin(choice) is Literal:
-            return value in get_args(choice)
-        if get_origin(choice) is tuple:
-            return isinstance(value, tuple) and all(isinstance(part, int) for part in value)
-        if choice is bool:
-            return isinstance(value, bool)
-        if choice is float:
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
-        return isinstance(value, choice) and not isinstance(value, bool)
-
-    return any(fits(choice) for choice in _choices(hint))
-
-
-def _described(hint: Any) -> str:
-    def one(choice: Any) -> str:
-        if get_origin(choice) is Literal:
-            return "one of " + ", ".join(get_args(choice))
-        if get_origin(choice) is tuple:
-            return "whole numbers separated by commas"
-        return {
-            int: "a whole number",
-            float: "a number",
-            str: "a text",
-            bool: "true or false",
-            type(None): "none",
-        }[choice]
-
-    return " or ".join(map(one, _choices(hint)))
+ON_RODS = ("size", "length", "rods")
 
 
 RECIPES = {
@@ -270,6 +236,19 @@ RECIPES = {
             minutes=8.0,
             spacing=2.0,
         ),
+        Recipe(
+            name="qtips",
+            data="qtips",
+            architecture="hamiltonian",
+            width=16,
+            depth=16,
+            final_time=8.0,
+            knots=8,
+            rate=3e-2,
+            batch=8,
+            epochs=40,
+        ),
+        *(Recipe(**settings) for settings in CLASSIFICATION),
     )
 }
 

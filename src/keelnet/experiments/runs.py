@@ -28,6 +28,10 @@ CURVES_EVERY = 20  # seconds between pictures of a run that goes on
 STATE = "state.pt"  # of a run that is not finished
 
 
+class DivergenceError(ValueError):
+    """The training itself failed: a recipe that can be begun, but not with these numbers to an end."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run: its recipe, scores, and (a line an epoch) history."""
@@ -106,17 +110,20 @@ def _earlier(recipe: Recipe, folder: OutputFolder) -> State:
 def _descended(
     recipe: Recipe, made: Problem, earlier: State | None, team: Team
 ) -> Iterator[Progress]:
-    return descend(
-        made.network,
-        made.objective,
-        made.task.source,
-        made.training,
-        made.task.validated,
-        torch.Generator().manual_seed(recipe.seed),
-        time.monotonic,
-        earlier,
-        team,
-    )
+    try:
+        yield from descend(
+            made.network,
+            made.objective,
+            made.task.source,
+            made.training,
+            made.task.validated,
+            torch.Generator().manual_seed(recipe.seed),
+            time.monotonic,
+            earlier,
+            team,
+        )
+    except ValueError as error:
+        raise DivergenceError(str(error)) from error
 
 
 def _kept(
@@ -148,7 +155,7 @@ def _finish(
     """Pictures and scores of the best iterate, which the network holds now."""
     best = [line for line in history if line["best"]]
     if not best:
-        raise ValueError(
+        raise DivergenceError(
             f"training diverged: no epoch gave a number for {made.training.goal}; use a smaller rate"
         )
     scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keelnet.analysis.scores import accuracy, dice, mean_of
-from keelnet.data import digits, tissue_slices
+from keelnet.analysis.scores import dice, mean_of
+from keelnet.data import tissue_slices
 from keelnet.data.samples import Samples, Source
 from keelnet.learning.descent import predicted, scored
-from keelnet.learning.objective import Loss
+from keelnet.learning.losses import Loss
 
 Report = Callable[[str], None]
 
@@ -86,18 +86,6 @@ class Withheld(Task):
         return scored(self.samples, self.score, self.batch, self.device)(network)
 
 
-class Digits(Withheld):
-    """Handwritten digits, 8 × 8."""
-
-    inputs, outputs, per_pixel, goal = 1, 10, False, "accuracy"
-
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        return {"accuracy": accuracy(logits, labels)}
-
-    def final_scores(self, network: nn.Module, best: dict[str, float]) -> dict[str, Any]:
-        return {"validation_accuracy": best["accuracy"]}
-
-
 class Tissue(Withheld):
     """Axial slices of a brain: CSF, grey and white matter."""
 
@@ -125,11 +113,6 @@ class Tissue(Withheld):
         x, labels = self.samples.validation
         found = predicted(network, x, self.batch, self.device).argmax(dim=1)
         return {"overlay.png": pictures.overlay(x, labels, found, self.samples.class_names)}
-
-
-def digits_task(seed: int, batch: int, device: torch.device) -> Digits:
-    """The digits, shuffled and split by a seed."""
-    return Digits(digits(seed=seed), batch, device)
 
 
 def tissue_task(batch: int, device: torch.device) -> Tissue:

@@ -3,7 +3,7 @@
 from keelnet.networks import architectures
 from keelnet.networks.blocks import Block
 from keelnet.networks.connections import Affine, Augment, Pool, Upsample
-from keelnet.networks.network import Classifier, Network
+from keelnet.networks.network import Classifier, Network, SpatialClassifier
 from keelnet.networks.segmentation import Segmenter
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Network",
     "Pool",
     "Segmenter",
+    "SpatialClassifier",
     "Upsample",
     "architectures",
 ]

@@ -37,7 +37,8 @@ class Settings:
     for (batch, channels, *space). damping: of ``antisymmetric``. closing: width of a last
     connection before the classifier, or None for no such connection. knots: of each control,
     as many as layers when None. strategy: None takes reversible where the method allows it, else
-    checkpointed. seed: of the first parameters.
+    checkpointed. seed: of the first parameters. classifier: one decision an "image", or a "pixel",
+    which needs space axes and the one level that keeps their resolution.
     """
 
     width: int | Sequence[int] = 32
@@ -54,6 +55,7 @@ class Settings:
     gain: float = 1.0
     strategy: Strategy | None = None
     seed: int = 0
+    classifier: Literal["image", "pixel"] = "image"
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -64,6 +66,11 @@ class Settings:
         if self.dim == 0 and len(widths) > 1:
             raise ValueError(
                 f"several widths need a resolution to halve, so dim 1 … 3; got dim 0 and {widths}"
+            )
+        if self.classifier == "pixel" and (self.dim == 0 or len(widths) > 1):
+            raise ValueError(
+                'classifier="pixel" needs dim 1 … 3 and one width, since every further level halves the '
+                f"resolution; got dim {self.dim} and widths {widths}; use segmenter for several levels"
             )
         return widths
 
@@ -184,7 +191,7 @@ def _pyramid(
         stages += [affine(before, after, 1), Pool(shape.dim), block(after)]
     if shape.closing is not None:
         stages.append(affine(widths[-1], shape.closing, 1))
-    classifier = Classifier(shape.closing or widths[-1], classes, generator=generator)
+    classifier = Classifier(shape.closing or widths[-1], classes, shape.classifier, generator)
     return Network(opening, stages, classifier)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
 from keelnet.networks.connections import Affine
 
@@ -32,10 +34,56 @@ class Classifier(nn.Module):
         self.per = per
         self.linear = Affine(channels, classes, generator=generator)
 
-    def forward(self, y: Tensor) -> Tensor:
+    def read(self, y: Tensor) -> Tensor:
+        """What the linear map reads of the features: channels on the last axis."""
         if self.per == "image":
-            return self.linear(y.flatten(2).mean(dim=2) if y.ndim > 2 else y)
-        return self.linear(y.movedim(1, -1)).movedim(-1, 1)
+            return y.flatten(2).mean(dim=2) if y.ndim > 2 else y
+        return y.movedim(1, -1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.read(y))
+        return logits if self.per == "image" else logits.movedim(-1, 1)
+
+
+class SpatialClassifier(nn.Module):
+    """The mean over space of y W + v with a weight for every point: W is an image a channel and class.
+
+    (batch, channels, *space) → (batch, classes). A W that is the same at all points is `Classifier`'s
+    per="image". Raises ValueError for features of another space.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        space: Sequence[int],
+        classes: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for size in space or (0,):
+            require_count("every size in space", size)
+        self.space = tuple(space)
+        self.image_shape = (channels, *self.space, classes)
+        points = math.prod(self.space)
+        self.linear = Affine(channels * points, classes, generator=generator)
+        with torch.no_grad():  # the logits of white noise are as large as those of per="image"
+            self.linear.weight.mul_(points**0.5)
+
+    def read(self, y: Tensor) -> Tensor:
+        """What the linear map reads of the features: all of them, over the number of points."""
+        if tuple(y.shape[1:]) != self.image_shape[:-1]:
+            raise ValueError(
+                f"features (batch, {', '.join(map(str, self.image_shape[:-1]))}) were wanted,"
+                f" got {tuple(y.shape)}; give SpatialClassifier the space of its features"
+            )
+        return y.flatten(1) / math.prod(self.space)
+
+    def forward(self, y: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.read(y))
+        return logits
+
+
+AnyClassifier = Classifier | SpatialClassifier
 
 
 class Network(nn.Module):
@@ -59,6 +107,17 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x))
+
+
+def classifier_of(network: nn.Module) -> AnyClassifier:
+    """The one linear classifier of a network; raises ValueError where there is none or more than one."""
+    found = [each for each in network.modules() if isinstance(each, AnyClassifier)]
+    if len(found) != 1:
+        raise ValueError(
+            f"a network with one linear classifier was wanted, {type(network).__name__} has {len(found)};"
+            " end it with kn.networks.Classifier, or leave out the terms and solvers of the classifier"
+        )
+    return found[0]
 
 
 def blocks_of(network: nn.Module) -> list[Block]:

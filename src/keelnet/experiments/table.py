@@ -1,0 +1,254 @@
+"""Tables: the same runs for many recipes, architectures and seeds, kept run by run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from keelnet.experiments.folders import STAGING, OutputFolder
+from keelnet.experiments.problems import TASKS, network_of, problem
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.runs import STATE, DivergenceError, load_run, train
+from keelnet.experiments.tasks import Report
+
+ARCHITECTURES = (
+    "residual",
+    "antisymmetric",
+    "hamiltonian",
+    "double_hamiltonian",
+    "parabolic",
+    "second_order",
+)
+SIGN = "table.json"  # what a folder of a table is known by
+FAILURES = "failures.json"  # of a table: the trainings that diverged
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A setting that a table varies. fixed_step: T grows with the depth, so that h = T / N stays."""
+
+    key: str
+    values: tuple[str, ...]
+    fixed_step: bool = False
+
+    @classmethod
+    def read(cls, text: str, fixed_step: bool = False) -> Sweep:
+        """From ``key=value,value,…``; raises ValueError for other text."""
+        key, separator, values = text.partition("=")
+        every = tuple(value.strip() for value in values.split(","))
+        if not separator or not key.strip() or not all(every) or len(set(every)) < len(every):
+            raise ValueError(f"a sweep is written key=value,value,… without repeats, got {text!r}")
+        if fixed_step and key.strip() != "depth":
+            raise ValueError(f"a fixed step is for a sweep of depth, got one of {key.strip()}")
+        return cls(key.strip(), every, fixed_step)
+
+    def of(self, recipe: Recipe) -> dict[str, Recipe]:
+        """The recipe with each of the values, by the name of a folder."""
+        return {f"{self.key}-{value}": self._with(recipe, value) for value in self.values}
+
+    def _with(self, recipe: Recipe, value: str) -> Recipe:
+        changed = recipe.with_settings([f"{self.key}={value}"])
+        if not self.fixed_step:
+            return changed
+        if not isinstance(recipe.depth, int) or not isinstance(changed.depth, int):
+            raise ValueError(
+                f"a fixed step needs one depth, got {recipe.depth} and {changed.depth}"
+            )
+        return replace(changed, final_time=recipe.final_time * changed.depth / recipe.depth)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table, and the folder below the table's own that keeps it."""
+
+    name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a table compares: each recipe with each architecture, seed and value of the sweep.
+
+    Raises ValueError where there is nothing to compare and for recipes that have no accuracy.
+    """
+
+    recipes: tuple[Recipe, ...]
+    architectures: tuple[str, ...] = ARCHITECTURES
+    seeds: int = 3
+    sweep: Sweep | None = None
+
+    def __post_init__(self) -> None:
+        if not self.recipes or not self.architectures or self.seeds < 1:
+            raise ValueError("a table needs a recipe, an architecture and a seed at least")
+        for recipe in self.recipes:
+            if TASKS[recipe.data].goal != "accuracy":
+                raise ValueError(
+                    f"a table compares accuracies, and recipe {recipe.name} has none; choose one that"
+                    " classifies"
+                )
+        for name in self.architectures:
+            if name not in ARCHITECTURES:
+                raise ValueError(
+                    f"unknown architecture {name!r}; known are {', '.join(ARCHITECTURES)}"
+                )
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All runs; those of one seed come together, so that a first row is soon complete."""
+        return [
+            Cell(
+                f"{recipe.name}/{part}{architecture}/seed-{seed}",
+                replace(varied, architecture=architecture, seed=seed),  # type: ignore[arg-type]
+            )
+            for recipe in self.recipes
+            for seed in range(self.seeds)
+            for part, varied in self._varied(recipe).items()
+            for architecture in self.architectures
+        ]
+
+    def _varied(self, recipe: Recipe) -> dict[str, Recipe]:
+        if self.sweep is None:
+            return {"": recipe}
+        return {f"{name}/": varied for name, varied in self.sweep.of(recipe).items()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: its scores, or why there are none. folder: where it is kept."""
+
+    recipe: Recipe
+    folder: Path
+    scores: dict[str, Any] | None
+    failure: str | None = None
+
+
+def fill(
+    out: Path, design: Design, overwrite: bool = False, report: Report = lambda line: None
+) -> Iterator[Outcome]:
+    """The outcome of every cell, one by one; computed unless ``out`` has it from an earlier call.
+
+    What was interrupted goes on. A training that diverges is an outcome, kept in failures.json.
+    Everything that can be known beforehand to be wrong is refused before anything is written:
+    raises ValueError for a folder of something else, and for runs of other settings in it unless
+    ``overwrite``, which also tries again what diverged.
+    """
+    cells = design.cells
+    folder = _opened(out)
+    for cell in cells:
+        _require_replaceable(out / cell.name, cell.recipe, overwrite)
+        network_of(cell.recipe)
+    for cell in {(cell.recipe.name, cell.name.split("/")[1]): cell for cell in cells}.values():
+        problem(cell.recipe, report)  # where the data are not here, or too few for a batch
+    if not (out / SIGN).exists():
+        folder.write_text(SIGN, "{}\n")
+    for number, cell in enumerate(cells, 1):
+        report(f"{number} of {len(cells)}: {cell.name}")
+        yield _outcome(folder, cell, overwrite, report)
+
+
+def _opened(out: Path) -> OutputFolder:
+    """The table's folder, a new one or one of an earlier table: its runs are guarded one by one."""
+    if (out / SIGN).is_file():
+        return OutputFolder(out, staged=False, existed=True)
+    return OutputFolder.claim(out, overwrite=False)
+
+
+def _require_replaceable(path: Path, recipe: Recipe, overwrite: bool) -> None:
+    """A run of these settings may be there, another one only if it is finished and may go."""
+    for root in (path, path / STAGING):
+        if not (root / "recipe.toml").is_file():
+            continue
+        left = Recipe.from_toml((root / "recipe.toml").read_text())
+        if left == recipe or (overwrite and (root / "scores.json").is_file()):
+            continue
+        changed = [key for key, value in vars(recipe).items() if getattr(left, key) != value]
+        raise ValueError(
+            f"{path} holds a run of other settings ({', '.join(changed)}); choose another folder with"
+            " --out" + ("" if overwrite else ", or replace finished runs with --overwrite")
+        )
+
+
+def _outcome(folder: OutputFolder, cell: Cell, overwrite: bool, report: Report) -> Outcome:
+    path = folder.path / cell.name
+    if (path / "scores.json").is_file() and (run := load_run(path)).recipe == cell.recipe:
+        return Outcome(run.recipe, path, run.scores)
+    failures = _failures(folder.path)
+    known = failures.get(cell.name)
+    if known and Recipe.from_toml(known["recipe"]) == cell.recipe and not overwrite:
+        return Outcome(cell.recipe, path, None, known["failure"])
+    try:
+        _train(path, cell.recipe, report)
+    except DivergenceError as error:
+        _note(folder, cell, str(error))
+        return Outcome(cell.recipe, path, None, str(error))
+    if known:
+        _note(folder, cell, None)
+    return Outcome(cell.recipe, path, load_run(path).scores)
+
+
+def _train(path: Path, recipe: Recipe, report: Report) -> None:
+    """A new run; where one was begun before, it goes on, or begins again if no epoch of it is whole."""
+    if any((root / STATE).is_file() for root in (path, path / STAGING)):
+        steps = train(recipe, path, resume=True, report=report)
+    else:
+        steps = train(recipe, path, overwrite=True, report=report)
+    for _ in steps:
+        pass
+
+
+def _failures(out: Path) -> dict[str, dict[str, str]]:
+    try:
+        return json.loads((out / FAILURES).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{out / FAILURES} is not JSON: {error}; move it away") from None
+
+
+def _note(folder: OutputFolder, cell: Cell, failure: str | None) -> None:
+    """Keep or forget that a cell diverged."""
+    import tomli_w
+
+    failures = _failures(folder.path)
+    failures.pop(cell.name, None)
+    if failure is not None:
+        recipe = tomli_w.dumps(cell.recipe.as_table())
+        failures[cell.name] = {"failure": failure, "recipe": recipe}
+    folder.write_text(FAILURES, json.dumps(failures, indent=2) + "\n")
+
+
+def collected(folders: Sequence[Path], report: Report = lambda line: None) -> list[Outcome]:
+    """The finished runs with an accuracy anywhere below these folders, and what a table noted as diverged.
+
+    Others are named to ``report`` and left out; raises ValueError where none is left.
+    """
+    outcomes: list[Outcome] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder")
+        for path in sorted(folder.rglob("recipe.toml")):
+            if path.parent.name != STAGING:
+                outcomes += _read(path.parent, report)
+        for path in sorted(folder.rglob(FAILURES)):
+            for name, known in _failures(path.parent).items():
+                recipe = Recipe.from_toml(known["recipe"])
+                outcomes.append(Outcome(recipe, path.parent / name, None, known["failure"]))
+    if not outcomes:
+        places = ", ".join(map(str, folders))
+        raise ValueError(f"no finished run of a recipe that classifies lies in {places}")
+    return outcomes
+
+
+def _read(folder: Path, report: Report) -> list[Outcome]:
+    try:
+        run = load_run(folder)
+    except ValueError as error:
+        report(f"left out: {error}")
+        return []
+    if "validation_accuracy" not in run.scores:
+        report(f"left out: {folder} has no accuracy")
+        return []
+    return [Outcome(run.recipe, folder, run.scores)]
