@@ -67,7 +67,7 @@ def test_accuracy_on_the_test_set_is_of_the_test_set():
         def forward(self, x):
             return torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
 
-    x, labels = task.samples.test
+    x, _ = task.samples.test
     task.samples = replace(task.samples, test=(x[:10], torch.tensor([1] * 7 + [0] * 3)))
     assert task._accuracy(Always(), task.samples.test) == pytest.approx(0.7)
 
