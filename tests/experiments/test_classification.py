@@ -15,6 +15,9 @@ from keelnet.experiments.recipes import RECIPES, WHOLE, recipe_named
 from keelnet.experiments.runs import load_run, train
 from keelnet.experiments.table import ARCHITECTURES
 
+# Smaller than the recipes are: their few layers make steps that are larger than antisymmetric ones may be.
+pytestmark = pytest.mark.filterwarnings("ignore:no damping", "ignore:.*at step size .* grows")
+
 PLANES = ("ellipses", "swiss_roll", "peaks")
 SMALL = {"width": 4, "depth": 2, "epochs": 1, "batch": 500}
 
@@ -32,7 +35,7 @@ def test_every_recipe_on_one_label_an_input_has_its_task():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("data", [name for name in RECIPES if RECIPES[name].data in KINDS])
+@pytest.mark.parametrize("data", ["digits", *PLANES, "fashion_mnist", "cifar100"])
 def test_every_recipe_has_a_network_of_every_architecture(data, architecture):
     recipe = replace(recipe_named(data), architecture=architecture)
     kind, _ = KINDS[data]
@@ -115,6 +118,7 @@ def test_missing_data_leave_nothing(tmp_path):
 def test_stable_networks_learn_the_ellipses(architecture):
     """Some seconds of a smaller network; guessing gives ½, a straight line no more than 0.6."""
     recipe = replace(recipe_named("ellipses"), architecture=architecture, depth=8, epochs=12)
+    recipe = replace(recipe, final_time=2.0)
     made = problem(recipe)
     assert isinstance(made.task, TwoClasses)
     from keelnet.learning.descent import descend

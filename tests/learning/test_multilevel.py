@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import fields
+from functools import partial
 
 import pytest
 import torch
@@ -75,7 +76,8 @@ def test_a_level_begins_with_the_best_iterate_of_the_one_before():
 
 def test_any_trainer_can_be_the_one_of_the_levels():
     settings = [GaussNewton(Budget(3), SIZE, "accuracy")] * 2
-    steps = list(trained(multilevel, network(), OBJECTIVE, settings, trainer=gauss_newton))
+    by_curvature = partial(multilevel, trainer=gauss_newton)
+    steps = list(trained(by_curvature, network(), OBJECTIVE, settings))
     totals = [sum(step.terms.values()) for step in steps]
     assert totals[-1] < 0.7 * totals[0] and "products" in steps[-1].details
 

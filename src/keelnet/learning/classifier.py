@@ -17,6 +17,8 @@ from keelnet.networks.network import AnyClassifier
 
 LARGEST_GRAM = 1024  # features up to which their Gram matrix is factorised as a preconditioner
 
+ROUNDING = 1e-14  # of a value in float64 that is a mean of some hundred terms, relative
+
 
 @dataclass(frozen=True)
 class ClassifierNewton:
@@ -162,15 +164,21 @@ def _minimised(
         ratio = None if before is None else norm / before
         before, tolerance = norm, settings.forcing.tolerance(ratio, tolerance)
         step = _newton_step(problem, w, gradient, tolerance, settings)
-        length = settings.search.length(
-            problem.value(w),
-            float((gradient * step).sum()),
-            lambda t, w=w, step=step: problem.value(w + t * step),  # type: ignore[misc]
-        )
+        length = _length(problem, w, step, gradient, settings.search)
         if length == 0:
             return w, Fit(norm, iteration, False)
         w = w + length * step
     raise AssertionError
+
+
+def _length(
+    problem: ClassifierProblem, w: Tensor, step: Tensor, gradient: Tensor, search: Armijo
+) -> float:
+    """By the values; where these differ by rounding alone, the whole step if the gradient falls."""
+    value, slope = problem.value(w), float((gradient * step).sum())
+    if abs(slope) < ROUNDING * abs(value):
+        return float(problem.gradient(w + step).norm() < gradient.norm())
+    return search.length(value, slope, lambda t: problem.value(w + t * step))
 
 
 def _newton_step(

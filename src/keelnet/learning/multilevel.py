@@ -58,6 +58,8 @@ def multilevel(
             yield _through(progress, number, len(settings), before, blocks_of(network)[0].depth)
         if progress is not None:
             before = (before[0] + progress.epoch, before[1] + progress.seconds)
+        elif inner is not None:  # the state was that of a level's last epoch
+            before = (before[0] + inner.epoch, before[1] + inner.seconds)
         inner = None
         if number + 1 < len(settings):
             refine(network)
