@@ -75,6 +75,10 @@ def test_help_shows_an_example(command):
         (("plan", "digits", "--set", "depth=0"), "depth must be an integer of at least 1"),
         (("plan", "tumour", "--set", "patch=30"), "divisible by 8, got (30, 30, 30)"),
         (("plan", "digits", "--set", "device=abacus"), "planned for device cpu, got 'abacus'"),
+        (("train", "cifar10"), "cifar10 needs --data FOLDER"),
+        (("table", "tumour"), "recipe tumour has none"),
+        (("table", "peaks", "--fixed-step"), "--fixed-step needs --sweep depth"),
+        (("table", "peaks", "--from", "runs"), "not both"),
         (("reproduce", "--out", "/dev/null/x"), "output folder"),
         (("reproduce", "--out", "/proc/keelnet"), "output folder"),
     ],
@@ -91,7 +95,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
 
 def test_an_existing_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    for command in (("train", "digits"), ("reproduce",), ("demo",)):
+    for command in (("train", "digits"), ("reproduce",), ("demo",), ("table", "peaks")):
         done = call(*command, "--out", tmp_path)
         assert done.returncode == 2
         (line,) = done.stderr.strip().splitlines()

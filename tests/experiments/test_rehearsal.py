@@ -95,13 +95,6 @@ def test_what_cannot_be_rehearsed_says_why(monkeypatch, stdout, stderr, reason):
 
 
 @linux
-def test_a_process_that_takes_too_long_is_ended(monkeypatch):
-    monkeypatch.setattr(rehearsal, "SECONDS", 0.01)
-    with pytest.raises(ValueError, match="took more than 0.01 s"):
-        rehearsed(part(SMALL))
-
-
-@linux
 def test_a_first_step_that_compiled_is_rehearsed_again(monkeypatch):
     found = rehearsal.Measured(*[100] * 3, 1, 1, 1, 0, 10, 60.0, 0.1)
     calls = iter([found, replace(found, trained=90, first=0.2)])

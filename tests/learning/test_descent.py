@@ -10,7 +10,19 @@ import torch
 
 import keelnet as kn
 from keelnet.data.samples import InMemory
-from keelnet.learning import SGD, Adam, Budget, Objective, State, Training, descend
+from keelnet.learning import (
+    LBFGS,
+    SGD,
+    Adam,
+    Budget,
+    Constant,
+    Cosine,
+    Objective,
+    State,
+    Steps,
+    Training,
+    descend,
+)
 from keelnet.learning.descent import predicted, scored
 
 
@@ -203,3 +215,87 @@ def test_a_descent_with_an_average_goes_on_where_it_was():
     assert [step.epoch for step in run(again, settings, state=cut)] == [3, 4]
     for name, value in again.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name])
+
+
+def whole_batch(epochs=5, **changes):
+    changes = {"warmup": 0.0, "clip": None, "schedule": Constant(), **changes}
+    return Training(LBFGS(iterations=8), Budget(epochs), 48, "accuracy", **changes)
+
+
+def test_lbfgs_learns_and_never_rises_on_the_whole_batch():
+    losses = [step.terms["loss"] for step in run(network(), whole_batch(6))]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.1 * losses[0]
+
+
+def test_lbfgs_goes_on_to_the_same_bits():
+    whole = network()
+    list(run(whole, whole_batch(4)))
+    for step in run(network(), whole_batch(4)):
+        if step.epoch == 2:
+            file = io.BytesIO()
+            torch.save({each.name: getattr(step.state, each.name) for each in fields(State)}, file)
+            break
+    file.seek(0)
+    cut = State(**torch.load(file, weights_only=True))
+    again = network(seed=5)
+    assert [step.epoch for step in run(again, whole_batch(4), state=cut)] == [3, 4]
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])
+
+
+@pytest.mark.parametrize("method", [Adam(1e-1), SGD(1.0)])
+def test_a_bound_holds_the_controls_alone(method):
+    model = network()
+    for _ in run(model, training(4, method, bound=0.3)):
+        (block,) = [stage for stage in model.stages if isinstance(stage, kn.Block)]
+        largest = max(float(value.detach().abs().max()) for value in block.parameters())
+        assert largest <= 0.3 * (1 + 1e-6)
+    assert largest > 0.29  # the bound was met
+    free = network()
+    list(run(free, training(4, method)))
+    assert max(float(value.detach().abs().max()) for value in free.stages.parameters()) > 0.3
+    assert float(model.classifier.linear.weight.detach().abs().max()) > 0.3
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Constant(), Steps((0.3, 0.6), 0.5)], ids=repr)
+def test_schedules_begin_at_1_and_never_rise(schedule):
+    factors = [schedule.factor(spent / 100) for spent in range(101)]
+    assert factors[0] == 1 and factors == sorted(factors, reverse=True) and factors[-1] >= 0
+    settings = training(schedule=schedule, warmup=0.2)
+    assert settings.rate_factor(0.2) == 1 and settings.rate_factor(0.1) == 0.5
+
+
+def test_steps_fall_where_they_are_told():
+    schedule = Steps((0.3, 0.6), 0.5)
+    assert [schedule.factor(spent) for spent in (0.29, 0.3, 0.6, 1.0)] == [1, 0.5, 0.25, 0.25]
+
+
+def test_the_rate_follows_the_schedule():
+    rates = [step.rate for step in run(network(), training(4, warmup=0.0, schedule=Steps((0.5,))))]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])
+
+
+def test_an_empty_validation_is_refused():
+    empty = blobs()
+    object.__setattr__(empty, "validation", (torch.zeros(0, 2), torch.zeros(0).long()))
+    with pytest.raises(ValueError, match="validation set is empty"):
+        scored(empty, score, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LBFGS(rate=0.0), "rate"),
+        (lambda: LBFGS(iterations=0), "iterations"),
+        (lambda: LBFGS(history=0), "history"),
+        (lambda: whole_batch(clip=1.0), "LBFGS searches along a line"),
+        (lambda: whole_batch(bound=1.0), "bound=None, got clip=None, bound=1.0"),
+        (lambda: training(bound=-1.0), "bound"),
+        (lambda: Steps((0.5, 0.3)), "rising shares"),
+        (lambda: Steps(()), "rising shares"),
+        (lambda: Steps(drop=1.0), "drop"),
+    ],
+)
+def test_bad_methods_and_schedules_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

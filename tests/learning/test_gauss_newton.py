@@ -16,6 +16,7 @@ from keelnet.learning import (
     Armijo,
     Budget,
     ClassifierNewton,
+    CrossEntropy,
     Dice,
     Differences,
     EisenstatWalker,
@@ -170,6 +171,12 @@ def test_it_ends_without_a_warning_where_nothing_more_can_be_gained():
         warnings.simplefilter("error", LineSearchWarning)
         steps = list(trained(gauss_newton, net, objective, settings(200, forcing=Fixed(1e-3))))
     assert len(steps) < 200 and steps[-1].details["gradient"] < 1e-6
+
+
+def test_a_system_without_curvature_is_named(monkeypatch):
+    monkeypatch.setattr(CrossEntropy, "curvature", lambda self, logits, move: 0 * move)
+    with pytest.raises(ValueError, match="no curvature along its gradient"):
+        next(trained(gauss_newton, network(), Objective(tikhonov=1e-300), settings(damping=0.0)))
 
 
 def test_a_trial_whose_features_overflow_is_no_step():

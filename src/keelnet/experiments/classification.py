@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,10 +66,11 @@ class Classification(Withheld):
         ]
         return sum(every) / len(every)
 
-    def _growth(self, network: nn.Module) -> float:
-        """σ_max of the Jacobian of a block, the largest over blocks and some withheld samples."""
+    def _growth(self, network: nn.Module) -> float | None:
+        """σ_max of the Jacobian of a block, the largest over blocks and some withheld samples; None if unbounded."""
         x, _ = _spread(self.samples.validation, PERTURBED)
-        return max(block.growth for block in stability(network, x.to(self.device)).blocks)
+        growth = max(block.growth for block in stability(network, x.to(self.device)).blocks)
+        return growth if math.isfinite(growth) else None
 
 
 def _spread(pair: Batch, count: int) -> Batch:

@@ -17,7 +17,7 @@ IMAGE: dict[str, Any] = {
     "architecture": "hamiltonian",
     "width": (16, 32, 64),
     "depth": 4,
-    "final_time": 4.0,
+    "final_time": 2.0,
     "rate": 1e-2,
     "batch": 128,
 }

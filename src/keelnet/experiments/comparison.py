@@ -56,7 +56,11 @@ class Group:
         return tuple(known[0]) if known else ()
 
     def _finished(self, key: str) -> list[Any]:
-        return [each for each in self.outcomes if each.scores is not None and key in each.scores]
+        return [
+            each
+            for each in self.outcomes
+            if each.scores is not None and each.scores.get(key) is not None
+        ]
 
     def values(self, measure: str) -> list[float]:
         """Of the runs that have it: a key of `MEASURES`, or "noise LEVEL"."""

@@ -174,11 +174,11 @@ def _minimised(
 def _length(
     problem: ClassifierProblem, w: Tensor, step: Tensor, gradient: Tensor, search: Armijo
 ) -> float:
-    """By the values; where these differ by rounding alone, the whole step if the gradient falls."""
-    value, slope = problem.value(w), float((gradient * step).sum())
-    if abs(slope) < ROUNDING * abs(value):
-        return float(problem.gradient(w + step).norm() < gradient.norm())
-    return search.length(value, slope, lambda t: problem.value(w + t * step))
+    """By the values; where the decrease to come is within their rounding, the whole step if the gradient falls."""
+    value, derivative = problem.value(w), float((gradient * step).sum())
+    if -derivative > 1e-10 * abs(value):
+        return search.length(value, derivative, lambda t: problem.value(w + t * step))
+    return 1.0 if problem.gradient(w + step).norm() < gradient.norm() else 0.0
 
 
 def _newton_step(

@@ -145,6 +145,11 @@ class GaussNewtonSolver(Solver):
             tolerance,
             self.settings.iterations,
         )
+        if solution.singular and not bool(solution.x.any()):
+            raise ValueError(
+                "the Gauss–Newton system is singular: the objective has no curvature along its gradient;"
+                " use damping > 0 or tikhonov > 0"
+            )
         details = {
             "gradient": norm,
             "tolerance": tolerance,

@@ -152,8 +152,6 @@ class _Loop:
             _require_finite(x)
             if len(self.seen) < 2:
                 self.seen |= {int(labels.min()), int(labels.max())}
-            if len(self.seen) < 2 and self.stage.batch_size >= 64:
-                _require_two(self.seen)
             outcomes.append(self.solver.step(x, labels))
             if self.spent(0) >= 1 or outcomes[-1].finished:
                 break

@@ -1,0 +1,194 @@
+"""Tables: every run once, kept, gone on with, never replaced unasked; what diverges is an outcome."""
+
+from dataclasses import replace
+
+import pytest
+
+from keelnet.experiments import table
+from keelnet.experiments.classification import Plane
+from keelnet.experiments.recipes import recipe_named
+from keelnet.experiments.runs import load_run, train
+from keelnet.experiments.table import ARCHITECTURES, Design, Sweep, collected, fill
+
+TINY = replace(recipe_named("swiss_roll"), width=4, depth=2, epochs=1, batch=514, threads=1)
+DESIGN = Design((TINY,), ("residual", "hamiltonian"), seeds=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """They take longer than these trainings, and a table does not look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plane, "pictures", lambda task, network: {})
+        yield
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    out = tmp_path_factory.mktemp("tables") / "table"
+    return out, list(fill(out, DESIGN))
+
+
+def files(out):
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_design_is_the_product_of_its_parts():
+    other = replace(TINY, name="ellipses", data="ellipses")
+    design = Design((TINY, other), seeds=3, sweep=Sweep.read("depth=2, 4"))
+    names = [cell.name for cell in design.cells]
+    assert len(set(names)) == len(names) == 2 * 6 * 3 * 2
+    assert "ellipses/depth-4/second_order/seed-2" in names
+    for cell in design.cells:
+        name, part, architecture, seed = cell.name.split("/")
+        assert (cell.recipe.name, cell.recipe.architecture) == (name, architecture)
+        assert f"depth-{cell.recipe.depth}" == part and f"seed-{cell.recipe.seed}" == seed
+        assert cell.recipe.final_time == TINY.final_time
+
+
+def test_a_fixed_step_lets_the_final_time_grow_with_the_depth():
+    sweep = Sweep.read("depth=1,2,64", fixed_step=True)
+    for recipe in sweep.of(TINY).values():
+        assert recipe.final_time / recipe.depth == TINY.final_time / TINY.depth
+
+
+@pytest.mark.parametrize(
+    ("text", "fixed", "message"),
+    [
+        ("depth", False, "key=value,value"),
+        ("=3", False, "key=value,value"),
+        ("depth=", False, "key=value,value"),
+        ("depth=3,,4", False, "key=value,value"),
+        ("depth=3,3", False, "without repeats"),
+        ("width=3,4", True, "a sweep of depth, got one of width"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused(text, fixed, message):
+    with pytest.raises(ValueError, match=message):
+        Sweep.read(text, fixed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipes": ()}, "a recipe, an architecture and a seed at least"),
+        ({"seeds": 0}, "a recipe, an architecture and a seed at least"),
+        ({"architectures": ("segmenter",)}, "unknown architecture 'segmenter'; known are residual"),
+        ({"recipes": (recipe_named("tumour"),)}, "recipe tumour has none"),
+    ],
+)
+def test_a_design_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(DESIGN, **changes)
+
+
+def test_every_cell_is_a_run_of_its_own(filled):
+    out, outcomes = filled
+    assert [outcome.recipe for outcome in outcomes] == [cell.recipe for cell in DESIGN.cells]
+    for cell, outcome in zip(DESIGN.cells, outcomes, strict=True):
+        assert outcome.folder == out / cell.name and outcome.failure is None
+        assert load_run(out / cell.name).scores == outcome.scores
+
+
+def test_what_is_there_is_not_computed_again(filled):
+    out, outcomes = filled
+    before = files(out)
+    assert list(fill(out, DESIGN)) == outcomes
+    assert list(fill(out, DESIGN, overwrite=True)) == outcomes
+    assert files(out) == before
+
+
+def test_an_interrupted_table_goes_on(filled, tmp_path):
+    out, whole = filled
+    steps = fill(tmp_path / "table", DESIGN)
+    first = next(steps)
+    steps.close()
+    kept = files(tmp_path / "table")
+    second = train(DESIGN.cells[1].recipe, tmp_path / "table" / DESIGN.cells[1].name)
+    next(second)  # one epoch of one, not finished
+    second.close()
+    # A third that was cut off before its first epoch was whole.
+    third = tmp_path / "table" / DESIGN.cells[2].name
+    third.mkdir(parents=True)
+    (third / "recipe.toml").write_text((out / DESIGN.cells[2].name / "recipe.toml").read_text())
+    outcomes = list(fill(tmp_path / "table", DESIGN))
+    assert outcomes[0] == first and kept.items() <= files(tmp_path / "table").items()
+    for found, expected in zip(outcomes, whole, strict=True):
+        for key in ("validation_accuracy", "test_accuracy", "growth", "accuracy_under_noise"):
+            assert found.scores[key] == expected.scores[key]
+
+
+def test_runs_of_other_settings_are_kept_unless_asked(filled, tmp_path):
+    out = tmp_path / "table"
+    alone = replace(DESIGN, architectures=("hamiltonian",), seeds=1)
+    list(fill(out, alone))
+    before = files(out)
+    other = replace(alone, recipes=(replace(TINY, rate=3e-3),))
+    with pytest.raises(ValueError, match=r"run of other settings \(rate\).*--overwrite"):
+        next(fill(out, other))
+    assert files(out) == before
+    (outcome,) = fill(out, other, overwrite=True)
+    assert load_run(outcome.folder).recipe.rate == 3e-3
+
+
+def test_an_unfinished_run_of_other_settings_is_never_replaced(tmp_path):
+    alone = replace(DESIGN, architectures=("hamiltonian",), seeds=1)
+    steps = train(replace(alone.cells[0].recipe, rate=1e-3), tmp_path / "t" / alone.cells[0].name)
+    next(steps)
+    steps.close()
+    (tmp_path / "t" / "table.json").write_text("{}")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"other settings \(rate\); choose another folder"):
+            next(fill(tmp_path / "t", alone, overwrite))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        next(fill(tmp_path, DESIGN))
+    assert [item.name for item in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"width": 5}, "even"), ({"batch": 600}, "batch_size"), ({"depth": 0}, "depth")],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, changes, message):
+    design = replace(DESIGN, recipes=(TINY, replace(TINY, **changes)))
+    with pytest.raises(ValueError, match=message):
+        next(fill(tmp_path / "table", design))
+    assert not (tmp_path / "table").exists()
+
+
+def test_what_diverges_is_an_outcome_and_tried_again_only_if_asked(tmp_path, monkeypatch):
+    wild = replace(TINY, rate=1e30, clip=None, warmup=0.0, activation="relu", epochs=3)
+    design = Design((wild,), ("residual",), seeds=1)
+    (outcome,) = fill(tmp_path / "table", design)
+    assert outcome.scores is None and any(word in outcome.failure for word in ("number", "finite"))
+    calls = []
+    real = table.train
+    monkeypatch.setattr(table, "train", lambda *a, **k: calls.append(a) or real(*a, **k))
+    assert list(fill(tmp_path / "table", design)) == [outcome] and not calls
+    assert list(fill(tmp_path / "table", design, overwrite=True)) == [outcome] and len(calls) == 1
+    assert collected([tmp_path]) == [outcome]
+
+
+def test_runs_are_collected_from_anywhere(filled, tmp_path):
+    out, outcomes = filled
+    said = []
+    steps = train(TINY, tmp_path / "unfinished")
+    next(steps)
+    steps.close()
+    found = collected([out.parent, tmp_path], said.append)
+    assert sorted(map(repr, found)) == sorted(map(repr, outcomes))
+    (line,) = said
+    assert "unfinished is not finished" in line
+    with pytest.raises(ValueError, match="no finished run"):
+        collected([tmp_path])
+    with pytest.raises(ValueError, match="is no folder"):
+        collected([tmp_path / "nothing"])
+
+
+def test_the_architectures_are_those_of_the_issue_of_stability():
+    from keelnet.networks import architectures
+
+    assert all(callable(getattr(architectures, name)) for name in ARCHITECTURES)
