@@ -17,8 +17,6 @@ from keelnet.networks.network import AnyClassifier
 
 LARGEST_GRAM = 1024  # features up to which their Gram matrix is factorised as a preconditioner
 
-ROUNDING = 1e-14  # of a value in float64 that is a mean of some hundred terms, relative
-
 
 @dataclass(frozen=True)
 class ClassifierNewton:
