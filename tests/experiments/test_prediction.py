@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="memory is measured 
 SCANS = ("cases=2", "resolution=4", "spacing=4", "patches=6", "judged=1")
 RECIPES = {
     "small digits": ("digits", "width=8", "depth=4", "batch=128"),
-    "deep digits, stored": ("digits", "depth=60", "batch=256", "strategy=store_all"),
+    "deep digits, stored": ("digits", "width=64", "depth=40", "batch=128", "strategy=store_all"),
     "tissue": ("tissue", "width=8,16", "depth=2,2", "batch=8"),
     "large patch": ("tumour", *SCANS, "patch=48"),
     "stored": ("tumour", *SCANS, "patch=32", "depth=8,8,8", "strategy=store_all"),
