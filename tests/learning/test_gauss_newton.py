@@ -175,7 +175,7 @@ def test_it_ends_without_a_warning_where_nothing_more_can_be_gained():
 
 def test_a_system_without_curvature_is_named(monkeypatch):
     monkeypatch.setattr(CrossEntropy, "curvature", lambda self, logits, move: 0 * move)
-    with pytest.raises(ValueError, match="no curvature in the parameters"):
+    with pytest.raises(ValueError, match="no curvature along its gradient"):
         next(trained(gauss_newton, network(), Objective(tikhonov=1e-300), settings(damping=0.0)))
 
 

@@ -19,7 +19,9 @@ from typing import Any
 from keelnet.experiments.resident import STATUS, peak_since, private_of_children, status_of
 
 STEPS, EPOCHS = 2, 4  # what comes and goes leaves gaps: the heap has about its size after these
-SMALLER = 7 / 8  # sides of another volume: buffers of one size do not serve the next
+SMALLER = (
+    7 / 8
+)  # sides of a second volume that is validated: buffers of one size do not serve another
 LARGEST_ON_HEAP = 1 << 25  # glibc never takes a larger piece from its heap
 
 

@@ -27,12 +27,6 @@ from keelnet.learning.training import Budget
 from keelnet.learning.unknowns import Unknowns
 
 
-SINGULAR = (
-    "the Gauss–Newton system is singular: the loss has no curvature in the parameters here;"
-    " use damping > 0, or a smaller network gain if the logits are saturated"
-)
-
-
 class LineSearchWarning(UserWarning):
     """No step along the direction lowers the objective enough."""
 
@@ -144,8 +138,6 @@ class GaussNewtonSolver(Solver):
         norm = float(here.gradient.norm())
         tolerance = self._tolerance(norm)
         scale = self._scale(here)
-        if damping + scale == 0:
-            raise ValueError(SINGULAR)
         solution = conjugate_gradients(
             lambda v: here.of_the_loss(v) + unknowns.curved(v, damping),
             -here.gradient,
@@ -154,7 +146,10 @@ class GaussNewtonSolver(Solver):
             self.settings.iterations,
         )
         if solution.singular and not bool(solution.x.any()):
-            raise ValueError(SINGULAR)
+            raise ValueError(
+                "the Gauss–Newton system is singular: the objective has no curvature along its gradient;"
+                " use damping > 0 or tikhonov > 0"
+            )
         details = {
             "gradient": norm,
             "tolerance": tolerance,
