@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -105,7 +107,15 @@ def team_of(device: torch.device) -> tuple[Team, torch.device]:
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # A thread of the group that lets go of a tensor while the interpreter goes aborts the process.
+        atexit.register(_leave)
     return Several(device), device
+
+
+def _leave() -> None:
+    gc.collect()  # DistributedDataParallel, which lies in a cycle, holds the group and so its threads
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def restarted() -> bool:
