@@ -58,14 +58,14 @@ def test_more_layers_keep_more_where_all_are_stored_and_no_more_where_they_are_r
     assert kept("reversible", 8) == kept("reversible", 2)
 
 
-def test_a_few_steps_of_each_epoch_are_taken():
+def test_a_few_steps_of_each_epoch_are_taken_and_the_last():
     class Source:
         def batches(self, *arguments):
             yield from range(100)
 
     few = rehearsal._Few(Source())
     for _ in range(EPOCHS):
-        assert list(few.batches(1)) == list(range(STEPS))
+        assert list(few.batches(1)) == [*range(STEPS), 99]
     assert len(few.seconds) == EPOCHS * STEPS
 
 

@@ -13,6 +13,7 @@ from keelnet.learning import (
     Forward,
     LeastSquares,
     Objective,
+    Stored,
     Transposed,
 )
 from keelnet.learning.curvature import Curvature
@@ -22,7 +23,7 @@ from keelnet.networks import Classifier
 NETWORKS = ["residual", "antisymmetric", "hamiltonian", "double_hamiltonian"]
 NETWORKS += ["parabolic", "second_order"]
 OBJECTIVE = Objective(smoothness=1e-2, tikhonov=1e-3, classifier_tikhonov=1e-2)
-TANGENTS = [Forward(), Transposed(), Differences()]
+TANGENTS = [Forward(), Transposed(), Differences(), Stored()]
 EVERY_TANGENT = pytest.mark.parametrize("tangent", TANGENTS, ids=repr)
 
 
@@ -42,7 +43,7 @@ def dense(net, objective, unknowns, x, labels):
         value.flatten()
     )
     identity = torch.eye(len(theta), dtype=theta.dtype)
-    regular = torch.stack([unknowns.curved(row, 0.0) for row in identity])
+    regular = torch.stack([unknowns.curved(0.0)(row) for row in identity])
     return jacobian.T @ bend @ jacobian + regular
 
 
@@ -87,7 +88,7 @@ def test_pixels_have_products_too(tangent):
     torch.testing.assert_close(here.product(v), matrix @ v, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("tangent", TANGENTS, ids=repr)
+@EVERY_TANGENT
 def test_single_precision_products_are_as_exact_as_it_allows(tangent):
     x, labels = rings(12, dtype=torch.float32).training
     net = network(dtype=torch.float32)
@@ -126,6 +127,16 @@ def test_products_see_the_first_samples_only_where_asked():
     torch.testing.assert_close(some.product(v), few.product(v))
     assert torch.equal(some.gradient, all_of_them.gradient)
     assert not torch.allclose(some.product(v), all_of_them.product(v))
+
+
+def test_a_matrix_that_is_too_large_is_refused():
+    x, labels = rings().training
+    net = network()
+    unknowns = Unknowns(net, OBJECTIVE)
+    with pytest.raises(ValueError, match=r"J has 36 rows and \d+ columns, more than 1000 numbers"):
+        Curvature(net, OBJECTIVE, unknowns, x, labels, Stored(1000))
+    with pytest.raises(ValueError, match="entries"):
+        Stored(0)
 
 
 def test_fixed_and_frozen_parameters_are_no_unknowns():

@@ -27,6 +27,7 @@ from keelnet.learning import (
     LineSearchWarning,
     Objective,
     State,
+    Stored,
     Transposed,
     block_descent,
     gauss_newton,
@@ -111,7 +112,7 @@ def test_the_best_iterate_is_put_back(solver):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("tangent", [Forward(), Transposed(), Differences()], ids=repr)
+@pytest.mark.parametrize("tangent", [Forward(), Transposed(), Differences(), Stored()], ids=repr)
 def test_every_tangent_trains_in_both_precisions(tangent, dtype):
     newton = ClassifierNewton(1e-6)
     steps = trained(
@@ -175,7 +176,7 @@ def test_it_ends_without_a_warning_where_nothing_more_can_be_gained():
 
 def test_a_system_without_curvature_is_named(monkeypatch):
     monkeypatch.setattr(CrossEntropy, "curvature", lambda self, logits, move: 0 * move)
-    with pytest.raises(ValueError, match="no curvature along its gradient"):
+    with pytest.raises(ValueError, match="no curvature in the parameters"):
         next(trained(gauss_newton, network(), Objective(tikhonov=1e-300), settings(damping=0.0)))
 
 

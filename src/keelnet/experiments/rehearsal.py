@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -104,21 +105,22 @@ def _alone() -> dict[str, str]:
 
 @dataclass
 class _Few:
-    """The first steps of a source's epochs, and the seconds of each."""
+    """The first steps of a source's epochs, the seconds of each, and the last step, whose batch may be smaller."""
 
     source: Any
     seconds: list[float] = field(default_factory=list)
     workers: int = 0
 
     def batches(self, *arguments: Any) -> Iterator[Any]:
-        batches = islice(self.source.batches(*arguments), STEPS)
+        left = iter(self.source.batches(*arguments))
         begin = time.perf_counter()
-        for batch in batches:
+        for batch in islice(left, STEPS):
             self.workers = max(self.workers, private_of_children())
             yield batch
             end = time.perf_counter()
             self.seconds.append(end - begin)
             begin = end
+        yield from deque(left, maxlen=1)
 
 
 def _rehearse(rehearsal: Rehearsal) -> Measured:
@@ -199,7 +201,14 @@ def _problem(recipe: Any, rehearsal: Rehearsal) -> Any:
         return problem(recipe)
     room: Any = tumours
     room.scan_set = lambda recipe, report: _scans(patch, tile)  # of this process alone
-    made = problem(replace(recipe, patch=patch, patches=STEPS * recipe.batch, judged=2))
+    made = problem(
+        replace(
+            recipe,
+            patch=patch,
+            patches=STEPS * recipe.batch + recipe.patches % recipe.batch,
+            judged=2,
+        )
+    )
     task: Any = made.task
     task.tiling = Tiling(tile, margin=0, unit=unit_of(recipe))
     return made

@@ -10,7 +10,7 @@ from keelnet.learning.multilevel import multilevel
 from keelnet.learning.objective import Objective
 from keelnet.learning.schedules import Constant, Cosine, Steps
 from keelnet.learning.solvers import Armijo, EisenstatWalker, Fixed
-from keelnet.learning.tangents import Differences, Forward, Transposed
+from keelnet.learning.tangents import Differences, Forward, Stored, Transposed
 from keelnet.learning.training import Budget, Training
 from keelnet.learning.varpro import varpro
 
@@ -36,6 +36,7 @@ __all__ = [
     "Progress",
     "State",
     "Steps",
+    "Stored",
     "Training",
     "Transposed",
     "block_descent",

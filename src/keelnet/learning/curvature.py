@@ -17,7 +17,7 @@ class Curvature:
     terms: its terms by name; value: their sum; gradient: in the unknowns. ``product`` is v ↦
     (Jᵀ B J + R) v, with J = d logits / dθ, B the Hessian of the loss in the logits and R that of the
     regularisers: symmetric and positive. J v is taken by ``tangent``, Jᵀ w by back-propagation under the
-    strategy of each block. samples: how many, the first ones, the products with B see (None: all).
+    strategy of each block (by `Stored`, both of the matrix). samples: how many, the first ones, the products with B see (None: all).
 
     The parameters must not change while products are asked for. Raises ValueError for a loss that is
     not convex and an objective that is not finite.
@@ -47,15 +47,17 @@ class Curvature:
         whole = samples is None or samples >= len(x)
         part = x if whole else x[:samples]
         self._logits = logits if whole else network(part)
-        self._pushed = (tangent or Forward()).at(network, unknowns, part)
+        self._linear = (tangent or Forward()).at(network, unknowns, part)
 
     def product(self, v: Tensor) -> Tensor:
         """(Jᵀ B J + R) v."""
-        return self.of_the_loss(v) + self.unknowns.curved(v, 0.0)
+        return self.of_the_loss(v) + self.unknowns.curved(0.0)(v)
 
     def of_the_loss(self, v: Tensor) -> Tensor:
         """Jᵀ B J v."""
-        bent = self.loss.curvature(self._logits.detach(), self._pushed(v))
+        bent = self.loss.curvature(self._logits.detach(), self._linear.push(v))
+        if self._linear.pull is not None:
+            return self._linear.pull(bent)
         return self.unknowns.flat(self._grad(self._logits, bent))
 
     def _grad(self, value: Tensor, costate: Tensor | None = None) -> tuple[Tensor | None, ...]:

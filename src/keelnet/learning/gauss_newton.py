@@ -27,6 +27,12 @@ from keelnet.learning.training import Budget
 from keelnet.learning.unknowns import Unknowns
 
 
+SINGULAR = (
+    "the Gauss–Newton system is singular: the loss has no curvature in the parameters here;"
+    " use damping > 0, or a smaller network gain if the logits are saturated"
+)
+
+
 class LineSearchWarning(UserWarning):
     """No step along the direction lowers the objective enough."""
 
@@ -138,18 +144,18 @@ class GaussNewtonSolver(Solver):
         norm = float(here.gradient.norm())
         tolerance = self._tolerance(norm)
         scale = self._scale(here)
+        if damping + scale == 0:
+            raise ValueError(SINGULAR)
+        curved = unknowns.curved(damping)
         solution = conjugate_gradients(
-            lambda v: here.of_the_loss(v) + unknowns.curved(v, damping),
+            lambda v: here.of_the_loss(v) + curved(v),
             -here.gradient,
-            lambda r: unknowns.smoothed(r, damping + scale),
+            unknowns.smoothed(damping + scale),
             tolerance,
             self.settings.iterations,
         )
         if solution.singular and not bool(solution.x.any()):
-            raise ValueError(
-                "the Gauss–Newton system is singular: the objective has no curvature along its gradient;"
-                " use damping > 0 or tikhonov > 0"
-            )
+            raise ValueError(SINGULAR)
         details = {
             "gradient": norm,
             "tolerance": tolerance,

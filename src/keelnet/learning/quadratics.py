@@ -21,6 +21,11 @@ class Quadratic:
     mass: float = 1.0
     shape: tuple[int, ...] | None = None
 
+    @property
+    def joins_only_first(self) -> bool:
+        """Whether entries along the first axis, and no others, depend on each other."""
+        return self.shape is None and [axis for axis, weight in self.stiffness if weight] == [0]
+
     def product(self, v: Tensor) -> Tensor:
         """A v."""
         seen = v if self.shape is None else v.reshape(self.shape)

@@ -1,36 +1,46 @@
-"""Tangents: ways to compute J v, how the logits move with the parameters."""
+"""Tangents: ways to compute J v and Jᵀ w, J = how the logits move with the parameters."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from keelnet.dynamics.kernels import require_count
 from keelnet.learning.unknowns import Unknowns
 from keelnet.networks.network import blocks_of
 from keelnet.propagation import engine, store_all
 
-Push = Callable[[Tensor], Tensor]
+Linear = Callable[[Tensor], Tensor]
+
+
+class Linearised(NamedTuple):
+    """v ↦ J v, (parameters,) → the shape of the logits; and w ↦ Jᵀ w back, None for back-propagation's."""
+
+    push: Linear
+    pull: Linear | None = None
 
 
 class Tangent(ABC):
     """A way to compute J v, J = d logits / dθ at the parameters that the network holds."""
 
     @abstractmethod
-    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Push:
-        """v ↦ J v for this x; (parameters,) → the shape of the logits."""
+    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Linearised:
+        """J for this x."""
 
 
 @dataclass(frozen=True)
 class Forward(Tangent):
     """Forward mode through store_all: exact, keeps nothing, works on any device and precision."""
 
-    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Push:
+    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Linearised:
         here = unknowns.named(unknowns.vector())
 
         def logits(theta: dict[str, Tensor]) -> Tensor:
@@ -41,7 +51,7 @@ class Forward(Tangent):
                 moved: Tensor = torch.func.jvp(logits, (here,), (unknowns.named(v),))[1]
             return moved
 
-        return pushed
+        return Linearised(pushed)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Transposed(Tangent):
     The stored graph costs several times the memory of store_all.
     """
 
-    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Push:
+    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Linearised:
         with torch.enable_grad(), _stored(network), engine("reference"):
             with sdpa_kernel(SDPBackend.MATH):
                 value = network(x)
@@ -70,7 +80,7 @@ class Transposed(Tangent):
                 retain_graph=True,
             )[0]
 
-        return pushed
+        return Linearised(pushed)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Differences(Tangent):
     float32. For narrow states the fastest by far: there forward mode waits for Python, not for arithmetic.
     """
 
-    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Push:
+    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Linearised:
         theta = unknowns.vector()
         size = torch.finfo(theta.dtype).eps ** (1 / 3)
         size *= 1 + float(theta.norm()) / theta.numel() ** 0.5
@@ -97,18 +107,58 @@ class Differences(Tangent):
             with torch.no_grad():
                 return (logits(theta + step * v) - logits(theta - step * v)) / (2 * step)
 
-        return pushed
+        return Linearised(pushed)
+
+
+@dataclass(frozen=True)
+class Stored(Tangent):
+    """J as a matrix, a row for each logit, by reverse mode for every sample at once: exact.
+
+    After that a product costs logits × parameters. For few samples and parameters: up to ``entries`` numbers, beyond
+    which it raises ValueError. The network must treat the samples of a batch apart.
+    """
+
+    entries: int = 2**27
+
+    def __post_init__(self) -> None:
+        require_count("entries", self.entries)
+
+    def at(self, network: nn.Module, unknowns: Unknowns, x: Tensor) -> Linearised:
+        matrix, shape = self._matrix(network, unknowns, x)
+        return Linearised(lambda v: (matrix @ v).reshape(shape), lambda w: w.reshape(-1) @ matrix)
+
+    def _matrix(
+        self, network: nn.Module, unknowns: Unknowns, x: Tensor
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        with torch.no_grad():
+            shape = tuple(network(x[:1]).shape)
+        parameters = sum(value.numel() for value in unknowns.parameters)
+        rows = len(x) * math.prod(shape[1:])
+        if rows * parameters > self.entries:
+            raise ValueError(
+                f"J has {rows} rows and {parameters} columns, more than {self.entries} numbers;"
+                " use tangent=Forward(), or a smaller share of the samples"
+            )
+
+        def logits(theta: dict[str, Tensor], sample: Tensor) -> Tensor:
+            return torch.func.functional_call(network, theta, (sample[None],))[0]
+
+        by_sample = torch.func.vmap(torch.func.jacrev(logits), (None, 0))
+        with _stored(network), sdpa_kernel(SDPBackend.MATH):
+            parts = by_sample(unknowns.named(unknowns.vector()), x)
+        columns = [parts[name].reshape(rows, -1) for name in unknowns.names]
+        return torch.cat(columns, dim=1), (len(x), *shape[1:])
 
 
 @contextmanager
 def _stored(network: nn.Module) -> Iterator[None]:
-    """Within the block every Block propagates by store_all, which alone has forward derivatives."""
+    """Within the block every Block propagates by store_all, unchecked: torch.func can transform that alone."""
     blocks = blocks_of(network)
-    before = [block.strategy for block in blocks]
+    before = [(block.strategy, block.checked) for block in blocks]
     try:
         for block in blocks:
-            block.strategy = store_all
+            block.strategy, block.checked = store_all, False
         yield
     finally:
-        for block, strategy in zip(blocks, before, strict=True):
-            block.strategy = strategy
+        for block, (strategy, checked) in zip(blocks, before, strict=True):
+            block.strategy, block.checked = strategy, checked

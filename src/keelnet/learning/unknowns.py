@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from keelnet.learning.objective import Objective
 from keelnet.learning.quadratics import Quadratic
+
+LARGEST_MATRIX = 256  # knots up to which an operator in time is multiplied as a matrix
+Linear = Callable[[Tensor], Tensor]
 
 
 class Unknowns:
@@ -57,23 +60,29 @@ class Unknowns:
         ]
         return torch.cat([value.detach().flatten() for value in values])
 
-    def curved(self, v: Tensor, damping: float) -> Tensor:
-        """The Hessian of the regularisers times v, plus damping · mass · v."""
-        return torch.cat(
-            [
-                (operator.product(part) + (damping * operator.mass) * part).flatten()
-                for operator, part in zip(self.operators, self._parts(v), strict=True)
-            ]
-        )
+    def curved(self, damping: float) -> Linear:
+        """v ↦ the Hessian of the regularisers times v, plus damping · mass · v."""
+        return self._each(lambda op, v: op.product(v) + (damping * op.mass) * v)
 
-    def smoothed(self, r: Tensor, damping: float) -> Tensor:
-        """(Hessian of the regularisers + damping · mass)⁻¹ r: the inverse of ``curved``."""
-        return torch.cat(
-            [
-                operator.solved(part, damping).flatten()
-                for operator, part in zip(self.operators, self._parts(r), strict=True)
-            ]
-        )
+    def smoothed(self, damping: float) -> Linear:
+        """r ↦ (Hessian of the regularisers + damping · mass)⁻¹ r: the inverse of ``curved``."""
+        return self._each(lambda op, r: op.solved(r, damping))
+
+    def _each(self, apply: Callable[[Quadratic, Tensor], Tensor]) -> Linear:
+        """A linear map on vectors from one on tensors; where few knots are all it joins, it is a matrix."""
+        maps: dict[tuple[Quadratic, int], Tensor] = {}
+        for operator, value in zip(self.operators, self.parameters, strict=True):
+            if operator.joins_only_first and 1 < len(value) <= LARGEST_MATRIX:
+                identity = torch.eye(len(value), dtype=value.dtype, device=value.device)
+                maps.setdefault((operator, len(value)), apply(operator, identity))
+
+        def mapped(operator: Quadratic, part: Tensor) -> Tensor:
+            matrix = maps.get((operator, len(part))) if part.ndim else None
+            if matrix is None:
+                return apply(operator, part).flatten()
+            return (matrix @ part.flatten(1)).flatten() if part.ndim > 1 else matrix @ part
+
+        return lambda v: torch.cat([*map(mapped, self.operators, self._parts(v))])
 
     def weighed(self, v: Tensor) -> float:
         """‖v‖² with the mass of each entry."""

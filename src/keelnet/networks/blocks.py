@@ -19,7 +19,8 @@ class Block(nn.Module):
     """y(0) ↦ y(T): ``depth`` layers with step size h = final_time / depth.
 
     control: θ(t) on its own knots; Control.random(field, depth) when None. The field's rules for
-    channels hold: a partitioned field given all its channels returns all of them.
+    channels hold: a partitioned field given all its channels returns all of them. ``checked`` False
+    leaves out the looks at the numbers, which torch.func.vmap cannot take.
 
     Raises ValueError for a field that the integrator cannot move, a strategy that the pair cannot
     honour, depth < 1 and final_time ≤ 0.
@@ -43,6 +44,7 @@ class Block(nn.Module):
         self.depth, self.final_time = depth, float(final_time)
         self.control = Control.random(field, depth) if control is None else control
         self._advised = False
+        self.checked = True
 
     @property
     def step_size(self) -> float:
@@ -64,7 +66,7 @@ class Block(nn.Module):
             self.step_size,
             strategy,
             depth=None,
-            checked=True,
+            checked=self.checked,
             advise=advise,
         )
 
