@@ -26,7 +26,6 @@ from keelnet.learning.tangents import Forward, Tangent
 from keelnet.learning.training import Budget
 from keelnet.learning.unknowns import Unknowns
 
-
 SINGULAR = (
     "the Gauss–Newton system is singular: the loss has no curvature in the parameters here;"
     " use damping > 0, or a smaller network gain if the logits are saturated"
