@@ -128,7 +128,7 @@ def test_stable_networks_learn_the_ellipses(architecture):
         made.network,
         made.objective,
         made.task.source,
-        made.training,
+        made.scheme.levels[0],
         made.task.validated,
         generator,
     )

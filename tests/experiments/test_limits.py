@@ -9,12 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from keelnet.data.samples import Share
 from keelnet.experiments import limits
 from keelnet.experiments.limits import held_within, limited
 from keelnet.experiments.plan import plan
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.rehearsal import Measured
 from keelnet.experiments.resident import STATUS, peak_since, private_of_children, status_of
+from keelnet.learning.processes import Alone
 
 MB = 10**6
 linux = pytest.mark.skipif(not STATUS.exists(), reason="only Linux limits a process' memory")
@@ -128,11 +130,11 @@ def test_the_limit_holds_while_the_steps_are_taken(monkeypatch):
 def test_each_of_several_processes_is_planned_for_its_share(monkeypatch):
     seen = []
 
-    class Two:
-        share = replace(limits.team_of(limits.device_named("cpu"))[0].share, size=2)
-        leads = True
+    class Two(Alone):
+        share = Share(0, 2)
 
-        def told(self, value):
+        def by_leader(self, make):
+            value = make()
             seen.append(value.recipe.batch)
             return value
 

@@ -43,6 +43,11 @@ def plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+def speaks_first() -> bool:
+    """Whether this is the first of the processes that torchrun has started on this machine, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def show_warning(
     message: Warning | str,
     category: type[Warning],
@@ -52,5 +57,5 @@ def show_warning(
     line: str | None = None,
 ) -> None:
     """Our own warnings as one line each; those of other libraries are not for the user."""
-    if category.__module__.startswith("keelnet"):
+    if category.__module__.startswith("keelnet") and speaks_first():
         errors.print(f"[bold yellow]keelnet: warning:[/] {plain(' '.join(str(message).split()))}")

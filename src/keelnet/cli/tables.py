@@ -71,6 +71,7 @@ def table(
     for outcome in fill(folder, design, overwrite, say):
         say(f"  {_described(outcome)}")
         _write(OutputFolder(folder, staged=False, existed=True))
+    _say_savings([folder])
     say(f"written to {folder}: table.md, table.json, pictures, and every run")
 
 
@@ -97,21 +98,34 @@ def _collect(folder: Path, places: list[Path], overwrite: bool) -> None:
     outcomes = collected(places, say)
     with OutputFolder.claim(folder, overwrite) as claimed:
         _write(claimed, outcomes)
+    _say_savings(places)
     say(f"{len(outcomes)} runs collected in {folder}: table.md, table.json, pictures")
 
 
 def _write(folder: OutputFolder, outcomes: list[Outcome] | None = None) -> None:
     """The table of these runs, or of all that lie in its folder."""
     from keelnet.experiments.comparison import as_json, as_markdown, grouped
+    from keelnet.experiments.races import races
     from keelnet.experiments.sweep_pictures import sweeps
     from keelnet.experiments.table import SIGN, collected
 
     groups = grouped(collected([folder.path]) if outcomes is None else outcomes)
-    pictures = sweeps(groups)
-    for name, content in pictures.items():
+    texts, drawn = races(groups)
+    pictures = sweeps([group for group in groups if group.recipe not in texts])
+    for name, content in (pictures | drawn).items():
         folder.write_bytes(name, content)
-    folder.write_text("table.md", as_markdown(groups, folder.path, list(pictures)))
+    folder.write_text("table.md", as_markdown(groups, folder.path, list(pictures), texts))
     folder.write_text(SIGN, as_json(groups, folder.path))
+
+
+def _say_savings(places: list[Path]) -> None:
+    """What another way of training saved, where runs differ in that."""
+    from keelnet.experiments.comparison import grouped
+    from keelnet.experiments.races import savings
+    from keelnet.experiments.table import collected
+
+    for line in savings(grouped(collected(places))):
+        say(f"  {line}")
 
 
 def _described(outcome: Outcome) -> str:

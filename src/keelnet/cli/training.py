@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelnet.cli.console import Out, Overwrite, console, plain, say
+from keelnet.cli.console import Out, Overwrite, console, plain, say, speaks_first
 
 if TYPE_CHECKING:
     from keelnet.experiments.recipes import Recipe
@@ -64,17 +65,18 @@ def train(
     from keelnet.experiments.recipes import recipe_named
     from keelnet.experiments.runs import train as run
 
-    chosen = _budgeted(recipe_named(recipe), epochs, minutes).with_settings(settings or [])
-    chosen = _on_scans(chosen, data, labels, skip_bad)
-    folder = out or Path("runs") / chosen.name
-    steps = run(chosen, folder, overwrite, resume, report=say)
-    if memory is not None:
-        steps = _within(memory, chosen, steps)
-    if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
-        return deque(steps, maxlen=0).clear()
-    _follow(chosen, steps)
-    _print_scores(folder)
-    say(f"written to {folder}")
+    with _one_voice():
+        chosen = _budgeted(recipe_named(recipe), epochs, minutes).with_settings(settings or [])
+        chosen = _on_scans(chosen, data, labels, skip_bad)
+        folder = out or Path("runs") / chosen.name
+        steps = run(chosen, folder, overwrite, resume, report=say)
+        if memory is not None:
+            steps = _within(memory, chosen, steps)
+        if int(os.environ.get("RANK", "0")) > 0:  # one of several processes speaks
+            return deque(steps, maxlen=0).clear()
+        _follow(chosen, steps)
+        _print_scores(folder)
+        say(f"written to {folder}")
 
 
 def demo(out: Out = None, overwrite: Overwrite = False) -> None:
@@ -96,6 +98,23 @@ def demo(out: Out = None, overwrite: Overwrite = False) -> None:
         console.rule("report")
         folder.write_text("report.html", report(folder.root, target))
     say(f"open {target / 'report.html'} in a browser; it needs no network")
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """What stops all of several processes is said once on a machine, what stops one, by that one."""
+    from keelnet.learning.processes import speaks_for
+
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if speaks_for(error):
+            raise
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        if speaks_first():
+            raise
+        raise typer.Exit(130) from None
 
 
 def _budgeted(recipe: Recipe, epochs: int | None, minutes: float | None) -> Recipe:

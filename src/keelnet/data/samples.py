@@ -25,12 +25,23 @@ class Share:
         """Its places in a batch of ``count``; at least one, which another process may have too."""
         return range(self.rank % count, count, self.size)
 
+    def weight(self, count: int) -> float:
+        """Of the mean over its places, so that the mean over processes is the mean over the batch.
+
+        0 where its one place is another's: batches may be smaller than there are processes.
+        """
+        return len(self.of(count)) * self.size / count if self.rank < count else 0.0
+
 
 WHOLE = Share()
 
 
 class Source(Protocol):
     """Where a descent takes its batches from."""
+
+    @property
+    def count(self) -> int:
+        """How many samples an epoch has."""
 
     def batches(
         self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
@@ -96,6 +107,10 @@ class InMemory:
                 f"training labels must be of two classes or more, got {self.class_names[labels.min()]}"
                 " alone"
             )
+
+    @property
+    def count(self) -> int:
+        return len(self.training[0])
 
     @property
     def classes(self) -> int:

@@ -44,6 +44,10 @@ class TissueSlices:
         return self.samples.class_names
 
     @property
+    def count(self) -> int:
+        return self.samples.count
+
+    @property
     def classes(self) -> int:
         return self.samples.classes
 

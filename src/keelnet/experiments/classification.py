@@ -20,6 +20,7 @@ from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Task, Withheld
 from keelnet.learning.descent import predicted
 
+JUDGED = 1000  # withheld samples at a time, where training takes all at once
 NOISED = 2000  # samples that are judged under noise
 DRAWS = 4  # of the noise, for each of them
 PERTURBED = 16  # samples at which growth is measured
@@ -155,4 +156,4 @@ def classification_task(recipe: Recipe, device: torch.device) -> Classification:
         raise ValueError(str(error)) from error
     if recipe.samples is not None:
         samples = samples.fewer(recipe.samples, recipe.seed)
-    return kind(samples, recipe.batch, device)
+    return kind(samples, recipe.batch or JUDGED, device)

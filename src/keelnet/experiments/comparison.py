@@ -6,7 +6,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ MEASURES = {
     "seconds": "time, s",
     "parameters": "parameters",
 }
+NOTHING: Mapping[str, str] = {}
 NOTE = """\
 Mean ± standard deviation over seeds. *Validation*: of the best epoch, chosen by this very score; *test*: of that epoch on
 samples that neither training nor the choice has seen. *Noise σ*: accuracy on test samples (withheld ones where there is no
@@ -151,8 +152,13 @@ def as_json(groups: Sequence[Group], folder: Path) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def as_markdown(groups: Sequence[Group], folder: Path, pictures: Sequence[str] = ()) -> str:
-    """A table a recipe, the pictures of that name, and those of the plane of each row's first run."""
+def as_markdown(
+    groups: Sequence[Group],
+    folder: Path,
+    pictures: Sequence[str] = (),
+    races: Mapping[str, str] = NOTHING,
+) -> str:
+    """A table a recipe, pictures of its sweep, its races, and pictures of the plane of each row's first run."""
     parts = ["# Recipes and architectures\n", NOTE]
     for name in dict.fromkeys(group.recipe for group in groups):
         own = [group for group in groups if group.recipe == name]
@@ -160,6 +166,7 @@ def as_markdown(groups: Sequence[Group], folder: Path, pictures: Sequence[str] =
         parts += [
             f"![{name}: the sweep]({each})\n" for each in pictures if each.startswith(f"{name}-")
         ]
+        parts += [races[name]] if name in races else []
         if not any(group.settings for group in own):
             parts += _planes(own, folder)
     parts.append(_machine())

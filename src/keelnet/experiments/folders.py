@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 STAGING = ".unfinished"
+PARTIAL = ".part"  # how the name of a file ends that is not whole
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class OutputFolder:
     A new folder is written directly, each file under a temporary name and then renamed. Where an
     old result is overwritten the new files are staged in ``.unfinished`` and put in place together
     at the end; if the work fails, the old files are as they were. Files of other names stay.
+    ``lasting``: where the work fails, what was staged stays, for `reopen`.
     """
 
     path: Path
     staged: bool
     existed: bool
     reopened: bool = False
+    lasting: bool = False
 
     @classmethod
     def claim(cls, path: Path, overwrite: bool, whole: bool = False) -> OutputFolder:
@@ -62,6 +65,8 @@ class OutputFolder:
     def __enter__(self) -> OutputFolder:
         """Take the folder: making it (or the staging in it) is what keeps a second run out."""
         if self.reopened:
+            for left in self.root.rglob(f".*{PARTIAL}"):  # by a process killed while it wrote
+                left.unlink(missing_ok=True)
             return self
         try:
             if self.staged:
@@ -92,7 +97,7 @@ class OutputFolder:
         except OSError as failure:
             kind, error = type(failure), failure
         finally:
-            if self.staged:
+            if self.staged and not (self.lasting and kind is not None):
                 shutil.rmtree(self.root, ignore_errors=True)
         if kind is not None and not self.existed and not any(self.path.iterdir()):
             self.path.rmdir()
@@ -118,7 +123,7 @@ class OutputFolder:
         """Write one file whole: under a temporary name, then renamed."""
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, temporary = tempfile.mkstemp(PARTIAL, f".{target.name}.", target.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

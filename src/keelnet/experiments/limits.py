@@ -31,12 +31,11 @@ def limited(
 
     Where several processes train together the bytes are those of each, and it is planned for its share of a batch.
     """
-    _require_more_than_now(memory)
     team, _ = team_of(device_named(recipe.device))
     own = replace(recipe, batch=math.ceil(recipe.batch / team.share.size))
-    planned: Plan | None = require_within(own, memory, report) if team.leads else None
-    planned = team.told(planned)
-    assert planned is not None
+    with team.watched():
+        team.in_turn(lambda: _require_more_than_now(memory))
+        planned: Plan = team.by_leader(lambda: require_within(own, memory, report))
     return _held(steps, memory, planned.apart)
 
 

@@ -79,6 +79,8 @@ def plan(
     """
     if recipe.device != "cpu":
         raise ValueError(f"memory is planned for device cpu, got {recipe.device!r}")
+    if recipe.batch == 0:
+        raise ValueError("what all samples at once take is not planned; use batch=1 or more")
     parameters = sum(value.nbytes for value in network_of(recipe).parameters())
     found: list[tuple[float, Measured]] = []
     if known is None:

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from keelnet.experiments.classification import (
     CLASSIFICATION_TASKS,
     KINDS,
+    Classification,
     classification_task,
 )
 from keelnet.experiments.qtips import Qtips, qtips_task
 from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.schemes import Scheme, coarsest, scheme_of
 from keelnet.experiments.tasks import Report, Task, Tissue, tissue_task
 from keelnet.experiments.tumours import Tumour, tumour_task
-from keelnet.learning.methods import SGD, Adam, Method
 from keelnet.learning.objective import Objective
-from keelnet.learning.training import Budget, Training
 from keelnet.networks import architectures
 from keelnet.propagation import checkpointed, reversible, store_all
 from keelnet.propagation.gradients import Strategy
@@ -40,12 +40,12 @@ TASKS: dict[str, type[Task]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A recipe brought to life."""
+    """A recipe brought to life; the network has the layers that training begins with."""
 
     task: Task
     network: nn.Module
     objective: Objective
-    training: Training
+    scheme: Scheme
 
 
 def problem(
@@ -56,24 +56,27 @@ def problem(
     ``report`` is given a line now and then while data are made ready; ``device`` stands before that of the recipe.
     """
     device = device or device_named(recipe.device)
-    network = network_of(recipe).to(device)
+    network = network_of(coarsest(recipe)).to(device)
     task = _task(recipe, device, report)
+    batch = recipe.batch or _every(task)
     try:
-        task.source.batches(recipe.batch, torch.Generator())
+        task.source.batches(batch, torch.Generator())
         with torch.no_grad():
             network(task.example.to(device))
+        if isinstance(task, Classification):
+            _warm(network, task.samples.validation[0], batch, device)
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise _unbuildable(recipe, error) from error
     return Problem(
         task,
         network,
-        Objective(task.loss, recipe.smoothness, recipe.tikhonov),
-        _training(recipe, task.goal, device),
+        Objective(task.loss, recipe.smoothness, recipe.tikhonov, recipe.classifier_tikhonov),
+        scheme_of(recipe, task.goal, batch, device),
     )
 
 
 def network_of(recipe: Recipe) -> nn.Module:
-    """The network of a recipe as training begins with it; no data are needed for it."""
+    """The network of a recipe, before training; no data are needed for it."""
     kind = TASKS[recipe.data]
     _require_decisions(recipe, kind.per_pixel)
     settings: dict[str, Any] = {
@@ -90,8 +93,8 @@ def network_of(recipe: Recipe) -> nn.Module:
         settings["strategy"] = STRATEGIES[recipe.strategy]
     if recipe.architecture == "segmenter":
         settings |= {"folds": recipe.folds, "rise": recipe.rise}
-    elif kind.per_pixel:
-        settings["classifier"] = "pixel"
+    else:
+        settings |= {"gain": recipe.gain, "classifier": "pixel" if kind.per_pixel else "image"}
     make = getattr(architectures, recipe.architecture)
     try:
         network: nn.Module = make(kind.inputs, kind.outputs, **settings)
@@ -133,24 +136,17 @@ def _task(recipe: Recipe, device: torch.device, report: Report) -> Task:
     return makers[recipe.data]()
 
 
-def _training(recipe: Recipe, goal: str, device: torch.device) -> Training:
-    method: Method = (
-        Adam(recipe.rate, recipe.decay)
-        if recipe.method == "adam"
-        else SGD(recipe.rate, recipe.momentum, recipe.decay)
-    )
-    seconds = None if recipe.minutes is None else 60 * recipe.minutes
-    return Training(
-        method,
-        Budget(recipe.epochs, seconds),
-        recipe.batch,
-        goal,
-        recipe.warmup,
-        recipe.clip,
-        device,
-        recipe.average,
-        recipe.products,
-    )
+def _warm(network: nn.Module, x: Tensor, batch: int, device: torch.device) -> None:
+    """Have the code that a step needs loaded, over a second of it, before any clock runs."""
+    whole = x[torch.arange(batch) % len(x)].to(device)
+    parameters = [value for value in network.parameters() if value.requires_grad]
+    torch.autograd.grad(network(whole).sum(), parameters)
+
+
+def _every(task: Task) -> int:
+    """How many training samples there are; a recipe that takes all at once has them in memory."""
+    assert isinstance(task, Classification)
+    return len(task.samples.training[0])
 
 
 def device_named(name: str) -> torch.device:

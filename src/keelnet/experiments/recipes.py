@@ -17,10 +17,16 @@ class Recipe:
     """Everything that determines a run.
 
     data and architecture are names; width and depth as in ``architectures.Settings``, with several
-    numbers for several levels. rate, momentum (sgd), decay, warmup, clip, batch, epochs, minutes
-    (whichever ends first), average and products are those of ``learning.Training``; smoothness and
-    tikhonov the weights of the regularisers. strategy "auto" is reversible where the method allows
-    it, else checkpointed. folds and rise are the segmenter's. threads 0 leaves torch's own choice.
+    numbers for several levels; gain scales the first parameters. strategy "auto" is reversible where
+    the method allows it, else checkpointed. folds and rise are the segmenter's. threads 0 leaves
+    torch's own choice.
+
+    method: how it trains. batch (0: all samples at once, of recipes that classify whole inputs), epochs
+    and minutes (whichever ends first) are everyone's; rate, momentum (sgd), decay, warmup, schedule and clip of
+    adam and sgd, with average, products and bound as in ``learning.Training``; damping, inner (most products a
+    step; of lbfgs: iterations), tangent and share of `GaussNewton`. smoothness, tikhonov and classifier_tikhonov are the
+    weights of the regularisers. levels: trained first with depth / 2^(levels − 1) layers, then refined to
+    twice as many and trained on, each level for an equal part of the budget (`multilevel`).
 
     Of recipes on scans alone: folder of scans and what their labels mean (none: ``cases`` synthetic
     ones of ``resolution`` mm, made on first use), skip_bad to go on without those that cannot be
@@ -68,17 +74,26 @@ class Recipe:
     activation: str = "tanh"
     knots: int | None = None
     strategy: Literal["auto", "store_all", "checkpointed", "reversible"] = "auto"
-    method: Literal["adam", "sgd"] = "adam"
+    gain: float = 1.0
+    method: Literal["adam", "sgd", "lbfgs", "gauss_newton", "block_descent", "varpro"] = "adam"
     rate: float = 1e-2
     momentum: float = 0.9
     decay: float = 0.0
     warmup: float = 0.1
+    schedule: Literal["cosine", "constant", "steps"] = "cosine"
     clip: float | None = 1.0
+    bound: float | None = None
+    damping: float = 0.1
+    inner: int = 30
+    tangent: Literal["forward", "transposed", "differences", "stored"] = "forward"
+    share: float = 1.0
+    levels: int = 1
     batch: int = 64
     epochs: int | None = 30
     minutes: float | None = None
     smoothness: float = 0.0
     tikhonov: float = 0.0
+    classifier_tikhonov: float = 0.0
     average: float | None = None
     products: Literal["state", "bfloat16"] = "state"
     folds: int = 0
@@ -125,6 +140,17 @@ class Recipe:
         if self.architecture != "segmenter" and (changed := self._changed(("folds", "rise"))):
             raise ValueError(
                 f"{changed[0]} is a setting of the segmenter, not of {self.architecture}"
+            )
+        if self.architecture == "segmenter" and self.gain != 1:
+            raise ValueError("gain is a setting of every architecture but the segmenter")
+        for of_some, methods in OF_METHODS.items():
+            if self.method not in methods and (changed := self._changed(of_some)):
+                raise ValueError(
+                    f"{changed[0]} is a setting of {', '.join(methods)}, not of {self.method}"
+                )
+        if self.batch == 0 and self.data not in WHOLE:
+            raise ValueError(
+                f"batch=0 (all samples at once) is for inputs with one label, which {self.name} has not"
             )
 
     def _changed(self, keys: Sequence[str]) -> list[str]:
@@ -178,6 +204,14 @@ class Recipe:
 
 
 FIXED = ("name", "data")
+CURVED = ("gauss_newton", "block_descent", "varpro")  # methods that use second derivatives
+# What recipes change for the sake of adam (rate, warmup, clip, …) waits unused beside other methods.
+OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("damping", "tangent", "share"): CURVED,
+    ("inner",): ("lbfgs", *CURVED),
+    ("average", "products"): ("adam", "sgd", "lbfgs"),
+    ("bound", "schedule"): ("adam", "sgd"),
+}
 ON_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 WHOLE = ("digits", "ellipses", "swiss_roll", "peaks", "mnist5k", *ON_FILES)  # a label an input
 ON_SCANS = (

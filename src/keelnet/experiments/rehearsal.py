@@ -129,7 +129,6 @@ def _rehearse(rehearsal: Rehearsal) -> Measured:
 
     from keelnet.experiments.pictures import curves
     from keelnet.experiments.runs import as_line, weights_as_bytes
-    from keelnet.learning.descent import descend
 
     recipe = _recipe(rehearsal)
     if recipe.threads:
@@ -144,8 +143,8 @@ def _rehearse(rehearsal: Rehearsal) -> Measured:
         trained.append(peak_since())
         return made.task.validated(network)
 
-    for progress in descend(network, made.objective, few, made.training, validate, generator):
-        weights_as_bytes(network)
+    for progress in made.scheme.steps(network, made.objective, few, validate, generator):
+        weights_as_bytes(progress.state.kept)
         torch.save(vars(progress.state), io.BytesIO())
         judged.append(peak_since())
     curves(recipe.name, [as_line(progress) | {"best": True}])
@@ -180,13 +179,14 @@ def _kept(made: Any, batch: int, generator: Any) -> tuple[int, int]:
 
 
 def _recipe(rehearsal: Rehearsal) -> Any:
-    """The recipe, for a few epochs of a smaller batch."""
+    """The recipe, for a few epochs of a smaller batch, with all its layers from the start."""
     from keelnet.experiments.recipes import Recipe
 
     plain: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in rehearsal.recipe.items()
     }
-    return replace(Recipe(**plain), batch=rehearsal.batch, epochs=rehearsal.epochs, minutes=None)
+    recipe = replace(Recipe(**plain), batch=rehearsal.batch, levels=1)
+    return replace(recipe, epochs=rehearsal.epochs, minutes=None)
 
 
 def _problem(recipe: Any, rehearsal: Rehearsal) -> Any:

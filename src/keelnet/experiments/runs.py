@@ -6,8 +6,8 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from keelnet import __version__
 from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.openings import STATE, Opening, opening
 from keelnet.experiments.problems import Problem, device_named, network_of, problem
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.tasks import Report
-from keelnet.learning.descent import Progress, State, descend
-from keelnet.learning.processes import Team, restarted, team_of
+from keelnet.experiments.tasks import Report, Task
+from keelnet.learning.descent import Progress, State
+from keelnet.learning.processes import Team, team_of
 
 CURVES_EVERY = 20  # seconds between pictures of a run that goes on
-STATE = "state.pt"  # of a run that is not finished
+SAVED_EVERY = 1  # seconds, at least, between states
 
 
 class DivergenceError(ValueError):
@@ -52,71 +53,59 @@ def train(
     """Train by a recipe and leave a run folder; yields after every epoch.
 
     Written to ``out``: recipe.toml, history.jsonl (a line an epoch), weights.safetensors (of the
-    best iterate so far, at every improvement), scores.json and pictures (at the end). An existing
+    best iterate so far), scores.json and pictures (at the end). Epochs shorter than a second share a save. An existing
     run is refused without ``overwrite``; with it, the old files stay until the new run is whole.
-    ``resume`` goes on with an interrupted run from its last whole epoch, to the same weights, bit for
+    ``resume`` goes on with an interrupted run from the last epoch that was saved, to the same weights, bit for
     bit, if the budget is epochs.
     ``report`` is given a line now and then while data are made ready.
     Raises ValueError for a recipe that cannot work and a folder that cannot be written.
     """
-    if resume and overwrite:
-        raise ValueError("choose --resume or --overwrite, not both")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     team, device = team_of(device_named(recipe.device))
-    resume = resume or (restarted() and _reopenable(out))
-    earlier = _earlier(recipe, OutputFolder.reopen(out, STATE)) if resume else None
-    keeper = _keeper(out, overwrite, resume) if team.leads else None
-    made = team.in_turn(lambda: problem(recipe, report if team.leads else _silent, device))
-    if keeper is None:
-        yield from _descended(recipe, made, earlier, team)
-        return
-    with keeper as folder:
-        yield from _kept(recipe, made, folder, earlier, team)
+    with team.watched():
+        begun: list[Opening] = []  # by the leader alone
+
+        def begin() -> State | None:
+            begun.append(opening(recipe, out, overwrite, resume))
+            return begun[0].earlier
+
+        earlier = team.by_leader(begin)
+        made = team.in_turn(lambda: problem(recipe, report if team.leads else _silent, device))
+        if not begun:
+            yield from _descended(recipe, made, _Judge(made.task), earlier, team)
+            return
+        with begun[0].entered() as folder:
+            yield from _kept(recipe, made, folder, earlier, team)
 
 
 def _silent(line: str) -> None:
     """Only one of several processes speaks."""
 
 
-def _keeper(out: Path, overwrite: bool, resume: bool) -> OutputFolder:
-    return OutputFolder.reopen(out, STATE) if resume else OutputFolder.claim(out, overwrite)
+@dataclass
+class _Judge:
+    """A task's validation, and the seconds that it has taken: comparisons of methods leave these out."""
 
+    task: Task
+    seconds: float = 0.0
 
-def _reopenable(out: Path) -> bool:
-    """Whether processes that were started again find what they left."""
-    try:
-        return OutputFolder.reopen(out, STATE).existed
-    except ValueError:
-        return False
-
-
-def _earlier(recipe: Recipe, folder: OutputFolder) -> State:
-    """The state that an interrupted run of this recipe left."""
-    try:
-        left = Recipe.from_toml((folder.root / "recipe.toml").read_text())
-        state = torch.load(folder.root / STATE, weights_only=True)
-    except Exception as error:  # bytes that are no state may make the reader raise anything
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder.root} cannot be gone on with: {reason}") from None
-    if left != recipe:
-        changed = [key for key, value in asdict(recipe).items() if asdict(left)[key] != value]
-        raise ValueError(
-            f"{folder.root} was begun with other settings ({', '.join(changed)}); resume with its own"
-        )
-    return State(**state)
+    def validated(self, network: nn.Module) -> dict[str, float]:
+        begin = time.monotonic()
+        scores = self.task.validated(network)
+        self.seconds += time.monotonic() - begin
+        return scores
 
 
 def _descended(
-    recipe: Recipe, made: Problem, earlier: State | None, team: Team
+    recipe: Recipe, made: Problem, judge: _Judge, earlier: State | None, team: Team
 ) -> Iterator[Progress]:
     try:
-        yield from descend(
+        yield from made.scheme.steps(
             made.network,
             made.objective,
             made.task.source,
-            made.training,
-            made.task.validated,
+            judge.validated,
             torch.Generator().manual_seed(recipe.seed),
             time.monotonic,
             earlier,
@@ -129,24 +118,66 @@ def _descended(
 def _kept(
     recipe: Recipe, made: Problem, folder: OutputFolder, earlier: State | None, team: Team
 ) -> Iterator[Progress]:
-    """The descent, with what each epoch leaves on disk."""
-    history = _history(folder, earlier)
-    drawn = time.monotonic()
-    for progress in _descended(recipe, made, earlier, team):
-        if not history:  # a run that fails before its first epoch leaves nothing
-            folder.write_text("recipe.toml", tomli_w.dumps(recipe.as_table()))
-            for name, content in made.task.about().items():
-                folder.write_text(name, json.dumps(content, indent=2) + "\n")
-        history.append(as_line(progress))
-        folder.write_text("history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-        if progress.best:
-            folder.write_bytes("weights.safetensors", weights_as_bytes(made.network))
-        if time.monotonic() - drawn > CURVES_EVERY and any(line["best"] for line in history):
-            drawn = time.monotonic()
-            folder.write_bytes("curves.png", _curves(recipe, history))
-        folder.write_bytes(STATE, _as_bytes(progress.state))  # last: it vouches for the others
-        yield progress
-    _finish(recipe, made, folder, history)
+    """The descent, with what it leaves on disk."""
+    record = _Record(recipe, made, folder, _history(folder, earlier))
+    judge = _Judge(made.task, record.history[-1].get("judging", 0.0) if earlier else 0.0)
+    for progress in _descended(recipe, made, judge, earlier, team):
+        record.add(progress, judge.seconds)
+        try:
+            yield progress
+        except GeneratorExit:  # the caller stops listening: nothing has moved since
+            record.save()
+            raise
+    record.save(ended=True)
+    _finish(recipe, made, folder, record.history)
+
+
+@dataclass
+class _Record:
+    """What a run that goes on has on disk: always whole, and of an epoch that ended a second ago at most."""
+
+    recipe: Recipe
+    made: Problem
+    folder: OutputFolder
+    history: list[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        self.lines = [json.dumps(line) + "\n" for line in self.history]
+        self.saved, self.drawn = -math.inf, time.monotonic()
+        self.improved, self.state = False, None
+
+    state: State | None = field(init=False)
+
+    def add(self, progress: Progress, judging: float) -> None:
+        """An epoch more; short ones share a save."""
+        if not self.history:  # a run that fails before its first epoch leaves nothing
+            self.folder.write_text("recipe.toml", tomli_w.dumps(self.recipe.as_table()))
+            for name, content in self.made.task.about().items():
+                self.folder.write_text(name, json.dumps(content, indent=2) + "\n")
+        self.history.append(as_line(progress, judging))
+        self.lines.append(json.dumps(self.history[-1]) + "\n")
+        self.improved, self.state = self.improved or progress.best, progress.state
+        if time.monotonic() - self.saved > SAVED_EVERY:
+            self.save()
+
+    def save(self, ended: bool = False) -> None:
+        """History, best weights, now and then a picture, and last the state, which vouches for the others.
+
+        Where the descent has ended, the network holds its best iterate: there is no state to keep.
+        """
+        if self.state is None:
+            return
+        self.folder.write_text("history.jsonl", "".join(self.lines))
+        if self.improved:
+            self.folder.write_bytes("weights.safetensors", weights_as_bytes(self.state.kept))
+        if time.monotonic() - self.drawn > CURVES_EVERY and any(
+            each["best"] for each in self.history
+        ):
+            self.drawn = time.monotonic()
+            self.folder.write_bytes("curves.png", _curves(self.recipe, self.history))
+        if not ended:
+            self.folder.write_bytes(STATE, _as_bytes(self.state))
+        self.saved, self.improved, self.state = time.monotonic(), False, None
 
 
 def _finish(
@@ -156,7 +187,7 @@ def _finish(
     best = [line for line in history if line["best"]]
     if not best:
         raise DivergenceError(
-            f"training diverged: no epoch gave a number for {made.training.goal}; use a smaller rate"
+            f"training diverged: no epoch gave a number for {made.task.goal}; use a smaller rate"
         )
     scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])
     folder.write_bytes("curves.png", _curves(recipe, history))
@@ -187,16 +218,19 @@ def _as_bytes(state: State) -> bytes:
     return file.getvalue()
 
 
-def as_line(progress: Progress) -> dict[str, Any]:
-    """One line of history.jsonl."""
-    return {
+def as_line(progress: Progress, judging: float = 0.0) -> dict[str, Any]:
+    """One line of history.jsonl; judging: those of the seconds that validation took."""
+    line = {
         "epoch": progress.epoch,
         "seconds": round(progress.seconds, 3),
+        "judging": round(judging, 3),
         "rate": progress.rate,
         "terms": progress.terms,
         "scores": {name: _number(value) for name, value in progress.scores.items()},
         "best": progress.best,
     }
+    details = {name: _number(value) for name, value in progress.details.items()}
+    return line | ({"details": details} if details else {})
 
 
 def _number(value: float) -> float | None:
@@ -221,13 +255,11 @@ def final_scores(
     }
 
 
-def weights_as_bytes(network: nn.Module) -> bytes:
-    """The state of a network in the safetensors format."""
-    state: dict[str, Tensor] = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in network.state_dict().items()
-    }
-    return safetensors.torch.save(state)
+def weights_as_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """The state dictionary of a network in the safetensors format."""
+    return safetensors.torch.save(
+        {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    )
 
 
 def load_run(folder: Path) -> Run:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from keelnet.experiments.folders import STAGING, OutputFolder
+from keelnet.experiments.openings import STATE
 from keelnet.experiments.problems import TASKS, network_of, problem
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.runs import STATE, DivergenceError, load_run, train
+from keelnet.experiments.runs import DivergenceError, load_run, train
 from keelnet.experiments.tasks import Report
 
 ARCHITECTURES = (

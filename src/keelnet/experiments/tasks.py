@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from keelnet.analysis.scores import dice, mean_of
 from keelnet.data import tissue_slices
 from keelnet.data.samples import Samples, Source
 from keelnet.learning.descent import predicted, scored
-from keelnet.learning.losses import Loss
+from keelnet.learning.losses import CrossEntropy, Loss
 
 Report = Callable[[str], None]
 
@@ -39,7 +38,7 @@ class Task(ABC):
     @property
     def loss(self) -> Loss:
         """Of logits and labels."""
-        return functional.cross_entropy
+        return CrossEntropy()
 
     @property
     @abstractmethod

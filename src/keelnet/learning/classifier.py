@@ -122,7 +122,7 @@ class ClassifierProblem:
             raise ValueError(
                 f"the classifier's system is singular: on these {len(self.rows)} samples its"
                 f" {self.rows.shape[1] - 1} features and the shift span {rank} directions only;"
-                " use Objective(classifier_tikhonov=…) > 0, or more samples"
+                " use classifier_tikhonov > 0, or more samples"
             )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from keelnet.data.samples import Samples, Source
 from keelnet.learning.objective import Objective
-from keelnet.learning.processes import Alone, Team
+from keelnet.learning.processes import Alone, SharedError, Team
 from keelnet.learning.training import Training
 from keelnet.networks.network import blocks_of
 from keelnet.propagation import engine
@@ -138,7 +138,8 @@ class _Loop:
 
     def seconds(self) -> float:
         """Since the start, by the leader's clock: all must stop at the same step."""
-        return self.team.told(self.clock() - self.begin)
+        own = self.clock() - self.begin if self.team.leads else 0.0
+        return float(self.team.total(torch.tensor([own], dtype=torch.float64)))
 
     def state(self, epoch: int, best: float, kept: dict[str, Tensor]) -> State:
         """Everything that the descent goes on from after this epoch."""
@@ -162,7 +163,8 @@ class _Loop:
         self.begin = self.clock() - state.seconds
 
     def spent(self, epochs: int) -> float:
-        return self.training.budget.spent(epochs, self.seconds())
+        timed = self.training.budget.seconds is not None  # else none need agree on a clock
+        return self.training.budget.spent(epochs, self.seconds() if timed else 0.0)
 
     @property
     def rate(self) -> float:
@@ -176,7 +178,8 @@ class _Loop:
         batches = self.samples.batches(self.training.batch_size, self.generator, self.team.share)
         for x, labels in batches:
             self._set_rate(self.spent(number))
-            for name, value in self._step(x, labels, f"epoch {number + 1}, batch {count + 1}"):
+            where = f"epoch {number + 1}, batch {count + 1}"
+            for name, value in self._step(x, labels, self._weight(count), where):
                 sums[name] = sums.get(name, 0.0) + value
             count += 1
             if self.spent(0) >= 1:
@@ -185,9 +188,10 @@ class _Loop:
         every = self.team.total(means) / self.team.share.size
         return dict(zip(sums, every.tolist(), strict=True))
 
-    def _step(self, x: Tensor, labels: Tensor, where: str) -> list[tuple[str, float]]:
+    def _step(
+        self, x: Tensor, labels: Tensor, weight: float, where: str
+    ) -> list[tuple[str, float]]:
         x, labels = x.to(self.training.device), labels.to(self.training.device)
-        weight = self._weight(len(x))
         first: list[tuple[str, float]] = []
 
         def evaluated() -> float:
@@ -204,9 +208,14 @@ class _Loop:
         return first
 
     def _terms(self, x: Tensor, labels: Tensor, weight: float) -> dict[str, Tensor]:
-        with self._precision():
-            logits = self.forward(x)
-        terms = self.objective.terms(self.network, logits, labels)
+        try:
+            with self._precision():
+                logits = self.forward(x)
+            terms = self.objective.terms(self.network, logits, labels)
+        except ValueError as error:  # of these samples: the others wait for their objective
+            self.team.total(x.new_tensor(math.nan))
+            self.team.agree(error)
+            raise
         terms["loss"] = terms["loss"] * weight
         return terms
 
@@ -215,8 +224,9 @@ class _Loop:
         total = torch.stack([*terms.values()]).sum()
         everyone = self.team.total(total.detach())
         if not bool(everyone.isfinite()):
-            raise ValueError(
-                f"the objective became {float(total.detach())} in {where}; use a smaller rate"
+            self.team.agree(None)
+            raise SharedError(
+                f"the objective became {float(everyone)} in {where}; use a smaller rate"
                 " (--set rate=…) or a stable architecture"
             )
         self.optimiser.zero_grad(set_to_none=True)
@@ -234,11 +244,12 @@ class _Loop:
                     for value in block.control.values().values():
                         value.clamp_(-bound, bound)
 
-    def _weight(self, own: int) -> float:
-        """What makes the mean over processes a mean over samples where shares differ in size."""
+    def _weight(self, number: int) -> float:
+        """Of this process' loss in an epoch's batch of that number, so that their mean is one over samples."""
         if self.team.share.size == 1:
             return 1.0
-        return own * self.team.share.size / float(self.team.total(torch.tensor(float(own))))
+        size = self.training.batch_size
+        return self.team.share.weight(min(size, self.samples.count - number * size))
 
     def _precision(self) -> AbstractContextManager[None]:
         products = self.training.products
@@ -267,10 +278,9 @@ class _Loop:
 
     def validated(self) -> dict[str, float]:
         with self._precision():
-            own = self.validate(self.network) if self.team.leads else {}
-        scores = self.team.told(own)
+            scores = self.team.by_leader(lambda: self.validate(self.network))
         if self.training.goal not in scores:
-            raise ValueError(f"the goal {self.training.goal!r} is none of {', '.join(scores)}")
+            raise SharedError(f"the goal {self.training.goal!r} is none of {', '.join(scores)}")
         return scores
 
 

@@ -61,7 +61,7 @@ class Reduced(Evaluation):
                 f"the classifier's problem was not solved: gradient {fit.gradient:.2g} after"
                 f" {fit.iterations} Newton steps; classifier_tikhonov="
                 f"{self.objective.classifier_tikhonov:g} may be too small for samples that can be"
-                " separated: use Objective(classifier_tikhonov=1e-4) or more"
+                " separated: use classifier_tikhonov=1e-4 or more"
             )
 
     def terms(self, x: Tensor, labels: Tensor) -> dict[str, float]:

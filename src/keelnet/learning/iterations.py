@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from keelnet.data.samples import Source
 from keelnet.learning.descent import Clock, Progress, State, Validation
-from keelnet.learning.processes import Team
+from keelnet.learning.processes import SharedError, Team
 from keelnet.learning.training import Budget
 
 
@@ -68,7 +68,7 @@ def iterate(
     labels of one class only, non-finite x, a goal that is not given, and several processes.
     """
     if team is not None and team.share.size > 1:
-        raise ValueError(
+        raise SharedError(
             f'this solver runs in one process, not {team.share.size}; use method "adam", "sgd" or "lbfgs"'
         )
     loop = _Loop(network, solver, samples, stage, validate, generator, clock, clock())

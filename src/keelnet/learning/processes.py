@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -15,8 +18,30 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keelnet.data.samples import Share
+from keelnet.learning.launches import meeting_place, restarts_left
 
 T = TypeVar("T")
+
+# How long one waits for another: the leader validates and makes data ready alone.
+PATIENCE = timedelta(hours=1)
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
+
+
+class SharedError(ValueError):
+    """What all processes raise together, so that one of them can say it for all."""
+
+
+class LostError(ConnectionError):
+    """Another process of the team is gone; all that are left raise it."""
+
+
+def is_shared(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is everyone's."""
+    while error is not None:
+        if isinstance(error, SharedError | LostError):
+            return True
+        error = error.__cause__
+    return False
 
 
 class Team(ABC):
@@ -45,8 +70,23 @@ class Team(ABC):
         """What the leader's value is."""
 
     @abstractmethod
+    def agree(self, failure: Exception | None) -> None:
+        """Each says its failure; if there is one, all raise the first (`SharedError`)."""
+
+    @abstractmethod
+    def by_leader(self, make: Callable[[], T]) -> T:
+        """``make()`` by the leader alone: its value is everyone's, its ValueError or OSError too (`SharedError`)."""
+
+    @abstractmethod
     def in_turn(self, make: Callable[[], T]) -> T:
-        """``make()`` by the leader, then by the others, who find on disk what it left."""
+        """``make()`` by the leader, then by the others, who find on disk what it left.
+
+        Where one of them raises ValueError or OSError all do (`SharedError`).
+        """
+
+    @abstractmethod
+    def watched(self) -> AbstractContextManager[None]:
+        """Within the block the end of another process is a `LostError`."""
 
 
 class Alone(Team):
@@ -63,8 +103,18 @@ class Alone(Team):
     def told(self, value: T) -> T:
         return value
 
+    def agree(self, failure: Exception | None) -> None:
+        if failure is not None:
+            raise failure
+
+    def by_leader(self, make: Callable[[], T]) -> T:
+        return make()
+
     def in_turn(self, make: Callable[[], T]) -> T:
         return make()
+
+    def watched(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Several(Team):
@@ -88,11 +138,43 @@ class Several(Team):
         distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def agree(self, failure: Exception | None) -> None:
+        said: list[str | None] = [None] * self.share.size
+        distributed.all_gather_object(said, None if failure is None else str(failure))
+        for each in said:
+            if each is not None:
+                raise SharedError(each) from failure
+
+    def by_leader(self, make: Callable[[], T]) -> T:
+        return self.told(self._made(make, by=self.leads))  # type: ignore[return-value]
+
     def in_turn(self, make: Callable[[], T]) -> T:
-        if self.leads:
-            made = make()
-        distributed.barrier()
-        return made if self.leads else make()
+        first = self._made(make, by=self.leads)
+        second = self._made(make, by=not self.leads)
+        return first if self.leads else second  # type: ignore[return-value]
+
+    def _made(self, make: Callable[[], T], by: bool) -> T | None:
+        """``make()`` if it is ``by`` this process; all wait until it is done, and all raise if one cannot."""
+        made: T | None = None
+        failure: Exception | None = None
+        try:
+            made = make() if by else None
+        except (ValueError, OSError) as error:
+            failure = error
+        self.agree(failure)
+        return made
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, distributed.DistError) and not _LOST.search(str(error)):
+                raise
+            then = "torchrun starts all again" if restarts_left() else "go on with --resume"
+            raise LostError(
+                f"another process of this training was lost: see what it said; {then}"
+            ) from error
 
 
 def team_of(device: torch.device) -> tuple[Team, torch.device]:
@@ -106,7 +188,12 @@ def team_of(device: torch.device) -> tuple[Team, torch.device]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = meeting_place(rank, size, PATIENCE)
+        distributed.init_process_group(
+            backend, timeout=PATIENCE, store=store, rank=rank, world_size=size
+        )
         # A thread of the group that lets go of a tensor while the interpreter goes aborts the process.
         atexit.register(_leave)
     return Several(device), device
@@ -118,6 +205,10 @@ def _leave() -> None:
         distributed.destroy_process_group()
 
 
-def restarted() -> bool:
-    """Whether torchrun has started these processes again after one was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def speaks_for(error: BaseException) -> bool:
+    """Whether this process says the error: each its own; what all raise, the first one on each machine.
+
+    Before the group is joined all do the same, so that errors are everyone's.
+    """
+    common = is_shared(error) or not (distributed.is_available() and distributed.is_initialized())
+    return os.environ.get("LOCAL_RANK", "0") == "0" or not common

@@ -1,0 +1,164 @@
+"""Schemes: how a recipe trains: by which method, and on how many layers one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from keelnet.data.samples import Source
+from keelnet.experiments.recipes import CURVED, Recipe
+from keelnet.learning.block_descent import block_descent
+from keelnet.learning.descent import Clock, Progress, State, Validation, descend
+from keelnet.learning.gauss_newton import GaussNewton, gauss_newton
+from keelnet.learning.methods import LBFGS, SGD, Adam, Method
+from keelnet.learning.multilevel import Trainer, multilevel
+from keelnet.learning.objective import Objective
+from keelnet.learning.processes import Team
+from keelnet.learning.schedules import Constant, Cosine, Schedule, Steps
+from keelnet.learning.tangents import Differences, Forward, Stored, Tangent, Transposed
+from keelnet.learning.training import Budget, Training
+from keelnet.learning.varpro import varpro
+
+SOLVERS: dict[str, Trainer] = {
+    "gauss_newton": gauss_newton,
+    "block_descent": block_descent,
+    "varpro": varpro,
+}
+TANGENTS: dict[str, Tangent] = {
+    "forward": Forward(),
+    "transposed": Transposed(),
+    "differences": Differences(),
+    "stored": Stored(),
+}
+SCHEDULES: dict[str, Schedule] = {"cosine": Cosine(), "constant": Constant(), "steps": Steps()}
+METHODS: dict[str, Callable[[Recipe], Method]] = {
+    "adam": lambda recipe: Adam(recipe.rate, recipe.decay),
+    "sgd": lambda recipe: SGD(recipe.rate, recipe.momentum, recipe.decay),
+    "lbfgs": lambda recipe: LBFGS(iterations=recipe.inner),
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A trainer, and its settings for each level, the coarsest first."""
+
+    trainer: Trainer
+    levels: tuple[Training | GaussNewton, ...]
+
+    def steps(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        source: Source,
+        validate: Validation,
+        generator: torch.Generator,
+        clock: Clock = time.monotonic,
+        state: State | None = None,
+        team: Team | None = None,
+    ) -> Iterator[Progress]:
+        """The progress of a network that is given with the layers of the coarsest level."""
+        if len(self.levels) == 1:
+            (settings,) = self.levels
+            return self.trainer(
+                network, objective, source, settings, validate, generator, clock, state, team
+            )
+        return multilevel(
+            network,
+            objective,
+            source,
+            self.levels,
+            validate,
+            generator,
+            clock,
+            state,
+            team,
+            self.trainer,
+        )
+
+
+def coarsest(recipe: Recipe) -> Recipe:
+    """The recipe with the layers (and knots) of its first level.
+
+    Raises ValueError where these cannot be halved so often.
+    """
+    factor = _factor(recipe)
+    many = not isinstance(recipe.depth, int)
+    depths = recipe.depth if isinstance(recipe.depth, tuple) else (recipe.depth,)
+    for name, value in [("depth", each) for each in depths] + [("knots", recipe.knots)]:
+        if value is not None and value % factor:
+            raise ValueError(
+                f"{name} must be divisible by {factor} to be trained in {recipe.levels} levels, got {value}"
+            )
+    fewer = tuple(each // factor for each in depths)
+    knots = None if recipe.knots is None else recipe.knots // factor
+    return replace(recipe, depth=fewer if many else fewer[0], knots=knots)
+
+
+def _factor(recipe: Recipe) -> int:
+    if not 1 <= recipe.levels <= 16:
+        raise ValueError(f"levels must lie between 1 and 16, got {recipe.levels}")
+    return int(2 ** (recipe.levels - 1))
+
+
+def scheme_of(recipe: Recipe, goal: str, batch: int, device: torch.device) -> Scheme:
+    """How the recipe trains; ``batch``: its own, or how many all samples are."""
+    curved = recipe.method in CURVED
+    make = _gauss_newton if curved else _training
+    levels = tuple(make(recipe, budget, goal, batch, device) for budget in _budgets(recipe))
+    return Scheme(SOLVERS[recipe.method] if curved else descend, levels)
+
+
+def _budgets(recipe: Recipe) -> list[Budget]:
+    """Equal parts; epochs that are left over are the finest level's."""
+    seconds = None if recipe.minutes is None else 60 * recipe.minutes / recipe.levels
+    if recipe.epochs is None:
+        return [Budget(None, seconds)] * recipe.levels
+    if recipe.epochs < recipe.levels and recipe.levels > 1:
+        raise ValueError(f"epochs must be at least the {recipe.levels} levels, got {recipe.epochs}")
+    each, rest = divmod(recipe.epochs, recipe.levels)
+    last = [False] * (recipe.levels - 1) + [True]
+    return [Budget(each + rest if final else each, seconds) for final in last]
+
+
+def _training(
+    recipe: Recipe, budget: Budget, goal: str, batch: int, device: torch.device
+) -> Training:
+    method = METHODS[recipe.method](recipe)
+    paced: dict[str, Any] = {
+        "warmup": recipe.warmup,
+        "clip": recipe.clip,
+        "schedule": SCHEDULES[recipe.schedule],
+        "bound": recipe.bound,
+    }
+    if method.searches:
+        paced = {"warmup": 0.0, "clip": None, "schedule": Constant()}
+    return Training(
+        method,
+        budget,
+        batch,
+        goal,
+        device=device,
+        average=recipe.average,
+        products=recipe.products,
+        **paced,
+    )
+
+
+def _gauss_newton(
+    recipe: Recipe, budget: Budget, goal: str, batch: int, device: torch.device
+) -> GaussNewton:
+    return GaussNewton(
+        budget,
+        batch,
+        goal,
+        damping=recipe.damping,
+        iterations=recipe.inner,
+        tangent=TANGENTS[recipe.tangent],
+        share=recipe.share,
+        device=device,
+    )

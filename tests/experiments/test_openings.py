@@ -1,0 +1,89 @@
+"""Openings: a launch that is started again finds its own run, and no other's."""
+
+from dataclasses import replace
+
+import pytest
+
+from keelnet.experiments.openings import MARK
+from keelnet.experiments.recipes import recipe_named
+from keelnet.experiments.runs import train
+
+SMALL = replace(recipe_named("digits"), width=4, depth=2, epochs=3, batch=1024)
+
+
+class LossError(Exception):
+    """What a process is thrown whose team has lost one."""
+
+
+def started(monkeypatch, name="here", count=0, most=1):
+    """This process is one that torchrun has started."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", str(most))
+
+
+def lost(folder, epochs, **how):
+    """A run that fails after so many epochs."""
+    steps = train(SMALL, folder, **how)
+    for _ in range(epochs):
+        next(steps)
+    if epochs:
+        with pytest.raises(LossError):
+            steps.throw(LossError)
+    else:  # it is killed before its first epoch: its folder is there, with its mark
+        root = folder / ".unfinished" if how else folder
+        root.mkdir(parents=True)
+        (root / MARK).write_text("here")
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calm") / "run"
+    list(train(SMALL, folder))
+    return folder
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_a_restart_ends_as_if_nothing_had_been_lost(monkeypatch, tmp_path, calm, epochs, overwrite):
+    run = tmp_path / "run"
+    if overwrite:
+        run.mkdir()
+        (run / "weights.safetensors").write_text("old")
+    started(monkeypatch)
+    lost(run, epochs, **({"overwrite": True} if overwrite else {}))
+    if overwrite:
+        assert (run / "weights.safetensors").read_text() == "old"
+    root = run / ".unfinished" if overwrite else run
+    (root / ".state.pt.killed.part").write_text("half")
+    started(monkeypatch, count=1)
+    steps = list(train(SMALL, run, overwrite))
+    first = steps[
+        0
+    ].epoch  # short epochs share a save: the first is saved at once, the second need not be
+    assert [step.epoch for step in steps] == [1, 2, 3][first - 1 :]
+    assert min(2, epochs + 1) <= first <= epochs + 1
+    weights = (run / "weights.safetensors").read_bytes()
+    assert weights == (calm / "weights.safetensors").read_bytes()
+    assert {item.name for item in run.iterdir()} == {item.name for item in calm.iterdir()}
+
+
+def test_another_launch_s_run_is_refused_as_ever(monkeypatch, tmp_path):
+    run = tmp_path / "run"
+    started(monkeypatch)
+    lost(run, 1)
+    kept = {item.name: item.read_bytes() for item in run.iterdir()}
+    started(monkeypatch, name="there", count=1)
+    with pytest.raises(ValueError, match="--overwrite"):
+        next(train(SMALL, run))
+    assert {item.name: item.read_bytes() for item in run.iterdir()} == kept
+
+
+def test_where_no_restart_follows_a_failed_run_leaves_what_it_leaves_alone(monkeypatch, tmp_path):
+    started(monkeypatch, most=0)
+    lost(tmp_path / "run", 1)
+    assert not (tmp_path / "run" / MARK).exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    lost(tmp_path / "old", 1, overwrite=True)
+    assert [item.name for item in (tmp_path / "old").iterdir()] == ["notes.txt"]

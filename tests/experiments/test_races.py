@@ -1,0 +1,75 @@
+"""Races: times to where another way ends are read off the histories, seed by seed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from keelnet.experiments.comparison import grouped
+from keelnet.experiments.races import Course, as_table, raced, races, savings, standing
+from keelnet.experiments.recipes import recipe_named
+from keelnet.experiments.table import Outcome
+
+ROLL = recipe_named("swiss_roll")
+
+
+def outcome(folder, pace, **changes):
+    """A run whose objective falls by its pace a second, as its error does; every epoch is judged for a second."""
+    recipe = replace(ROLL, **changes)
+    place = folder / f"{recipe.method}-{recipe.levels}-{recipe.architecture}-{recipe.seed}"
+    place.mkdir()
+    lines = [
+        {
+            "seconds": 2.0 * epoch,
+            "judging": 1.0 * epoch,
+            "terms": {"loss": 10.0 - pace * epoch, "tikhonov": 0.0},
+            "scores": {"accuracy": 0.5 + 0.04 * pace * epoch},
+        }
+        for epoch in range(1, 5)
+    ]
+    (place / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = {"validation_accuracy": 0.5, "seconds": 8.0, "growth": 1.0, "parameters": 3}
+    return Outcome(recipe, place, scores)
+
+
+def test_times_leave_out_what_validation_took(tmp_path):
+    course = Course.read(outcome(tmp_path, 1.0).folder)
+    assert course.seconds == (1.0, 2.0, 3.0, 4.0)
+    assert course.until_objective(8.0) == 2.0 and course.until_accuracy(0.62) == 3.0
+    assert course.until_objective(1.0) is None and course.until_accuracy(0.9) is None
+
+
+def test_a_way_twice_as_fast_takes_half_the_time(tmp_path):
+    runs = [outcome(tmp_path, 2.0, levels=2, seed=seed) for seed in (0, 1)]
+    runs += [outcome(tmp_path, 1.0, seed=seed) for seed in (0, 1)]
+    slow, fast = raced(grouped(runs))
+    assert (slow.name, fast.name) == ("1 level", "2 levels")
+    found = standing(slow, fast)
+    assert found.to_objective == (2.0, 0.5) and found.to_accuracy == (2.0, 0.5)
+    assert (found.objective, found.accuracy) == (2.0, pytest.approx(0.82))
+    (line,) = savings(grouped(runs))
+    assert "2 levels saves 50 % of the time of 1 level" in line
+    behind = standing(fast, slow)
+    assert behind.to_objective is None and behind.to_accuracy == (4.0, 2.0)
+    assert "not reached" in as_table([fast, slow])
+
+
+def test_adam_on_all_layers_stands_first_and_architectures_race_apart(tmp_path):
+    runs = [
+        outcome(tmp_path, 1.0, method=method, levels=levels, architecture=name)
+        for method in ("varpro", "adam")
+        for levels in (2, 1)
+        for name in ("residual", "hamiltonian")
+    ]
+    texts, pictures = races(grouped(runs))
+    assert set(texts) == {"swiss_roll"}
+    assert set(pictures) == {f"swiss_roll-race-{name}.png" for name in ("residual", "hamiltonian")}
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    own = [group for group in grouped(runs) if group.architecture == "residual"]
+    assert raced(own)[0].name == "adam, 1 level"
+    assert len(raced(own)) == 4
+
+
+def test_runs_that_differ_in_no_way_of_training_do_not_race(tmp_path):
+    runs = [outcome(tmp_path, 1.0, depth=depth, seed=depth) for depth in (8, 16)]
+    assert races(grouped(runs)) == ({}, {}) and savings(grouped(runs)) == []

@@ -1,0 +1,115 @@
+"""Schemes: every method trains a recipe to its end, on any number of levels, and goes on where it was cut off."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from keelnet.experiments.problems import network_of, problem
+from keelnet.experiments.recipes import CURVED, recipe_named
+from keelnet.experiments.runs import load_network, load_run, train
+from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest
+from keelnet.learning.descent import predicted
+
+EVERY = (*METHODS, *SOLVERS)
+SMALL = ("width=4", "depth=4", "samples=40", "inner=4", "classifier_tikhonov=1e-2", "batch=0")
+
+
+def small(method, *more):
+    settings = [
+        each for each in SMALL if not each.startswith("inner") or method not in ("adam", "sgd")
+    ]
+    return recipe_named("ellipses").with_settings(
+        [*settings, f"method={method}", "epochs=4", *more]
+    )
+
+
+def test_every_method_that_a_recipe_can_name_is_there():
+    assert set(CURVED) == set(SOLVERS)
+    assert {name for name in EVERY if small(name).method == name} == set(EVERY)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("method", EVERY)
+def test_a_run_ends_with_the_network_of_its_recipe(method, levels, tmp_path):
+    recipe = small(method, f"levels={levels}")
+    steps = list(train(recipe, tmp_path / "run"))
+    run = load_run(tmp_path / "run")
+    assert run.recipe == recipe and len(run.history) == len(steps) <= 4
+    x, labels = problem(recipe).task.samples.validation
+    found = predicted(load_network(tmp_path / "run"), x, 100).argmax(dim=1)
+    assert run.scores["validation_accuracy"] == pytest.approx(
+        float((found == labels).float().mean())
+    )
+    if levels > 1:
+        assert run.history[0]["details"]["depth"] == 4 / 2 ** (levels - 1)
+        assert run.history[-1]["details"]["depth"] == 4
+
+
+@pytest.mark.parametrize("method", ["adam", "varpro", "lbfgs"])
+def test_a_run_on_levels_goes_on_to_the_same_weights(method, tmp_path):
+    recipe = small(method, "levels=2")
+    for _ in train(recipe, tmp_path / "whole"):
+        pass
+    for cut in (1, 2, 3):
+        folder = tmp_path / f"cut-{cut}"
+        steps = train(recipe, folder)
+        for _ in range(cut):
+            next(steps)
+        steps.close()
+        for _ in train(recipe, folder, resume=True):
+            pass
+        one, other = (load_network(each).state_dict() for each in (tmp_path / "whole", folder))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("tangent", TANGENTS)
+def test_every_tangent_can_be_chosen(tangent, tmp_path):
+    steps = list(train(small("gauss_newton", f"tangent={tangent}"), tmp_path / "run"))
+    terms = [sum(step.terms.values()) for step in steps]
+    assert terms == sorted(terms, reverse=True)
+
+
+def test_the_first_level_has_fewer_layers_and_knots():
+    recipe = small("adam", "levels=3", "depth=8", "knots=4")
+    first = coarsest(recipe)
+    assert (first.depth, first.knots) == (2, 1)
+    assert coarsest(replace(recipe, levels=1)) == replace(recipe, levels=1)
+    several = recipe_named("mnist5k").with_settings(["levels=2"])
+    assert coarsest(several).depth == 2
+    assert network_of(several).stages
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("levels=3", "depth=6"), "depth must be divisible by 4"),
+        (("levels=2", "knots=3"), "knots must be divisible by 2"),
+        (("levels=0",), "levels must lie between 1 and 16"),
+        (("levels=3", "epochs=2"), "epochs must be at least the 3 levels"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused_before_anything_is_written(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        next(train(small("adam", *settings), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ("method=adam", "damping=1"),
+            "damping is a setting of gauss_newton, block_descent, varpro",
+        ),
+        (("method=varpro", "bound=1"), "bound is a setting of adam, sgd, not of varpro"),
+        (("method=varpro", "average=0.9"), "average is a setting of adam, sgd, lbfgs"),
+    ],
+)
+def test_settings_of_another_method_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_named("ellipses").with_settings(settings)
+    with pytest.raises(ValueError, match="gain is a setting of every architecture but"):
+        recipe_named("tissue").with_settings(["gain=2"])
+    with pytest.raises(ValueError, match="batch=0"):
+        recipe_named("tissue").with_settings(["batch=0"])
