@@ -12,8 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from keelnet import __version__
-from keelnet.cli import data, planning, segmentation, tables, training
-from keelnet.cli.console import console, fail, show_warning
+from keelnet.cli import data, exploring, planning, segmentation, tables, training
+from keelnet.cli.console import console, fail, show_warning, speaks_first
 
 app = typer.Typer(
     name="keelnet",
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-GROUPS = (training, tables, planning, segmentation)
+GROUPS = (training, tables, planning, segmentation, exploring)
 for command, example in (entry for group in GROUPS for entry in group.COMMANDS):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(data.app, name="data")
@@ -55,7 +55,7 @@ def _guarded(arguments: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, typer.TyperException):
-            return fail(error.format_message(), 2)
+            return fail(error.format_message(), 2) if speaks_first() else 2
         if isinstance(error, (ValueError, OSError)):
             return fail(str(error), 2)
         return fail(f"internal error, {type(error).__name__}: {error}; see it with --debug", 1)

@@ -1,0 +1,147 @@
+"""Exports of a scene: its numbers, the Python that gives the same ones, and the picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from keelnet import __version__
+from keelnet.app.drawing import png, svg
+from keelnet.app.message import Picture
+from keelnet.app.scene import TWO_PARTS, Scene
+
+_FIELDS = {
+    "plain": "kn.SingleField({kernel}, {activation!r})",
+    "antisymmetric": "kn.AntisymmetricField({kernel}, {activation!r}, damping={damping!r})",
+    "symmetric": "kn.SymmetricField({kernel}, {activation!r})",
+    "hamiltonian": "kn.HamiltonianField({kernel}, {activation!r})",
+    "double_hamiltonian": "kn.DoubleHamiltonianField({kernel}, {kernel}, {activation!r})",
+}
+_INTEGRATORS = {
+    "euler": "kn.Euler()",
+    "rk4": "kn.RK4()",
+    "midpoint": "kn.Midpoint()",
+    "leapfrog": "kn.Leapfrog({start!r})",
+    "verlet": "kn.Verlet({start!r})",
+}
+
+
+def as_json(picture: Picture) -> bytes:
+    """Scene, verdict, every state (layers, paths, channels) in float64, energy, distances, growth."""
+    paths, grown = picture.paths, picture.growth
+    formula, energy = paths.energy
+    table: dict[str, Any] = {
+        "keelnet": __version__,
+        "convention": "features are rows: a weight acts as y @ weight; layer 0 first; float64",
+        "scene": asdict(picture.scene),
+        "verdict": asdict(picture.verdict),
+        "y0": paths.model.y0.tolist(),
+        "y": paths.y.tolist(),
+        "z": None if paths.z is None else paths.z.tolist(),
+        "energy": {"formula": formula, "values": energy.tolist()},
+        "distances": {f"{a + 1},{b + 1}": d.tolist() for (a, b), d in paths.distances},
+        "growth": {
+            "layers": grown.layers.tolist(),
+            "log10_largest": grown.largest.tolist(),
+            "log10_smallest": grown.smallest.tolist(),
+        },
+    }
+    return json.dumps(_finite(table), allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN: null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return value if np.isfinite(np.array(value, dtype=float)).all() else _holed(value)
+    return _holed(value)
+
+
+def _holed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_holed(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def as_python(picture: Picture) -> bytes:
+    """A program that computes the same states, bit for bit on the same machine, and prints where they end."""
+    scene = picture.scene
+    rows, columns = len(scene.kernel), len(scene.kernel[0])
+    values = {
+        "kernel": f"kn.DenseKernel({rows}, {columns})",
+        "activation": scene.activation,
+        "damping": "auto" if scene.damping is None else scene.damping,
+        "start": scene.start,
+    }
+    lines = [
+        '"""Written by keelnet explore: features in, the state after every layer out."""',
+        "",
+        *(["import math", ""] if scene.variation != "constant" or scene.cloud else []),
+        "import torch",
+        "",
+        "import keelnet as kn",
+        "",
+        f"depth, h = {scene.depth}, {scene.step_size!r}",
+        f"integrator = {_INTEGRATORS[scene.integrator].format(**values)}",
+        f"field = {_FIELDS[scene.field].format(**values)}",
+        f"kernel = torch.tensor({[list(row) for row in scene.kernel]!r}, dtype=torch.float64)",
+        *_features(scene),
+        *_controls(scene),
+        "states = kn.trajectory(integrator, field, y0, controls, h)",
+        "y = torch.stack([state[0] for state in states])  # (depth + 1, paths, channels)",
+        *(["z = torch.stack([state[1] for state in states])"] if scene.field in TWO_PARTS else []),
+        "",
+        'if __name__ == "__main__":',
+        f"    for feature in y[-1, :{max(1, len(scene.features))}].tolist():",
+        "        print(feature)",
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _features(scene: Scene) -> list[str]:
+    pad = scene.channels[0] - 2
+    given = f"torch.tensor({[list(each) for each in scene.features]!r}, dtype=torch.float64).reshape(-1, 2)"
+    lines = [f"y0 = {given}"]
+    if scene.cloud:
+        lines += [
+            f"count = torch.arange({scene.cloud}, dtype=torch.float64)",
+            f"radius = {scene.spread!r} * ((count + 0.5) / {scene.cloud}).sqrt()",
+            "angle = count * (math.pi * (3 - math.sqrt(5)))",
+            "cloud = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)",
+            "y0 = torch.cat([y0, cloud])",
+        ]
+    if pad:
+        lines.append(
+            f"y0 = torch.nn.functional.pad(y0, (0, {pad}))  # any other coordinate starts at 0"
+        )
+    return lines
+
+
+def _controls(scene: Scene) -> list[str]:
+    """The kernel of every layer."""
+    if scene.variation == "constant":
+        lines = ["weights = kernel.repeat(depth, 1, 1)"]
+    else:
+        sign = ".sign()" if scene.variation == "abrupt" else ""
+        lines = [
+            "t = (torch.arange(depth, dtype=torch.float64) + 0.5) * h",
+            f"wave = torch.sin(2 * math.pi / {scene.period!r} * t){sign}",
+            f"weights = kernel * (1 + {scene.strength!r} * wave)[:, None, None]",
+        ]
+    if scene.field == "double_hamiltonian":
+        constant = "kernel.repeat(depth, 1, 1)"
+        return [*lines, f'controls = {{"weight_1": {constant}, "weight_2": weights}}']
+    return [*lines, 'controls = {"weight": weights}']
+
+
+EXPORTS: Mapping[str, tuple[str, Callable[[Picture], bytes]]] = {
+    "scene.json": ("application/json", as_json),
+    "scene.py": ("text/x-python; charset=utf-8", as_python),
+    "scene.svg": ("image/svg+xml", svg),
+    "scene.png": ("image/png", png),
+}

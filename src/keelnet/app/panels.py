@@ -1,0 +1,146 @@
+"""What the viewer shows of one folder: a run while it trains, or labelled scans slice by slice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlencode
+
+from nicegui import ui
+
+from keelnet.app.charts import TITLES, curve_options, score_table, volume_table
+from keelnet.app.shelf import Entry
+from keelnet.app.slices import PLANE_NAMES, labelled
+from keelnet.data.conventions import CLASS_NAMES, MODALITIES
+from keelnet.experiments.pictures import LESIONS
+
+
+class RunPanel:
+    """Curves, scores, recipe and pictures; ``look`` again and again shows a run as it trains."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.seen: tuple[int, str] | None = None
+
+    def build(self) -> None:
+        """Called where the panel shall stand."""
+        with ui.element("div").classes("curves"):
+            self.charts = {
+                kind: ui.echart(curve_options(self.entry, kind))
+                .classes("curve")
+                .props(f'role="img" aria-label="{words}, by epoch"')
+                for kind, words in TITLES.items()
+            }
+        self.scores = ui.html("", sanitize=True)
+        if 'data = "tumour"' in self.entry.recipe():
+            ui.label(
+                f"To see its labels on scans: keelnet segment {self.entry.folder} SCANS --out"
+                f" {self.entry.folder.parent / 'segmented'}, then choose that folder above."
+            )
+        with ui.expansion("Recipe"), ui.element("pre").classes("recipe"):
+            ui.label(self.entry.recipe())
+        self.pictures = ui.element("div").classes("pictures")
+
+    def look(self) -> str:
+        """Draw what is new since the last look; how far the run is, in words."""
+        epochs, table = len(self.entry.history()), score_table(self.entry)
+        if (epochs, table) != self.seen:
+            self.seen = (epochs, table)
+            for kind, chart in self.charts.items():
+                chart.options.clear()
+                chart.options.update(curve_options(self.entry, kind))
+                chart.update()
+            self.scores.set_content(table)
+            self._hang_pictures(epochs)
+        return self.entry.state()
+
+    def _hang_pictures(self, epochs: int) -> None:
+        self.pictures.clear()
+        with self.pictures:
+            for name in self.entry.pictures():
+                source = urlencode({"run": self.entry.name, "name": name, "epoch": epochs})
+                words = name.removesuffix(".png").replace("_", " ")
+                ui.element("img").props(f'src="/runs/picture?{source}" alt="{words}"')
+
+
+class LabelsPanel:
+    """A slice of a case with its classes, by plane, modality and place."""
+
+    def __init__(self, entry: Entry, scans: Path | None) -> None:
+        self.entry = entry
+        self.scans = scans
+
+    def build(self) -> None:
+        """Called where the panel shall stand."""
+        cases = self.entry.cases()
+        if not cases:
+            ui.label("No labelled case is finished yet.")
+            return
+        with ui.element("div").classes("slices"):
+            with ui.element("div").classes("choices"):
+                self.case = ui.select(cases, value=cases[0], label="Case", on_change=self.turn)
+                self.plane = ui.select(
+                    list(PLANE_NAMES), value="axial", label="Plane", on_change=self.turn
+                )
+                self.modality = ui.select(
+                    list(MODALITIES), value="flair", label="Modality", on_change=self.draw
+                )
+                self.words = ui.label("Slice").props('id="slice-words"')
+                self.place = ui.slider(min=0, max=1, value=0, on_change=self.draw).props(
+                    'aria-labelledby="slice-words"'
+                )
+                ui.label("Opacity of the labels").props('id="opacity-words"')
+                self.opacity = ui.slider(
+                    min=0, max=1, step=0.05, value=0.6, on_change=self.draw
+                ).props('aria-labelledby="opacity-words"')
+                ui.html(_legend(), sanitize=False)
+                self.volumes = ui.html("", sanitize=True)
+                self.note = ui.label("").props('role="status"')
+            self.image = ui.element("img").classes("slice")
+        self.turn()
+
+    def look(self) -> str:
+        """How many cases there are, in words."""
+        return self.entry.state()
+
+    def turn(self) -> None:
+        """Another case or plane: to the slice where most was found."""
+        try:
+            case = labelled(self.entry, self.case.value, self.scans)
+        except ValueError as error:
+            self.note.set_text(str(error))
+            return
+        plane = self.plane.value
+        self.note.set_text(
+            ""
+            if case.x is not None
+            else "The scan itself is not at hand: keelnet explore --scans FOLDER puts it below the labels."
+        )
+        self.volumes.set_content(volume_table(self.entry, self.case.value))
+        self.place.props(f"max={case.count(plane) - 1}")
+        self.place.set_value(case.fullest(plane))
+        self.draw()
+
+    def draw(self) -> None:
+        """Ask for the picture of what is chosen."""
+        place = int(self.place.value or 0)
+        self.words.set_text(f"Slice {place}")
+        source = urlencode(
+            {
+                "run": self.entry.name,
+                "case": self.case.value,
+                "plane": self.plane.value,
+                "modality": self.modality.value,
+                "slice": place,
+                "opacity": self.opacity.value,
+            }
+        )
+        words = f"{self.plane.value} slice {place} of {self.case.value}, {self.modality.value}"
+        self.image.props(f'src="/runs/slice?{source}" alt="{words}, labels in colour"')
+
+
+def _legend() -> str:
+    items = "".join(
+        f'<li><span class="swatch swatch-{label}"></span> {name}</li>'
+        for label, name in enumerate(CLASS_NAMES[1 : len(LESIONS) + 1], 1)
+    )
+    return f'<ul class="legend" aria-label="Colours">{items}</ul>'

@@ -1,0 +1,260 @@
+// The explorer: a changed setting asks the server for a picture, the newest wish first, and draws what comes.
+
+import { shortly } from "./brush.js";
+import { drawEverything } from "./charts.js";
+import { fetchPicture, Refused } from "./message.js";
+import { Plane } from "./plane.js";
+import { Settings } from "./settings.js";
+import { dressed } from "./theme.js";
+
+const byId = (id) => document.getElementById(id);
+const canvases = Object.fromEntries(["spectrum", "growth", "distances", "energy"].map((id) => [id, byId(id)]));
+const plane = new Plane(byId("paths"), byId("plane"));
+let settings;
+let picture = null;
+let wanted = null;
+let busy = false;
+let layer = null; // null: the last
+let playing = 0;
+
+dressed(() => picture && draw());
+
+async function begin() {
+  const given = await (await fetch("/choices.json")).json();
+  settings = new Settings(given, () => {
+    byId("preset").value = "";
+    byId("hint").textContent = "";
+    ask();
+  });
+  for (const preset of given.presets) byId("preset").add(new Option(preset.title, preset.key));
+  byId("preset").addEventListener("change", () => choose(given.presets.find((each) => each.key === byId("preset").value)));
+  listen();
+  const query = new URLSearchParams(location.search);
+  const first = given.presets.find((each) => each.key === (query.get("preset") ?? "fig2b")) ?? given.presets[0];
+  if (query.has("kernel")) {
+    settings.write(new URLSearchParams({ ...Object.fromEntries(new URLSearchParams(first.query)), ...Object.fromEntries(query) }).toString());
+    choosePlane(query.get("across") ?? 0, query.get("up") ?? 1);
+    if (query.has("layer")) layer = Number(query.get("layer"));
+    for (const own of ["across", "up", "layer", "preset"]) delete settings.scene[own];
+    ask();
+  } else {
+    byId("preset").value = first.key;
+    choose(first);
+  }
+}
+
+function choose(preset) {
+  if (!preset) return;
+  settings.write(preset.query);
+  choosePlane(preset.across, preset.up);
+  byId("hint").textContent = preset.hint;
+  layer = null;
+  ask();
+}
+
+// The lists of coordinates are filled by the first picture; until then they hold what is asked for.
+function choosePlane(across, up) {
+  for (const [id, value] of [["across", across], ["up", up]]) {
+    if (![...byId(id).options].some((option) => option.value === String(value))) byId(id).add(new Option("", value));
+    byId(id).value = value;
+  }
+}
+
+function sceneQuery() {
+  return `${settings.query()}&across=${byId("across").value || 0}&up=${byId("up").value || 1}`;
+}
+
+async function ask() {
+  wanted = { query: sceneQuery(), since: performance.now() };
+  if (busy) return;
+  busy = true;
+  while (wanted) {
+    const { query, since } = wanted;
+    wanted = null;
+    try {
+      const side = Math.round(byId("plane").clientWidth - 42);
+      picture = await fetchPicture(`${query}&side=${Math.min(2000, Math.max(50, side))}`);
+      complain(null);
+      draw();
+      requestAnimationFrame(() => performance.measure("keelnet:update", { start: since, end: performance.now() }));
+      remember(query);
+    } catch (error) {
+      complain(error instanceof Refused ? error.message : `The page lost its server (${error.message}); see whether keelnet explore still runs`);
+    }
+  }
+  busy = false;
+  document.documentElement.dataset.drawn = Number(document.documentElement.dataset.drawn ?? 0) + 1;
+}
+
+function complain(message) {
+  byId("error").hidden = message === null;
+  byId("error").textContent = message === null ? "" : `${message}.${picture ? " Shown is the last network that could be computed." : ""}`;
+  if (message !== null && !picture) say("what", "There is no picture yet.");
+  settings.point(message);
+}
+
+function draw() {
+  const { verdict } = picture;
+  byId("said").dataset.level = verdict.level;
+  say("badge", { unstable: "✕ unstable", marginal: "✓ stable", dissipative: "↓ dissipative" }[verdict.level]);
+  say("what", verdict.what.replace(/^(Unstable|Stable|Dissipative)[:,] /, "").replace(/^./, (first) => first.toUpperCase()));
+  say("why", verdict.why);
+  byId("remedy").hidden = verdict.level !== "unstable" || settings.scene.field.includes("hamiltonian");
+  if (picture.plane[0] === 0 && picture.plane[1] === 1) byId("caption").textContent = picture.arrows ? `Arrows: ${picture.arrows}, at t = 0. Hollow: layer 0.` : "Hollow: layer 0.";
+  else byId("caption").textContent = "Hollow: layer 0. Features are added in the plane of y₁ and y₂.";
+  fillPlanes();
+  byId("layer").max = picture.depth;
+  byId("layer").value = shownLayer();
+  plane.show(picture);
+  drawLayer();
+  titles();
+}
+
+// Only what changed is announced again.
+function say(id, words) {
+  if (byId(id).textContent !== words) byId(id).textContent = words;
+}
+
+function fillPlanes() {
+  if ([...byId("across").options].map((option) => option.text).join() === picture.names.join()) {
+    [byId("across").value, byId("up").value] = picture.plane;
+    return;
+  }
+  for (const [id, chosen] of [["across", picture.plane[0]], ["up", picture.plane[1]]]) {
+    byId(id).replaceChildren(...picture.names.map((name, index) => new Option(name, index)));
+    byId(id).value = chosen;
+  }
+}
+
+function shownLayer() {
+  return Math.min(layer ?? picture.depth, picture.depth);
+}
+
+function drawLayer() {
+  const shown = shownLayer();
+  byId("layer-shown").textContent = `${shown} / ${picture.depth}`;
+  plane.drawLayer(shown);
+  drawEverything(picture, shown, canvases);
+  if (!playing) say("positions", plane.positions());
+}
+
+function titles() {
+  const { arrays, step_size: h, squared, damping } = picture;
+  const method = byId("integrator").selectedOptions[0].text.split(/[:,–]/)[0];
+  const count = arrays.eigenvalues.shape[1];
+  const scale = squared ? h * h : h;
+  const first = Array.from({ length: count }, (_, index) => complex(scale * arrays.eigenvalues.values[2 * index], scale * arrays.eigenvalues.values[2 * index + 1]));
+  const least = byId("damping-auto").checked && !byId("damping-row").hidden ? `; γ = ${shortly(damping)}` : "";
+  const name = squared ? "h² λ" : "h λ";
+  say("spectrum-title", `${name} of feature 1 at layer 0 (✕): ${[...new Set(first)].join(", ")}; ○ at the layer shown. Green: where ${method} does not grow${least}`);
+  const ends = arrays.growth.values.filter((_, index) => (index + 1) % arrays.growth.shape[1] === 0);
+  say("growth-title", `Growth of a small difference, by layer: ×${shortly(Number((10 ** Math.max(...ends)).toPrecision(3)))} at the last`);
+  say("distances-title", "Distance between features, by layer");
+  say("energy-title", `Energy ${picture.energy}, by layer`);
+}
+
+function complex(re, im) {
+  const real = shortly(Number(re.toPrecision(3)));
+  if (Math.abs(im) < 1e-9) return real;
+  const imaginary = `${shortly(Number(Math.abs(im).toPrecision(3)))} i`;
+  return Math.abs(re) < 1e-9 ? `±${imaginary}` : `${real} ± ${imaginary}`;
+}
+
+function remember(query) {
+  history.replaceState(null, "", `/?${query}${layer === null ? "" : `&layer=${layer}`}`);
+  for (const kind of ["png", "svg", "json", "py"]) byId(`export-${kind}`).href = `/export/scene.${kind}?${query}`;
+}
+
+function add(point) {
+  if (picture.plane[0] !== 0 || picture.plane[1] !== 1) return;
+  const features = settings.features();
+  if (features.length >= settings.given.most_features) {
+    complain(`There are ${features.length} features already, as many as can be told apart; remove one, or add a cloud`);
+    return;
+  }
+  settings.setFeatures([...features, point.map(String)]);
+}
+
+function listen() {
+  for (const id of ["across", "up"]) byId(id).addEventListener("change", () => swap(id));
+  byId("layer").addEventListener("input", (event) => {
+    layer = Number(event.target.value);
+    drawLayer();
+  });
+  byId("layer").addEventListener("change", () => {
+    titles();
+    remember(sceneQuery());
+  });
+  byId("play").addEventListener("click", play);
+  byId("plane").addEventListener("click", (event) => picture && add(plane.pointAt(event.clientX, event.clientY)));
+  byId("plane").addEventListener("keydown", move);
+  byId("remedy").addEventListener("click", remedy);
+  byId("link").addEventListener("click", copy);
+  byId("controls").addEventListener("submit", (event) => event.preventDefault());
+  new ResizeObserver(() => picture && draw()).observe(byId("plane-box"));
+}
+
+// Both lists cannot name one coordinate: the other takes what this one had.
+function swap(id) {
+  const other = byId(id === "across" ? "up" : "across");
+  if (byId(id).value === other.value) other.value = picture.plane[id === "across" ? 0 : 1];
+  ask();
+}
+
+function move(event) {
+  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+  if (event.key === "Escape") plane.cross = null;
+  else if (event.key === "Enter" && plane.cross) add(plane.cross);
+  else if (way) {
+    const step = picture.window / (event.shiftKey ? 100 : 20);
+    const from = plane.cross ?? [0, 0];
+    plane.cross = from.map((value, axis) => Number((value + step * way[axis]).toPrecision(4)));
+    say("positions", `Cross at (${plane.cross.map(shortly).join(", ")}); Enter adds a feature there.`);
+  } else return;
+  event.preventDefault();
+  plane.drawLayer(shownLayer());
+}
+
+// About six seconds through all layers.
+function play() {
+  cancelAnimationFrame(playing);
+  const stop = playing !== 0;
+  playing = 0;
+  byId("play").setAttribute("aria-pressed", String(!stop));
+  byId("play").textContent = stop ? "Play" : "Pause";
+  if (stop) return;
+  const start = performance.now();
+  const from = shownLayer() >= picture.depth ? 0 : shownLayer();
+  const frame = (now) => {
+    layer = Math.min(picture.depth, from + Math.floor(((now - start) / 6000) * Math.max(picture.depth, 20)));
+    byId("layer").value = layer;
+    drawLayer();
+    if (layer < picture.depth) playing = requestAnimationFrame(frame);
+    else {
+      play();
+      drawLayer();
+      titles();
+    }
+  };
+  playing = requestAnimationFrame(frame);
+}
+
+// The same kernel in a Hamiltonian field under Verlet, at the same step size: if h is small enough, it holds.
+function remedy() {
+  byId("field").value = "hamiltonian";
+  byId("integrator").value = "verlet";
+  settings.read("remedy");
+  byId("plane").focus({ preventScroll: true }); // the button goes, and the focus must not be lost with it
+}
+
+async function copy() {
+  remember(sceneQuery());
+  try {
+    await navigator.clipboard.writeText(location.href);
+    byId("copied").textContent = "The link is copied.";
+  } catch {
+    byId("copied").textContent = "The link is the address of this page.";
+  }
+}
+
+begin();

@@ -1,0 +1,36 @@
+// What the server sends: a header in JSON, then arrays of float32 or bytes (see message.py).
+
+export class Refused extends Error {}
+
+export async function fetchPicture(query, signal) {
+  const answer = await fetch(`/picture?${query}`, { signal });
+  // A refusal comes with status 200: browsers report every other one as an error of the page.
+  if (answer.headers.get("content-type").startsWith("application/json")) throw new Refused((await answer.json()).error);
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+  return unpacked(await answer.arrayBuffer());
+}
+
+export function unpacked(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const arrays = {};
+  let offset = 4 + length;
+  for (const [name, { shape, bytes }] of Object.entries(header.arrays)) {
+    const count = shape.reduce((a, b) => a * b, 1);
+    arrays[name] = { shape, values: new (bytes ? Uint8Array : Float32Array)(buffer, offset, count) };
+    offset += bytes ? Math.ceil(count / 4) * 4 : 4 * count;
+  }
+  return { ...header, arrays };
+}
+
+// The place of the last entry that is not beyond value, of numbers in rising order.
+export function placeOf(numbers, value) {
+  let low = 0;
+  let high = numbers.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (numbers[middle] <= value) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}

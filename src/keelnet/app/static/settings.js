@@ -1,0 +1,196 @@
+// The form and the scene that it says; a scene is a query of strings, as in scene.py.
+
+import { colourOf, MARKS } from "./brush.js";
+
+const WORDS = {
+  plain: "plain: f(y K)",
+  antisymmetric: "antisymmetric: f(½ y (K − Kᵀ − γ I))",
+  symmetric: "symmetric: −f(y K) Kᵀ",
+  hamiltonian: "Hamiltonian, one kernel: y′ = f(z Kᵀ), z′ = −f(y K)",
+  double_hamiltonian: "Hamiltonian, two kernels: y′ = f(z K) Kᵀ, z′ = −f(y K) Kᵀ",
+  euler: "Euler: the residual network",
+  rk4: "Runge–Kutta, fourth order",
+  midpoint: "midpoint, two steps",
+  leapfrog: "leapfrog: y″ = f",
+  verlet: "Verlet: z first, then y with the new z",
+  full: "a whole one (as in the source)",
+  half: "half of one (second order)",
+  constant: "constant",
+  smooth: "changes smoothly (a sine)",
+  abrupt: "changes abruptly (its sign)",
+};
+const PLAIN = ["step_size", "depth", "strength", "period", "cloud", "spread"];
+const SLIDES = ["step_size", "depth", "damping"];
+const byId = (id) => document.getElementById(id);
+
+export class Settings {
+  constructor(given, changed) {
+    this.given = given;
+    this.changed = changed;
+    this.scene = {};
+    for (const [name, known] of Object.entries(given.choices)) {
+      for (const value of known) byId(name).add(new Option(WORDS[value] ?? value, value));
+      byId(name).addEventListener("change", () => this.read(name));
+    }
+    for (const name of [...PLAIN, "damping"]) this.listen(byId(name), name);
+    for (const name of SLIDES) {
+      byId(`${name}-slide`).addEventListener("input", (event) => {
+        byId(name).value = event.target.value;
+        this.read(name);
+      });
+    }
+    for (const name of ["rows", "columns", "damping-auto"]) byId(name).addEventListener("change", () => this.read(name));
+    byId("clear").addEventListener("click", () => this.setFeatures(this.features().slice(0, 1)));
+  }
+
+  listen(input, name) {
+    input.addEventListener("change", () => this.read(name));
+    input.addEventListener("keydown", (event) => step(event, () => this.read(name)));
+  }
+
+  // Put a scene (a query) into the form.
+  write(query) {
+    this.scene = Object.fromEntries(new URLSearchParams(query));
+    for (const name of [...Object.keys(this.given.choices), ...PLAIN]) byId(name).value = this.scene[name];
+    const auto = this.scene.damping === "auto";
+    byId("damping-auto").checked = auto;
+    byId("damping").value = auto ? "" : this.scene.damping;
+    this.writeKernel(matrix(this.scene.kernel));
+    this.writeFeatures(matrix(this.scene.features));
+    this.arrange();
+  }
+
+  // Read the form after one of its parts changed, and tell.
+  read(name) {
+    for (const each of [...Object.keys(this.given.choices), ...PLAIN]) this.scene[each] = byId(each).value.trim();
+    if (name === "field") this.fitMethod();
+    const square = this.given.square.includes(this.scene.field);
+    if (square) byId(name === "columns" ? "rows" : "columns").value = byId(name === "columns" ? "columns" : "rows").value;
+    const [rows, columns] = ["rows", "columns"].map((id) => Number(byId(id).value));
+    const old = this.kernel();
+    if (old.length !== rows || old[0].length !== columns) {
+      this.writeKernel(Array.from({ length: rows }, (_, i) => Array.from({ length: columns }, (__, j) => old[i]?.[j] ?? (i === j ? "1" : "0"))));
+    }
+    this.scene.kernel = text(this.kernel());
+    this.scene.features = text(this.features());
+    this.scene.damping = byId("damping-auto").checked ? "auto" : byId("damping").value.trim() || "0";
+    this.arrange();
+    this.changed();
+  }
+
+  query() {
+    return new URLSearchParams(this.scene).toString();
+  }
+
+  kernel() {
+    const rows = byId("kernel").dataset.rows;
+    const values = Array.from(byId("kernel").querySelectorAll("input"), (input) => input.value.trim());
+    const columns = values.length / rows;
+    return Array.from({ length: rows }, (_, i) => values.slice(i * columns, (i + 1) * columns));
+  }
+
+  writeKernel(rows) {
+    const place = byId("kernel");
+    place.dataset.rows = rows.length;
+    place.style.gridTemplateColumns = `repeat(${rows[0].length}, 1fr)`;
+    place.replaceChildren();
+    rows.forEach((row, i) => row.forEach((value, j) => {
+      const input = numberInput(value, `Kernel entry, row ${i + 1}, column ${j + 1}`);
+      input.id = `kernel-${i + 1}-${j + 1}`;
+      this.listen(input, "kernel");
+      place.append(input);
+    }));
+    byId("rows").value = rows.length;
+    byId("columns").value = rows[0].length;
+  }
+
+  features() {
+    return Array.from(byId("features").children, (item) => Array.from(item.querySelectorAll("input"), (input) => input.value.trim()));
+  }
+
+  setFeatures(features) {
+    this.writeFeatures(features);
+    this.read("features");
+  }
+
+  writeFeatures(features) {
+    byId("features").replaceChildren(...features.map((feature, index) => this.featureItem(feature, index)));
+  }
+
+  featureItem(feature, index) {
+    const item = document.createElement("li");
+    const sign = document.createElement("span");
+    sign.className = "mark";
+    sign.textContent = MARKS[index % MARKS.length];
+    sign.style.color = colourOf(index);
+    sign.setAttribute("aria-hidden", "true");
+    const inputs = feature.map((value, axis) => numberInput(value, `Feature ${index + 1}, ${["first", "second"][axis]} coordinate`));
+    for (const input of inputs) this.listen(input, "features");
+    const remove = document.createElement("button");
+    remove.type = "button";
+    remove.textContent = "✕";
+    remove.setAttribute("aria-label", `Remove feature ${index + 1}`);
+    remove.addEventListener("click", () => {
+      this.setFeatures(this.features().filter((_, other) => other !== index));
+      (byId("features").querySelectorAll("button")[Math.max(0, index - 1)] ?? byId("clear")).focus();
+    });
+    item.append(sign, ...inputs, remove);
+    return item;
+  }
+
+  // A method that cannot move the chosen field gives way to one that can.
+  fitMethod() {
+    const fits = (name) => this.given.moves[name].includes(this.scene.field);
+    if (!fits(this.scene.integrator)) this.scene.integrator = Object.keys(this.given.moves).find(fits);
+    byId("integrator").value = this.scene.integrator;
+  }
+
+  // What does not matter for this network is not shown.
+  arrange() {
+    for (const option of byId("integrator").options) option.disabled = !this.given.moves[option.value].includes(this.scene.field);
+    byId("start-row").hidden = !["verlet", "leapfrog"].includes(this.scene.integrator);
+    byId("damping-row").hidden = this.scene.field !== "antisymmetric";
+    byId("damping").disabled = byId("damping-slide").disabled = this.scene.damping === "auto";
+    byId("variation-row").hidden = this.scene.variation === "constant";
+    for (const name of SLIDES) byId(`${name}-slide`).value = this.scene[name];
+  }
+
+  // The inputs that an error of the server means.
+  point(message) {
+    const means = { "step size": "step_size", depth: "depth", damping: "damping", strength: "strength", period: "period", cloud: "cloud", spread: "spread" };
+    for (const input of document.querySelectorAll('#controls input[type="text"]')) {
+      const named = Object.entries(means).some(([words, id]) => message?.replace("_", " ").startsWith(words) && input.id === id);
+      const bad = message !== null && (named || (input.offsetParent !== null && !input.disabled && !Number.isFinite(Number(input.value || NaN))));
+      if (bad) input.setAttribute("aria-invalid", "true");
+      else input.removeAttribute("aria-invalid");
+    }
+  }
+}
+
+function numberInput(value, label) {
+  const input = document.createElement("input");
+  input.type = "text";
+  input.inputMode = "decimal";
+  input.value = value;
+  input.setAttribute("aria-label", label);
+  return input;
+}
+
+// The arrow keys change a number by a tenth (a whole one where it counts something).
+function step(event, done) {
+  const sign = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+  const value = Number(event.target.value);
+  if (!sign || event.target.value.trim() === "" || !Number.isFinite(value)) return;
+  event.preventDefault();
+  const size = event.target.inputMode === "numeric" ? 1 : 0.1;
+  event.target.value = String(Number((value + sign * size).toPrecision(12)));
+  done();
+}
+
+function matrix(words) {
+  return words.split(";").filter(Boolean).map((row) => row.split(","));
+}
+
+function text(rows) {
+  return rows.map((row) => row.join(",")).join(";");
+}

@@ -1,0 +1,77 @@
+"""The door: this machine alone, or the token; no page of another origin."""
+
+import asyncio
+
+import pytest
+
+from keelnet.app.guard import COOKIE, Guard
+
+TOKEN = "s3cret-token"
+
+
+async def behind(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"inside"})
+
+
+def call(guard, host="127.0.0.1:8765", query="", kind="http", **headers):
+    """Status (or the close of a socket) and headers of one request."""
+    sent = []
+    pairs = {"host": host, **headers}
+    scope = {
+        "type": kind,
+        "path": "/x",
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
+    }
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(guard(scope, receive, send))
+    first = sent[0]
+    return first.get("status", first.get("code")), {
+        name.decode(): value.decode() for name, value in first.get("headers", [])
+    }
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost:1", "localhost", "[::1]:8765"])
+def test_this_machine_comes_in(host):
+    status, headers = call(Guard(behind), host)
+    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "10.0.0.3:8765", ""])
+def test_a_name_that_was_pointed_at_this_machine_does_not(host):
+    assert call(Guard(behind), host)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, 403),
+        ({"query": "token="}, 403),
+        ({"query": "token=wrong"}, 403),
+        ({"cookie": f"{COOKIE}=wrong"}, 403),
+        ({"cookie": f"{COOKIE}={TOKEN}"}, 200),
+        ({"cookie": f"other=1; {COOKIE}={TOKEN}"}, 200),
+        ({"cookie": "\x01=;;"}, 403),
+        ({"query": f"token={TOKEN}&depth=3"}, 303),
+    ],
+)
+def test_others_need_the_token(changes, status):
+    found, headers = call(Guard(behind, TOKEN), "192.168.0.7:8765", **changes)
+    assert found == status
+    if status == 303:
+        assert headers["location"] == "/x?depth=3" and TOKEN not in headers["location"]
+        assert TOKEN in headers["set-cookie"] and "HttpOnly" in headers["set-cookie"]
+
+
+def test_a_socket_is_opened_by_the_page_itself_alone():
+    own = {"origin": "http://127.0.0.1:8765"}
+    assert call(Guard(behind), kind="websocket", **own)[0] == 200
+    assert call(Guard(behind), kind="websocket", origin="http://evil.example")[0] == 1008
+    assert call(Guard(behind, TOKEN), kind="websocket", **own)[0] == 1008

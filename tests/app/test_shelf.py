@@ -1,0 +1,128 @@
+"""The shelf: runs are found while they are written, nothing else is, and labelled scans are shown as they lie."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scans import NEW, OLD, write_case
+from shelves import LINE, write_labels, write_run
+from torch import nn
+
+from keelnet.app.charts import curve_options, score_table, volume_table
+from keelnet.app.shelf import Shelf
+from keelnet.app.slices import PLANE_NAMES, SHADES, labelled
+from keelnet.data.cases import find_cases
+from keelnet.data.scans import read_scan
+from keelnet.experiments.segment import segment
+from keelnet.experiments.segmenting import Segmenting
+from keelnet.experiments.tiles import Tiling
+
+
+def test_runs_are_found_at_any_depth_and_by_themselves(tmp_path):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "table" / "two" / "seed-0")
+    write_labels(tmp_path / "labels")
+    (tmp_path / "notes").mkdir()
+    names = {(entry.name, entry.kind) for entry in Shelf.asked(tmp_path).entries()}
+    assert names == {("one", "run"), ("table/two/seed-0", "run"), ("labels", "labels")}
+    (own,) = Shelf.asked(tmp_path / "one").entries()
+    assert own.name == "one"
+    with pytest.raises(ValueError, match="is no run folder below"):
+        Shelf.asked(tmp_path).entry("../one")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="is no run folder and holds none: recipe.toml or volumes.json"
+    ):
+        Shelf.asked(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        Shelf.asked(tmp_path / "absent")
+    assert Shelf(tmp_path / "absent").entries() == []
+
+
+def test_a_run_is_read_while_it_is_written(tmp_path):
+    write_run(tmp_path / "run")
+    (entry,) = Shelf(tmp_path).entries()
+    assert "Epoch 1" in entry.state() and "in training" in entry.state()
+    with (tmp_path / "run" / "history.jsonl").open("a") as file:
+        file.write(json.dumps({**LINE, "epoch": 2}) + '\n{"epoch": 3, "ter')
+    assert [line["epoch"] for line in entry.history()] == [1, 2]
+    (tmp_path / "run" / "scores.json").write_text('{"best_epoch": 1')
+    assert entry.table("scores.json") == {} and "Epoch 2" in entry.state()
+    (tmp_path / "run" / "scores.json").write_text('{"best_epoch": 1, "validation_accuracy": 0.5}')
+    assert entry.state() == "Finished: 2 epochs, the best was epoch 1."
+    assert "validation accuracy" in score_table(entry) and "0.5" in score_table(entry)
+
+
+def test_a_run_that_replaces_another_is_seen_where_it_is_written(tmp_path):
+    write_run(tmp_path / "run", scores={"best_epoch": 1})
+    write_run(tmp_path / "run" / ".unfinished", [LINE, {**LINE, "epoch": 2}])
+    (entry,) = Shelf(tmp_path).entries()
+    assert len(entry.history()) == 2 and "in training" in entry.state()
+
+
+def test_curves_have_a_line_a_name_and_gaps_where_a_number_is_missing(tmp_path):
+    lines = [LINE, {**LINE, "epoch": 2, "terms": {"loss": None, "smooth": 0.1}}]
+    write_run(tmp_path / "run", lines)
+    (entry,) = Shelf(tmp_path).entries()
+    series = {each["name"]: each["data"] for each in curve_options(entry, "terms")["series"]}
+    assert series == {"loss": [[1, 2.0], [2, None]], "smooth": [[1, None], [2, 0.1]]}
+    assert curve_options(entry, "scores")["yAxis"]["type"] == "value"
+
+
+def test_only_pictures_of_the_run_are_given_away(tmp_path):
+    write_run(tmp_path / "run")
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (tmp_path / "run" / "curves.png").write_bytes(b"x")
+    (entry,) = Shelf(tmp_path).entries()
+    assert entry.picture("curves.png").is_file()
+    with pytest.raises(ValueError, match="holds no picture"):
+        entry.picture("../secret.png")
+
+
+@pytest.mark.parametrize("with_scan", [True, False])
+@pytest.mark.parametrize("plane", PLANE_NAMES)
+def test_a_slice_shows_the_class_where_it_lies(tmp_path, plane, with_scan):
+    write_labels(tmp_path / "labels")
+    write_case(tmp_path / "scans", "a", NEW, separator="-")
+    (entry,) = [each for each in Shelf(tmp_path).entries() if each.kind == "labels"]
+    assert entry.cases() == ["a"] and entry.state() == "1 labelled cases"
+    case = labelled(entry, "a", tmp_path / "scans" if with_scan else None)
+    assert (case.x is not None) == with_scan
+    place = case.fullest(plane)
+    image = np.asarray(Image.open(io.BytesIO(case.picture(plane, place, "flair", 1.0))))
+    assert (image == np.array(SHADES[1])).all(-1).any()
+    other = np.asarray(Image.open(io.BytesIO(case.picture(plane, 0, "flair", 1.0))))
+    assert not (other == np.array(SHADES[1])).all(-1).any()
+    assert "edema" in volume_table(entry, "a")
+
+
+def test_what_segment_writes_is_shown_as_it_was_found(tmp_path):
+    class Bright(nn.Module):
+        def forward(self, x):
+            return torch.stack([x[:, 0] + 0.3, x[:, 1] + 0.2, x[:, 2]], 1)
+
+    write_case(tmp_path / "scans", "a", OLD)
+    segmenting = Segmenting(Bright(), tiling=Tiling((16, 16, 16), 4, 8))
+    assert len(list(segment(segmenting, [tmp_path / "scans"], tmp_path / "out"))) == 1
+    (entry,) = Shelf.asked(tmp_path / "out").entries()
+    case = labelled(entry, "a", tmp_path / "scans")
+    (seen,) = find_cases([tmp_path / "scans"]).cases
+    np.testing.assert_array_equal(case.classes, segmenting.classes(read_scan(seen, None)))
+    assert set(np.unique(case.classes)) >= {0, 2, 3} and case.x is not None
+
+
+def test_slices_that_are_not_there_are_refused(tmp_path):
+    write_labels(tmp_path)
+    (entry,) = Shelf(tmp_path).entries()
+    with pytest.raises(ValueError, match="holds no labels of a case gone"):
+        labelled(entry, "gone", None)
+    case = labelled(entry, "a", None)
+    with pytest.raises(ValueError, match="slice must lie between 0 and"):
+        case.picture("axial", 999, "flair", 0.5)
+    with pytest.raises(ValueError, match="no plane oblique"):
+        case.picture("oblique", 0, "flair", 0.5)
