@@ -22,7 +22,7 @@ _ROOMS = {
         " StabilityWarning StepBound Verlet checkpointed engine engine_of propagate reversible step_bound"
         " store_all trajectory"
     ),
-    "keelnet.networks": "Affine Augment Block Classifier Network Pool Segmenter Upsample",
+    "keelnet.networks": "Affine Augment Block Classifier Network Pool Segmenter Upsample stabilised",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 _SUBPACKAGES = {"analysis": "keelnet.analysis", "architectures": "keelnet.networks.architectures"}

@@ -1,5 +1,6 @@
 """Stability reports agree with closed forms, and name the blocks."""
 
+import json
 import math
 
 import pytest
@@ -117,3 +118,171 @@ def test_bad_inputs_are_refused(x):
 def test_a_network_without_blocks_is_sent_to_diagnose():
     with pytest.raises(ValueError, match="diagnose"):
         kn.analysis.stability(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+MATRICES = {"plus": [[2.0, -2.0], [0.0, 2.0]], "minus": [[-2.0, 0.0], [2.0, -2.0]], "zero": [[0.0, -1.0], [1.0, 0.0]]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "eigenvalue", "numerical", "bound", "damping"),
+    [
+        ("plus", 2, 3, 0, 4),  # γ moves 2 to 0
+        ("minus", -2, -1, 1, 0),  # −2 Re λ / |λ|²
+        ("zero", 1j, 0, 0, 2 * (1 - math.sqrt(1 - 0.01)) / 0.1),  # γ (1 − h γ/4) = h ω²
+    ],
+)
+def test_the_layers_of_the_source_s_matrices_match_closed_forms(
+    name, eigenvalue, numerical, bound, damping
+):
+    weight = torch.tensor(MATRICES[name], dtype=torch.float64)
+    subject = block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), weight)
+    report = kn.analysis.stability(subject, torch.zeros(1, 2, dtype=torch.float64), layers="all")
+    (row,) = report.blocks
+    assert [each.layer for each in row.layers] == list(range(10))
+    for layer in row.layers:  # at y = 0, where f' = 1
+        spectrum = layer.spectrum
+        assert {round(abs(each - eigenvalue), 9) for each in spectrum.eigenvalues} <= {
+            0.0,
+            round(abs(2 * eigenvalue.imag), 9),
+        }
+        assert spectrum.abscissa == pytest.approx(complex(eigenvalue).real, abs=1e-9)
+        assert spectrum.numerical == pytest.approx(numerical, abs=1e-9)
+        assert layer.amplification == pytest.approx(abs(1 + 0.1 * eigenvalue))
+        assert layer.margin == pytest.approx(1 - abs(1 + 0.1 * eigenvalue))
+        assert layer.step_bound == pytest.approx(bound, abs=1e-9)
+        assert layer.damping == pytest.approx(damping, abs=1e-9)
+        exact = torch.linalg.svdvals(torch.eye(2, dtype=torch.float64) + 0.1 * weight)
+        assert [layer.largest, layer.smallest] == pytest.approx(exact.tolist(), rel=1e-9)
+    assert row.damping == pytest.approx(damping, abs=1e-9)
+    power = torch.linalg.matrix_power(torch.eye(2, dtype=torch.float64) + 0.1 * weight, 10)
+    largest, smallest = torch.linalg.svdvals(power).tolist()
+    assert [row.growth, row.smallest] == pytest.approx([largest, smallest], rel=1e-9)
+    assert row.exponents == pytest.approx((math.log(largest), math.log(smallest)))  # T = 1
+    assert row.course[-1] == pytest.approx((largest, smallest))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3])
+def test_a_random_antisymmetric_layer_has_real_part_minus_half_of_gamma(gamma):
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(6, 6, dtype=torch.float64, generator=generator)
+    field = kn.AntisymmetricField(kn.DenseKernel(6), damping=gamma)
+    subject = block(kn.Euler(), field, weight)
+    with pytest.warns(kn.StabilityWarning):
+        report = kn.analysis.stability(subject, torch.zeros(1, 6, dtype=torch.float64), layers=[0])
+    (layer,) = report.blocks[0].layers
+    assert layer.spectrum.eigenvalues.real == pytest.approx([-gamma / 2] * 6, abs=1e-9)
+    assert layer.spectrum.numerical == pytest.approx(-gamma / 2, abs=1e-9)  # normal
+    omega = float(torch.linalg.matrix_norm((weight - weight.T) / 2, 2))
+    assert layer.spectrum.eigenvalues.imag.max() == pytest.approx(omega)
+    assert report.blocks[0].verdict.startswith("unstable")
+    least = report.blocks[0].damping
+    assert least * (1 - 0.1 * least / 4) == pytest.approx(0.1 * omega**2)
+    held = kn.AntisymmetricField(kn.DenseKernel(6), damping=least)
+    report = kn.analysis.stability(
+        block(kn.Euler(), held, weight), torch.zeros(1, 6, dtype=torch.float64)
+    )
+    assert report.blocks[0].verdict.startswith("marginal")
+
+
+@pytest.mark.parametrize("product", [1.99, 2.01])
+def test_a_layer_of_verlet_turns_at_its_bound(product):
+    weight = torch.diag(torch.tensor([1.0, 0.3], dtype=torch.float64)) * product / 0.1
+    subject = block(kn.Verlet(), identity_field(kn.HamiltonianField, 2), weight).double()
+    report = kn.analysis.stability(subject, torch.ones(1, 4, dtype=torch.float64), layers=2)
+    for layer in report.blocks[0].layers:
+        assert layer.spectrum.eigenvalues.imag.max() * 0.1 == pytest.approx(product)
+        assert layer.spectrum.abscissa == 0
+        trace = product**2 - 2  # r² + (h² σ² − 2) r + 1 = 0
+        root = max(1.0, (trace + math.sqrt(max(trace**2 - 4, 0))) / 2)
+        assert layer.amplification == pytest.approx(root)
+        assert (layer.margin < -1e-6) == (product > 2)
+        assert layer.step_bound == pytest.approx(2 / (product / 0.1))
+    assert report.blocks[0].needed_depth == (10 if product < 2 else 11)
+
+
+def test_resonance_is_unstable_though_no_frozen_layer_grows():
+    kernel = kn.DenseKernel(1)
+    fast, slow = torch.full((8, 1, 1), 2.0), torch.full((16, 1, 1), 1.0)
+    weight = torch.cat([fast, slow]).repeat(25, 1, 1).double()
+    control = kn.Control({"weight_1": torch.ones_like(weight), "weight_2": weight})
+    field = kn.DoubleHamiltonianField(kernel, kernel, "identity")
+    subject = kn.Block(kn.Verlet(), field, len(weight), 0.1 * len(weight), control)
+    report = kn.analysis.stability(subject, torch.zeros(1, 2, dtype=torch.float64))
+    (row,) = report.blocks
+    assert row.amplification == pytest.approx(1) and row.growth > 1e6
+    assert row.verdict.startswith("unstable") and "no frozen layer grows" in row.verdict
+    assert not report.stable and "smooth" in row.advice
+
+
+def test_the_worst_sample_is_the_one_that_is_looked_at():
+    weight = torch.eye(2, dtype=torch.float64)
+    subject = block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), weight)
+    x = torch.tensor([[9.0, 9.0], [0.0, 0.0], [3.0, 3.0]], dtype=torch.float64)  # tanh' is 1 at 0
+    (row,) = kn.analysis.stability(subject, x, layers=[0]).blocks
+    assert row.sample == 1 and row.layers[0].largest == pytest.approx(1.1)
+
+
+def test_a_report_is_json_without_what_json_does_not_know():
+    subject = block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), torch.zeros(2, 2))
+    report = kn.analysis.stability(subject, torch.zeros(1, 2), layers=3)
+    table = json.loads(report.to_json())
+    (row,) = table["blocks"]
+    assert table["stable"] and row["verdict"].startswith("marginal")
+    assert row["step_bound"] is None  # every step is stable: inf
+    assert len(row["layers"]) == 3 and len(row["course"]) == 10
+    assert row["layers"][0]["spectrum"]["eigenvalues"] == [[0.0, 0.0], [0.0, 0.0]]
+
+
+class Draws(torch.nn.Module):
+    """Dropout that is left on."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.block = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(3)), depth=2)
+        self.share = share
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(self.block(x), self.share, training=True)
+
+
+def test_randomness_that_evaluation_leaves_on_is_refused():
+    with pytest.raises(ValueError, match="draws random numbers in evaluation mode"):
+        kn.analysis.stability(Draws(0.5), torch.ones(2, 3))
+    assert kn.analysis.stability(Draws(0.0), torch.ones(2, 3)).blocks  # drawn, and without effect
+
+
+@pytest.mark.parametrize(
+    ("x", "layers", "message"),
+    [
+        (torch.ones(2, 2, device="meta"), None, "x is on meta, but the network on cpu"),
+        (torch.ones(0, 2), None, "at least one sample"),
+        (torch.ones(2, 2), [10], "numbers from 0 to 9"),
+        (torch.ones(2, 2), 0, "layers must be an integer of at least 1"),
+    ],
+)
+def test_bad_input_is_named(x, layers, message):
+    subject = block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), torch.eye(2))
+    with pytest.raises(ValueError, match=message):
+        kn.analysis.stability(subject, x, layers=layers)
+
+
+def test_a_step_size_of_zero_is_refused():
+    subject = block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), torch.eye(2))
+    subject.final_time = 0.0
+    with pytest.raises(ValueError, match=r"step.size"):
+        kn.analysis.stability(subject, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("name", ["residual", "hamiltonian", "second_order"])
+def test_pictures_are_drawn_of_blocks_whose_layers_were_looked_at(name):
+    network = getattr(kn.architectures, name)(2, 3, width=4, depth=3)
+    (row,) = kn.analysis.stability(network, torch.randn(2, 2), layers=2).blocks
+    assert len(row.layers) == 2
+    spectra, growth = kn.analysis.spectra_figure(row), kn.analysis.growth_figure(row)
+    points = sum(len(each.get_offsets()) for each in spectra.axes[0].collections if each.get_array() is not None and len(each.get_offsets()) > 1)  # fmt: skip
+    assert points >= sum(len(layer.spectrum.eigenvalues) for layer in row.layers)
+    assert len(growth.axes) == 2
+    (bare,) = kn.analysis.stability(network, torch.randn(2, 2)).blocks
+    for draw in (kn.analysis.spectra_figure, kn.analysis.growth_figure):
+        with pytest.raises(ValueError, match="ask for them"):
+            draw(bare)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from keelnet.analysis.derivatives import largest_growth
-from keelnet.analysis.stability import (
-    BlockStability,
-    StabilityReport,
-    evaluating,
-    inputs_of,
-    require_finite,
-)
+from keelnet.analysis.derivatives import Tangents, exact_attention
+from keelnet.analysis.growths import Growth, growth_of
+from keelnet.analysis.layers import LayerStability, as_layer, jacobian_at
+from keelnet.analysis.reports import BlockStability, StabilityReport
+from keelnet.analysis.spectra import spectrum_of
+from keelnet.analysis.visits import evaluating, require_readable, require_repeatable, visit
+from keelnet.propagation import Euler
 
 # Operations that may stand on the way of the identity: sums, shapes, activations and norms after the
 # sum. What multiplies by weights (Addmm, Mm, Convolution, …) belongs to a branch.
@@ -33,37 +32,64 @@ CARRIERS = (
 SHAPES = ("View", "Reshape", "Transpose", "Permute", "Clone", "Alias", "UnsafeView", "Unsqueeze")
 
 
-def diagnose(module: nn.Module, x: Tensor, blocks: Sequence[str] | None = None) -> StabilityReport:
-    """The growth of every residual block of an ordinary network at the inputs x.
+def diagnose(
+    module: nn.Module,
+    x: Tensor,
+    blocks: Sequence[str] | None = None,
+    spectra: bool = False,
+    iterations: int = 30,
+) -> StabilityReport:
+    """The growth of every residual block of an ordinary network at the inputs x (samples, …).
 
     A residual block is a submodule whose output is its own input plus something: its graph has a way
     from output to input through sums, activations and norms alone, and no submodule of it has one.
-    Or name them by their dotted names in ``blocks``. For each: σ_max of its Jacobian at the
-    features that reach it, by power iteration, in evaluation mode. Raises ValueError where none is
-    found, for unknown names, and for blocks that do not keep their shape.
+    Or name them by their dotted names in ``blocks``. Each is taken for a step y + F(y) of Euler with h = 1: the largest
+    and the least singular value of its Jacobian at the features that reach it, the worst of the samples. ``spectra``
+    adds the spectrum of ∂F/∂y of each, the margin of 1 + λ to the unit circle, and the largest h for which y + h F(y)
+    would not grow.
+
+    The module is put in evaluation mode meanwhile. Raises ValueError where no block is found, for unknown names, for
+    blocks that do not keep their shape, for x that is not finite or on another device, and for modules that draw random
+    numbers in evaluation mode.
     """
-    require_finite(x)
+    require_readable(module, x)
     named = dict(module.named_modules())
     unknown = [name for name in blocks or () if name not in named]
     if unknown:
         raise ValueError(f"no submodule is named {', '.join(unknown)}; see named_modules()")
     with evaluating(module):
-        candidates = [named[name] for name in blocks] if blocks else _compound(module)
-        seen = inputs_of(module, candidates, x)
-        chosen = [part for part in candidates if part in seen]
-        if blocks and len(chosen) < len(blocks):
-            lost = [name for name in blocks if named[name] not in seen]
-            raise ValueError(f"{', '.join(lost)} did not get one tensor while the module read x")
-        if not blocks:
-            chosen = _innermost([part for part in chosen if _is_residual(part, seen[part])])
-        if not chosen:
-            raise ValueError(
-                f"no residual block was found in {type(module).__name__}; name them with"
-                " blocks=[…], by the dotted names of named_modules()"
-            )
+        require_repeatable(module, x)
+        chosen = [named[name] for name in blocks] if blocks else _found(module, x)
         names = {part: name for name, part in named.items()}
-        rows = [_measured(names[part], part, seen[part]) for part in chosen]
+        rows: list[BlockStability] = []
+
+        def look(part: nn.Module, y: Tensor) -> None:
+            rows.append(_measured(names[part] or "0", part, y, spectra, iterations))
+
+        visit(module, chosen, x, look)
+    lost = [
+        names[part] for part in chosen if (names[part] or "0") not in {row.name for row in rows}
+    ]
+    if lost:
+        raise ValueError(f"{', '.join(lost)} did not get one tensor while the module read x")
     return StabilityReport(tuple(rows))
+
+
+def _found(module: nn.Module, x: Tensor) -> list[nn.Module]:
+    """The innermost residual blocks; raises ValueError where there are none."""
+    residual: list[nn.Module] = []
+
+    def look(part: nn.Module, y: Tensor) -> None:
+        if _is_residual(part, y):
+            residual.append(part)
+
+    visit(module, _compound(module), x[:1], look)
+    if not residual:
+        raise ValueError(
+            f"no residual block was found in {type(module).__name__}; name them with"
+            " blocks=[…], by the dotted names of named_modules()"
+        )
+    return _innermost(residual)
 
 
 def _compound(module: nn.Module) -> list[nn.Module]:
@@ -90,7 +116,7 @@ def _is_residual(part: nn.Module, y: Tensor) -> bool:
     if not y.is_floating_point():
         return False
     leaf = y[:1].clone().requires_grad_()
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), exact_attention():
         value = part(leaf)
     if not isinstance(value, Tensor) or value.shape != leaf.shape or value.grad_fn is None:
         return False
@@ -112,10 +138,31 @@ def _reaches(node: torch.autograd.graph.Node, leaf: Tensor, summed: bool) -> boo
     return False
 
 
-def _measured(name: str, part: nn.Module, y: Tensor) -> BlockStability:
+def _measured(
+    name: str, part: nn.Module, y: Tensor, spectra: bool, iterations: int
+) -> BlockStability:
     with torch.no_grad():
-        value = part(y)
-    if not isinstance(value, Tensor) or value.shape != y.shape:
+        value = part(y[:1].clone())
+    if not isinstance(value, Tensor) or value.shape != y[:1].shape:
         raise ValueError(f"block {name} does not keep the shape of its input, so it is no step")
-    growth = float(largest_growth(part, y).max())
-    return BlockStability(name or "0", type(part).__name__, 1, growth)
+    growth = growth_of(lambda some: Tangents(part, some), y, iterations)
+    row = BlockStability(
+        name,
+        type(part).__name__,
+        1,
+        growth.largest,
+        smallest=growth.smallest,
+        converged=growth.converged,
+        least_converged=growth.least_converged,
+        sample=growth.sample,
+        integrator=Euler(),
+    )
+    if not spectra:
+        return row
+    return replace(row, layers=(_as_step(part, y[growth.sample : growth.sample + 1], growth),))
+
+
+def _as_step(part: nn.Module, y: Tensor, growth: Growth) -> LayerStability:
+    """y + F(y) as a step of Euler with h = 1, at one sample."""
+    spectrum = spectrum_of(jacobian_at(lambda some: part(some) - some, y))
+    return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0)

@@ -2,177 +2,151 @@
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 
-from keelnet.analysis.derivatives import largest_growth
+from keelnet.analysis.growths import growth_by_layer, growth_of
+from keelnet.analysis.invariants import invariants
+from keelnet.analysis.layers import euler_damping, layer_stability
+from keelnet.analysis.path import Path, PathDerivative
+from keelnet.analysis.reports import BlockStability, StabilityReport
+from keelnet.analysis.spectra import Complex
+from keelnet.analysis.visits import evaluating, require_readable, require_repeatable, visit
+from keelnet.dynamics.fields import AntisymmetricField
+from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
-from keelnet.propagation import step_bound, store_all
-from keelnet.propagation.bounds import largest_amplification
+from keelnet.propagation import Euler
+from keelnet.propagation.integrators import numbers
 
-# A layer that grows by less than this is lost in the rounding of float32.
-TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class BlockStability:
-    """One block, at the features that reach it.
-
-    name: its dotted name, or its position where it has none. method: what it computes. growth:
-    σ_max of its Jacobian, the largest over the samples: how much a perturbation can grow.
-    amplification: the largest |R(h λ)| of a layer, frozen in time; step_bound the largest h
-    without growth (None for both where no spectrum is known).
-    """
-
-    name: str
-    method: str
-    depth: int
-    growth: float
-    step_size: float | None = None
-    step_bound: float | None = None
-    amplification: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """unstable, marginal or dissipative by the layers' amplification; else by the growth alone.
-
-        The amplification takes f' at its largest: where activations saturate, the growth that was
-        measured stays far below its power.
-        """
-        if not math.isfinite(self.growth):
-            return "unstable: not finite"
-        if self.amplification is None:
-            return "grows" if self.growth > 1 + 1e-3 else "does not grow"
-        if self.amplification > 1 + TOLERANCE:
-            return f"unstable: up to ×{self.amplification:.6g} a layer"
-        if self.amplification < 1 - TOLERANCE:
-            return f"dissipative: up to ×{self.amplification:.6g} a layer"
-        return "marginal: neither grows nor decays"
+Layers = int | Sequence[int] | Literal["all"] | None
 
 
-@dataclass(frozen=True)
-class StabilityReport:
-    """The blocks in the order in which they are met; ``str()`` is a table."""
-
-    blocks: tuple[BlockStability, ...]
-
-    @property
-    def stable(self) -> bool:
-        """Whether no block was found unstable or growing."""
-        return not any(block.verdict.startswith(("unstable", "grows")) for block in self.blocks)
-
-    def __str__(self) -> str:
-        table = Table(title="Stability, block by block", title_justify="left")
-        for heading, cells in self._columns().items():
-            if any(cells):
-                numeric = heading in ("layers", "h", "step bound", "growth")
-                table.add_column(heading, justify="right" if numeric else "left")
-        shown = [cells for cells in self._columns().values() if any(cells)]
-        for row in zip(*shown, strict=True):
-            table.add_row(*map(escape, row))
-        console = Console(file=io.StringIO(), width=120)
-        console.print(table)
-        assert isinstance(console.file, io.StringIO)
-        return console.file.getvalue()
-
-    def _columns(self) -> dict[str, list[str]]:
-        """Cells by heading; a column of empty ones is not shown."""
-        return {
-            "block": [block.name for block in self.blocks],
-            "method": [block.method for block in self.blocks],
-            "layers": [str(block.depth) for block in self.blocks],
-            "h": [_figure(block.step_size) for block in self.blocks],
-            "step bound": [_figure(block.step_bound) for block in self.blocks],
-            "growth": [_figure(block.growth) for block in self.blocks],
-            "verdict": [block.verdict for block in self.blocks],
-        }
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def stability(network: nn.Module, x: Tensor) -> StabilityReport:
-    """The stability of every keelnet block of a network (or of one block) at the inputs x.
+def stability(
+    network: nn.Module, x: Tensor, layers: Layers = None, iterations: int = 30
+) -> StabilityReport:
+    """The stability of every keelnet block of a network (or of one block) at the inputs x (samples, …).
 
     For each block: the step bound and the amplification of its layers from their spectra
-    (frozen in time, f' at its largest), and σ_max of the Jacobian of the whole block at the features
-    that reach it, by power iteration. Raises ValueError where there is no block, for non-finite x,
-    and where a block's state becomes non-finite (the message names the layer).
+    (frozen in time, f' at its largest); the largest and the least singular value of the Jacobian of the whole block at
+    the features that reach it (exact up to 64 numbers a sample, else within ``iterations`` steps of
+    Golub–Kahan–Lanczos), the largest over the samples and the least; the energy and how exactly it can be stepped back.
+
+    ``layers``: also of single layers, those named (from 0), so many spread evenly, or "all", at the state of the sample that grows most:
+    the spectrum of the Jacobian of the rate (all of it up to 400 numbers a sample, else its ends by Arnoldi), the
+    layer's singular values, the margin to the stability region, the bound on h, γ for Euler.
+
+    The network is put in evaluation mode meanwhile, and states are computed again instead of kept: large batches go part by
+    part, in less memory than the network's own forward and backward pass. Raises ValueError where there is no block, for
+    non-finite x or x on another device, for a step size of 0, for a network that draws random numbers in evaluation
+    mode, and where a block's state becomes non-finite (the message names the layer).
     """
-    require_finite(x)
+    require_readable(network, x)
     blocks = {
-        name or "0": module for name, module in network.named_modules() if isinstance(module, Block)
+        module: name or "0" for name, module in network.named_modules() if isinstance(module, Block)
     }
     if not blocks:
         raise ValueError(
             f"{type(network).__name__} holds no keelnet Block; for an ordinary network use"
             " kn.analysis.diagnose(module, x)"
         )
+    rows: list[BlockStability] = []
+
+    def look(part: nn.Module, y: Tensor) -> None:
+        assert isinstance(part, Block)
+        rows.append(_measured(blocks[part], part, y, layers, iterations))
+
     with evaluating(network):
-        seen = inputs_of(network, list(blocks.values()), x)
-        rows = tuple(
-            _measured(name, block, seen[block]) for name, block in blocks.items() if block in seen
-        )
-    return StabilityReport(rows)
+        require_repeatable(network, x)
+        visit(network, blocks, x, look)
+    return StabilityReport(tuple(rows))
 
 
-def _measured(name: str, block: Block, y: Tensor) -> BlockStability:
-    controls = {key: value.detach() for key, value in block.control.at_layers(block.depth).items()}
-    bound = step_bound(block.integrator, block.field, controls, block.step_size)
+def _measured(
+    name: str, block: Block, y: Tensor, layers: Layers, iterations: int
+) -> BlockStability:
+    path = Path.of(block, y)
+    kept = invariants(path, y)
+    growth = growth_of(lambda part: PathDerivative(path, part), y, iterations)
     row = BlockStability(
         name,
         f"{type(block.integrator).__name__}, {type(block.field).__name__}",
         block.depth,
-        float(largest_growth(lambda features: block.propagated(features, store_all), y).max()),
+        growth.largest,
         block.step_size,
+        smallest=growth.smallest,
+        converged=growth.converged,
+        least_converged=growth.least_converged,
+        sample=growth.sample,
+        energy_deviation=kept.energy_deviation,
+        energy_drift=kept.energy_drift,
+        reversal_error=kept.reversal_error,
+        integrator=block.integrator,
     )
-    if bound is None:
+    return _with_layers(_with_bound(row, path), path, y, layers)
+
+
+def _with_bound(row: BlockStability, path: Path) -> BlockStability:
+    """What the spectra of the kernels tell, where they are known; a layer at a time, since a symbol is large."""
+    spectra = [_known_spectrum(path, layer) for layer in range(path.depth)]
+    known = [each for each in spectra if each is not None]
+    if not known:
         return row
-    amplification = largest_amplification(block.integrator, block.field, controls, block.step_size)
-    return replace(row, step_bound=bound.step_size, amplification=amplification)
+    steps = [float(path.integrator.largest_steps(each).min()) for each in known]
+    layer = int(np.argmin(steps))
+    return replace(
+        row,
+        step_bound=steps[layer],
+        bound_layer=layer,
+        amplification=max(
+            float(path.integrator.amplification(path.h, each).max()) for each in known
+        ),
+        damping=_damping(path, known),
+    )
 
 
-def inputs_of(network: nn.Module, parts: list[nn.Module], x: Tensor) -> dict[nn.Module, Tensor]:
-    """The tensor that each part gets when the network reads x; absent are parts not met with one tensor."""
-    seen: dict[nn.Module, Tensor] = {}
-
-    def remember(part: nn.Module, inputs: tuple[object, ...]) -> None:
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
-            seen.setdefault(part, inputs[0].detach())
-
-    handles = [part.register_forward_pre_hook(remember) for part in parts]
-    try:
-        with torch.no_grad():
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+def _known_spectrum(path: Path, layer: int) -> Complex | None:
+    theta = {name: value[layer : layer + 1] for name, value in path.controls.items()}
+    spectrum = path.field.spectrum(theta)
+    return None if spectrum is None else numbers(spectrum)
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module inside, and each module's own mode again afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def _damping(path: Path, spectra: list[Complex]) -> float | None:
+    """γ for Euler, that of an antisymmetric field counted in."""
+    if not isinstance(path.integrator, Euler):
+        return None
+    own = path.field.damping if isinstance(path.field, AntisymmetricField) else 0.0
+    eigenvalues = np.concatenate([each.ravel() for each in spectra])
+    return euler_damping(path.h, eigenvalues - eigenvalues.real * bool(own))
 
 
-def require_finite(x: Tensor) -> None:
-    """Raise ValueError unless x is a tensor of finite floating-point numbers."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not bool(x.isfinite().all()):
-        raise ValueError("x must be a tensor of finite floating-point numbers, one sample a row")
+def _with_layers(row: BlockStability, path: Path, y: Tensor, layers: Layers) -> BlockStability:
+    if layers is None:
+        return row
+    wanted = _wanted(layers, path.depth)
+    one = y[row.sample : row.sample + 1]
+    found = []
+    with torch.no_grad():
+        state = path.begin(one)
+        for layer, after in enumerate(path.states(state, range(path.depth))):
+            if layer in wanted:
+                found.append(layer_stability(path, state, layer))
+            state = after
+    course = growth_by_layer(path, one)
+    return replace(row, layers=tuple(found), course=tuple(map(tuple, np.asarray(course).tolist())))
+
+
+def _wanted(layers: int | Sequence[int] | Literal["all"], depth: int) -> set[int]:
+    if isinstance(layers, int):
+        require_count("layers", layers)
+        return set(np.linspace(0, depth - 1, min(layers, depth)).round().astype(int).tolist())
+    wanted = set(range(depth)) if layers == "all" else set(layers)
+    if not all(isinstance(each, int) and 0 <= each < depth for each in wanted):
+        raise ValueError(
+            f'layers must be "all", how many, or numbers from 0 to {depth - 1} in a list; got {layers!r}'
+        )
+    return wanted  # type: ignore[return-value]

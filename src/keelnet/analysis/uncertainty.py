@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keelnet.analysis.derivatives import Jacobian
-from keelnet.analysis.stability import evaluating, require_finite
+from keelnet.analysis.visits import evaluating, require_finite
 from keelnet.networks.network import blocks_of
 from keelnet.propagation import store_all
 

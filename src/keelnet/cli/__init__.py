@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from keelnet import __version__
-from keelnet.cli import data, exploring, planning, segmentation, tables, training
+from keelnet.cli import assessing, data, exploring, planning, segmentation, tables, training
 from keelnet.cli.console import console, fail, show_warning, speaks_first
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-GROUPS = (training, tables, planning, segmentation, exploring)
+GROUPS = (training, tables, planning, segmentation, exploring, assessing)
 for command, example in (entry for group in GROUPS for entry in group.COMMANDS):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(data.app, name="data")

@@ -5,6 +5,7 @@ from keelnet.networks.blocks import Block
 from keelnet.networks.connections import Affine, Augment, Pool, Upsample
 from keelnet.networks.network import Classifier, Network, SpatialClassifier
 from keelnet.networks.segmentation import Segmenter
+from keelnet.networks.stabilised import stabilised
 
 __all__ = [
     "Affine",
@@ -17,4 +18,5 @@ __all__ = [
     "SpatialClassifier",
     "Upsample",
     "architectures",
+    "stabilised",
 ]

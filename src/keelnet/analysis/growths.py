@@ -1,0 +1,83 @@
+"""Growths: how much the whole of a map lets a perturbation grow or shrink, sample by sample and layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keelnet.analysis.path import Path, PathDerivative
+from keelnet.analysis.singular import SMALL, Derivative, Extremes, Real, extremes
+
+KEPT = 2**20  # bytes of features that are looked at together in any case
+PARTS = 4  # of a larger batch: one after the other, in a part of the memory that the network itself needs
+POWER = 5  # iterations for the perturbation that is followed through the layers
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Over all samples: the largest and the least singular value, and the sample (from 0) that grows most.
+
+    converged: whether the largest has; the least is an upper bound where ``least_converged`` is False.
+    """
+
+    largest: float
+    smallest: float
+    sample: int
+    converged: bool
+    least_converged: bool
+
+
+def growth_of(derivative: Callable[[Tensor], Derivative], y: Tensor, iterations: int) -> Growth:
+    """Of the map whose derivative at features (samples, …) is given; large batches part by part."""
+    found = [extremes(derivative(part), iterations) for part in torch.split(y, _together(y))]
+    largest = np.concatenate([each.largest for each in found])
+    smallest = np.concatenate([each.smallest for each in found])
+    sample, least = int(largest.argmax()), int(smallest.argmin())
+    return Growth(
+        float(largest[sample]),
+        float(smallest[least]),
+        sample,
+        bool(_joined(found, "largest_converged").all()),
+        bool(_joined(found, "smallest_converged")[least]),
+    )
+
+
+def _joined(found: list[Extremes], name: str) -> Real:
+    return np.concatenate([getattr(each, name) for each in found])
+
+
+def _together(y: Tensor) -> int:
+    """How many samples at once. Of small ones the whole matrix is formed, a row for each number."""
+    size = y[0].numel()
+    bytes_each = size * y.element_size() * (size if size <= SMALL else 1)
+    few = -(-len(y) // PARTS) if size > SMALL else 1
+    return max(few, KEPT // max(1, bytes_each))
+
+
+def growth_by_layer(path: Path, y: Tensor) -> Real:
+    """σ_max and σ_min of the derivative of the features after each layer, (layers, 2), at one sample y (1, …).
+
+    Beyond `SMALL` numbers: the size after each layer of the perturbation of size 1 that grows most to the end, a lower
+    bound of σ_max, and nan.
+    """
+    size = y[0].numel()
+    if size > SMALL:
+        return _followed(path, y)
+    identity = torch.eye(size, dtype=y.dtype, device=y.device).reshape(size, *y.shape[1:])
+    tangents = path.tangents(y.repeat(size, *(1,) * (y.ndim - 1)), identity)
+    rows = [torch.linalg.svdvals(each.flatten(1).double())[[0, -1]] for each in tangents]
+    return torch.stack(rows).cpu().numpy()
+
+
+def _followed(path: Path, y: Tensor) -> Real:
+    derivative = PathDerivative(path, y)
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(y.shape, generator=generator).to(y)
+    for _ in range(POWER):
+        v = derivative.pulled(derivative.pushed(v / v.norm()))
+    sizes = [float(tangent.norm()) for tangent in path.tangents(y, v / v.norm())]
+    return np.stack([np.array(sizes), np.full(len(sizes), np.nan)], axis=1)

@@ -1,0 +1,172 @@
+"""Layers: one layer of a path, frozen at the state that reaches it: its spectrum, its stretch, what would hold it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keelnet.analysis.derivatives import Tangents, matrix_of
+from keelnet.analysis.path import Path
+from keelnet.analysis.singular import Real, extremes
+from keelnet.analysis.spectra import (
+    STEPS,
+    Complex,
+    Matrix,
+    Spectrum,
+    as_matrix,
+    oscillation_of,
+    spectrum_of,
+)
+from keelnet.dynamics.activations import activation_from
+from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField, PartitionedField
+from keelnet.dynamics.modules import ModuleField, _ModulePair
+from keelnet.propagation.integrators import Euler, Integrator, State
+from keelnet.propagation.shears import Verlet
+
+Flat = Callable[[Tensor], Tensor]
+
+RISING = ("tanh", "relu", "identity", "sigmoid", "softplus", "elu", "leaky_relu")  # f' ≥ 0
+DENSE = 400  # numbers a sample up to which whole matrices are formed: 1.3 MB
+
+
+@dataclass(frozen=True)
+class LayerStability:
+    """Layer ``layer`` (from 0), frozen at the state that reaches it.
+
+    spectrum: of A, the Jacobian of the rate by the state (of y'' by y under Leapfrog). largest, smallest: singular
+    values of the layer's map. amplification: max |R(h λ)| over the spectrum, R the integrator's stability
+    polynomial (the largest root of its characteristic polynomial for two-step methods). step_bound: the largest h with
+    |R(h λ)| ≤ 1 for all λ. damping: under Euler the least γ for which f(y) − ½ γ y would not grow, 0 where none is
+    needed; None where no γ does it at this h, and for other methods. Of a spectrum that did not converge they are those of the
+    eigenvalues that are known; nan where none is.
+    """
+
+    layer: int
+    spectrum: Spectrum
+    largest: float
+    smallest: float
+    amplification: float
+    step_bound: float
+    damping: float | None = None
+
+    @property
+    def margin(self) -> float:
+        """1 − max |R(h λ)|: how far inside the stability region the layer is; negative outside."""
+        return 1 - self.amplification
+
+
+def layer_stability(path: Path, state: State, layer: int, steps: int = STEPS) -> LayerStability:
+    """The stability of one layer at its state of one sample (parts (1, …)); ``steps`` as in `spectrum_of`."""
+    path, state = _precise(path, state)
+    spectrum = _spectrum(path, state, layer, steps)
+    found = extremes(Tangents(_layer_map(path, state, layer), _joined(state)), small=DENSE)
+    ends = float(found.largest[0]), float(found.smallest[0])
+    return as_layer(layer, spectrum, ends, path.integrator, path.h)
+
+
+def as_layer(
+    layer: int, spectrum: Spectrum, ends: tuple[float, float], method: Integrator, h: float
+) -> LayerStability:
+    """What the spectrum and the singular values (largest, least) say of a layer of ``method``."""
+    values = spectrum.eigenvalues
+    known = len(values) > 0
+    return LayerStability(
+        layer,
+        spectrum,
+        *ends,
+        float(method.amplification(h, values).max()) if known else math.nan,
+        float(method.largest_steps(values).min()) if known else math.nan,
+        euler_damping(h, values) if known and isinstance(method, Euler) else None,
+    )
+
+
+def euler_damping(h: float, eigenvalues: Complex) -> float | None:
+    """The least γ ≥ 0 with |1 + h (λ − γ/2)| ≤ 1 for every λ = a + i b; None where there is none.
+
+    (1 + h a − h γ/2)² ≤ 1 − h² b². For a = 0 it is γ (1 − h γ/4) = h b².
+    """
+    squares = (h * eigenvalues.imag) ** 2
+    if (squares > 1).any():
+        return None
+    # 1 + h a − √(1 − h² b²), without the cancellation at small h b.
+    root = np.sqrt(1 - squares)
+    low = h * eigenvalues.real + squares / (1 + root)
+    high = 1 + h * eigenvalues.real + root
+    least = max(0.0, float(low.max()))
+    return 2 * least / h if least <= high.min() else None
+
+
+def _precise(path: Path, state: State) -> tuple[Path, State]:
+    """In float64, except for modules, whose buffers have a type of their own."""
+    if isinstance(path.field, (ModuleField, _ModulePair)):
+        return path, state
+    return path.to(torch.float64), tuple(part.double() for part in state)
+
+
+def _spectrum(path: Path, state: State, layer: int, steps: int) -> Spectrum:
+    theta, field = path.theta(layer), path.field
+    if isinstance(path.integrator, Verlet):
+        assert isinstance(field, PartitionedField)
+        y, z = state
+        of_z = jacobian_at(lambda x: field.rate_of_y(x, theta), z)
+        of_y = jacobian_at(lambda x: field.rate_of_z(x, theta), y)
+        return oscillation_of(of_z, of_y, _oscillates(field), steps)
+    # Leapfrog and Midpoint carry a second part that is no argument of the rate.
+    parts = state if isinstance(field, PartitionedField) else state[:1]
+    rate = _flattened(lambda given: field.rates(given, theta), parts)
+    return spectrum_of(jacobian_at(rate, _joined(parts)), steps)
+
+
+def _oscillates(field: PartitionedField) -> bool:
+    """Whether every frozen layer has its spectrum on the imaginary axis: a Hamiltonian one of rising f."""
+    if not isinstance(field, (HamiltonianField, DoubleHamiltonianField)):
+        return False
+    return field.norm is None and activation_from(field.activation).name in RISING
+
+
+def jacobian_at(function: Flat, x: Tensor) -> Matrix:
+    """The Jacobian at one sample x (1, …): an array where it is small, else the products with it."""
+    with torch.no_grad():
+        value = function(x.clone())
+    if max(value.numel(), x.numel()) <= DENSE:
+        return matrix_of(function, x).double().cpu().numpy()
+    jacobian = Tangents(function, x)
+
+    def product(v: Real) -> Real:
+        return _vector(jacobian.pushed(torch.as_tensor(v.reshape(x.shape)).to(x)))
+
+    def transposed(w: Real) -> Real:
+        return _vector(jacobian.pulled(torch.as_tensor(w.reshape(value.shape)).to(value)))
+
+    return as_matrix(value.numel(), x.numel(), product, transposed)
+
+
+def _vector(x: Tensor) -> Real:
+    return x.detach().double().flatten().cpu().numpy()
+
+
+def _layer_map(path: Path, state: State, layer: int) -> Flat:
+    return _flattened(lambda parts: path.step(parts, layer), state)
+
+
+def _joined(parts: State) -> Tensor:
+    """All numbers of each sample in a row."""
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def _flattened(function: Callable[[State], State], parts: State) -> Flat:
+    """The same map on rows of all numbers of a sample."""
+    shapes = [part.shape[1:] for part in parts]
+    sizes = [part[0].numel() for part in parts]
+
+    def flat(x: Tensor) -> Tensor:
+        pieces = torch.split(x, sizes, dim=1)
+        given = [piece.reshape(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        return _joined(function(tuple(given)))
+
+    return flat

@@ -1,0 +1,141 @@
+"""Portraits of a block: its spectra on the stability region, and its growth by layer. Figures, nothing on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from keelnet.analysis.reports import BlockStability
+from keelnet.propagation import Integrator, Leapfrog
+
+# Okabe and Ito: apart for every kind of colour vision.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+REGION = "#DCE9F2"
+EDGE = 1e-9  # above 1 still inside: rounding
+
+
+def spectra_figure(block: BlockStability) -> Figure:
+    """h λ of every layer that was looked at (h² λ under Leapfrog) on the region where |R| ≤ 1.
+
+    Raises ValueError for a block without such layers.
+    """
+    if not block.layers or block.integrator is None:
+        raise ValueError(
+            f'block {block.name} holds no spectra; ask for them with layers="all" (diagnose: spectra=True)'
+        )
+    method, h = block.integrator, block.step_size or 1.0
+    second = isinstance(method, Leapfrog)
+    scale = h * h if second else h
+    points = [scale * layer.spectrum.eigenvalues for layer in block.layers]
+    window = _window(np.concatenate(points), second)
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    _region(axes, method, window)
+    numbers = [layer.layer + 1 for layer in block.layers]
+    many = numbers[-1] > numbers[0]
+    colours = Normalize(numbers[0], numbers[-1] if many else numbers[0] + 1)
+    for number, values in zip(numbers, points, strict=True):
+        _spectrum(axes, values, np.full(len(values), number), colours)
+    if many:
+        bar = figure.colorbar(ScalarMappable(colours, "cividis"), ax=axes, label="layer")
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    symbol = "h² λ" if second else "h λ"
+    axes.set(
+        xlim=window[:2],
+        ylim=window[2:],
+        xlabel=f"real part of {symbol}",
+        ylabel=f"imaginary part of {symbol}",
+    )
+    axes.set_aspect("equal")
+    axes.set_title(f"{block.name}: {block.method}, h = {h:.3g}\n{block.verdict}", fontsize=10)
+    axes.legend(loc="upper right", fontsize=8)
+    return figure
+
+
+def _spectrum(axes: Axes, values: np.ndarray, numbers: np.ndarray, colours: Normalize) -> None:  # type: ignore[type-arg]
+    axes.scatter(
+        values.real, values.imag, c=numbers, cmap="cividis", norm=colours, s=20,
+        edgecolors="white", linewidths=0.4, zorder=4,
+    )  # fmt: skip
+
+
+def _window(points: np.ndarray, second: bool) -> tuple[float, float, float, float]:  # type: ignore[type-arg]
+    """Around the points and the most common regions, square."""
+    low, high = (-4.4, 0.6) if second else (-2.4, 0.6)
+    left, right = min(low, 1.1 * points.real.min()), max(high, 1.1 * points.real.max())
+    top = max((right - left) / 2, 0.0 if second else 2.4, 1.1 * np.abs(points.imag).max())
+    spare = (2 * top - (right - left)) / 2
+    return left - spare, right + spare, -top, top
+
+
+def _region(axes: Axes, method: Integrator, window: tuple[float, float, float, float]) -> None:
+    """|R| ≤ 1: shaded, and as a thick line where it is no wider than one."""
+    x, y = np.linspace(*window[:2], 401), np.linspace(*window[2:], 401)
+    grid = method.amplification(1.0, (x[None] + 1j * y[:, None]).astype(complex))
+    inside = grid <= 1 + EDGE
+    if inside[1:, 1:].sum() > 500:
+        axes.contourf(x, y, grid, levels=[0, 1], colors=[REGION], zorder=0)
+        axes.contour(x, y, grid, levels=[1], colors=[BLUE], linewidths=1.2, zorder=1)
+        axes.plot([], [], color=BLUE, linewidth=1.2, label="|R| ≤ 1: no growth (shaded)")
+    else:
+        _segment(axes, method, window)
+    for draw in (axes.axhline, axes.axvline):
+        draw(0, color="0.8", linewidth=0.8, zorder=0.5)
+
+
+def _segment(axes: Axes, method: Integrator, window: tuple[float, float, float, float]) -> None:
+    label = "|R| ≤ 1: no growth"
+    for line, limits in ((1j, window[2:]), (1.0, window[:2])):
+        along = np.linspace(*limits, 2001)
+        held = method.amplification(1.0, (along * line).astype(complex)) <= 1 + EDGE
+        if held.sum() > 10:
+            shown = np.where(held, along, np.nan)
+            still = np.zeros_like(shown)
+            across, up = (still, shown) if line == 1j else (shown, still)
+            axes.plot(across, up, color=BLUE, linewidth=5, alpha=0.4, zorder=1, label=label)
+
+
+def growth_figure(block: BlockStability) -> Figure:
+    """Left: the growth of a perturbation up to each layer. Right: singular values of each layer and max |R(h λ)|.
+
+    Raises ValueError for a block whose layers were not looked at.
+    """
+    if not block.layers:
+        raise ValueError(f'block {block.name} holds no layers; ask for them with layers="all"')
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure.suptitle(f"{block.name}: {block.method}, {block.verdict}", fontsize=11)
+    whole, single = figure.subplots(1, 2)
+    _course(whole, block)
+    numbers = [layer.layer + 1 for layer in block.layers]
+    mark = "." if len(numbers) > 1 else "o"
+    for name, colour, style in (("largest", VERMILION, "-"), ("smallest", BLUE, "--")):
+        values = [getattr(layer, name) for layer in block.layers]
+        single.plot(
+            numbers, values, style, marker=mark, color=colour, label=f"{name} singular value"
+        )
+    amplification = [layer.amplification for layer in block.layers]
+    single.plot(numbers, amplification, ":", marker=mark, color=GREEN, label="max |R(h λ)|")
+    single.set(title="Of one layer", xlabel="layer", ylabel="factor")
+    for axes in (whole, single):
+        axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    return figure
+
+
+def _course(axes: Axes, block: BlockStability) -> None:
+    course = np.array(block.course)
+    layers = np.arange(1, len(course) + 1)
+    axes.plot(layers, course[:, 0], color=VERMILION, label="largest")
+    if np.isfinite(course[:, 1]).any():
+        axes.plot(layers, course[:, 1], "--", color=BLUE, label="least")
+    if (course[np.isfinite(course)] > 0).all():
+        axes.set_yscale("log")
+    axes.set(
+        title="From the first layer to this one", xlabel="layer", ylabel="growth of a perturbation"
+    )

@@ -1,0 +1,260 @@
+"""Reports: what was found of each block: the numbers, the verdict that they lead to, and what would help."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from keelnet.analysis.layers import LayerStability
+from keelnet.analysis.tables import figure, table
+from keelnet.propagation import Integrator
+
+# A layer that grows by less than this is lost in the rounding of float32.
+TOLERANCE = 1e-6
+# A block that grows by more is unstable, whatever its frozen layers say. Non-normal layers alone may reach √(max f' / min f').
+GROWN = 1e3
+
+
+@dataclass(frozen=True)
+class BlockStability:
+    """One block, at the features that reach it; of the samples, the worst.
+
+    name: its dotted name, or its position where it has none. method: what it computes. growth, smallest:
+    the largest and the least singular value of its Jacobian: how much a perturbation can grow and shrink (converged
+    and least_converged: whether the iterations reached them; else the truth is beyond). sample: which grows most.
+    amplification: the largest |R(h λ)| of a layer, frozen in time; step_bound the largest h
+    without growth, set by bound_layer (None where no spectrum is known). damping: the γ that would hold Euler at this
+    h; None where none would, and for other methods. energy_deviation, energy_drift and reversal_error as in
+    `Invariants`. layers: details of those asked for; course: (largest, least) after every layer, see `growth_by_layer`.
+    """
+
+    name: str
+    method: str
+    depth: int
+    growth: float
+    step_size: float | None = None
+    step_bound: float | None = None
+    amplification: float | None = None
+    smallest: float | None = None
+    converged: bool = True
+    least_converged: bool = True
+    sample: int = 0
+    bound_layer: int | None = None
+    damping: float | None = None
+    energy_deviation: float | None = None
+    energy_drift: float | None = None
+    reversal_error: float | None = None
+    layers: tuple[LayerStability, ...] = ()
+    course: tuple[tuple[float, float], ...] = ()
+    integrator: Integrator | None = None
+
+    @property
+    def final_time(self) -> float | None:
+        """T = N h."""
+        return None if self.step_size is None else self.depth * self.step_size
+
+    @property
+    def exponents(self) -> tuple[float, float] | None:
+        """Finite-time Lyapunov exponents log(σ) / T, the largest and the least; of a block without h, T is its depth."""
+        if self.smallest is None:
+            return None
+        time = self.final_time or self.depth
+        return tuple(
+            math.log(s) / time if s > 0 else -math.inf for s in (self.growth, self.smallest)
+        )  # type: ignore[return-value]
+
+    @property
+    def needed_depth(self) -> int | None:
+        """The least N for which T / N is within the step bound; None where no N is, or none is known."""
+        if self.step_bound is None or self.final_time is None or self.step_bound <= 0:
+            return None
+        return max(1, math.ceil(self.final_time / self.step_bound * (1 - 1e-12)))
+
+    @property
+    def verdict(self) -> str:
+        """unstable, marginal or dissipative by the layers' amplification and the growth; else by the growth alone.
+
+        The amplification takes f' at its largest: where activations saturate, the growth that was
+        measured stays far below its power. A growth above `GROWN` is unstable though no frozen layer grows.
+        """
+        if not math.isfinite(self.growth):
+            return "unstable: not finite"
+        if self.amplification is None:
+            return "grows" if self.growth > 1 + 1e-3 else "does not grow"
+        if self.amplification > 1 + TOLERANCE:
+            return f"unstable: up to ×{self.amplification:.6g} a layer"
+        if self.growth > GROWN:
+            return f"unstable: ×{self.growth:.3g} in all, though no frozen layer grows"
+        if self.amplification < 1 - TOLERANCE:
+            return f"dissipative: up to ×{self.amplification:.6g} a layer"
+        return "marginal: neither grows nor decays"
+
+    @property
+    def unstable(self) -> bool:
+        return self.verdict.startswith(("unstable", "grows"))
+
+    @property
+    def reasons(self) -> str:
+        """The numbers behind the verdict, in a sentence."""
+        parts = [self._stretch()]
+        if self.step_bound is not None and self.step_size is not None:
+            where = "" if self.bound_layer is None else f" (layer {self.bound_layer + 1})"
+            parts.append(f"h = {self.step_size:.4g}, its bound {self.step_bound:.4g}{where}")
+        if self.energy_deviation is not None and self.energy_drift is not None:
+            parts.append(
+                f"energy deviates by {self.energy_deviation:.2%}, drifts by {self.energy_drift:+.2%}"
+            )
+        if self.reversal_error is not None:
+            parts.append(f"stepped back with an error of {self.reversal_error:.1e}")
+        return "; ".join(parts)
+
+    def _stretch(self) -> str:
+        if self.smallest is None or self.exponents is None:
+            return f"a perturbation grows ×{self.growth:.4g}"
+        at_least, at_most = "" if self.converged else "≥ ", "" if self.least_converged else "≤ "
+        up, down = self.exponents
+        return (
+            f"perturbations stretch ×{at_most}{self.smallest:.3g} to ×{at_least}{self.growth:.4g}"
+            f" (exponents {down:+.3g} to {up:+.3g})"
+        )
+
+    @property
+    def advice(self) -> str | None:
+        """What would hold an unstable block; None for others."""
+        if not self.unstable:
+            return None
+        if self.amplification is None and self.step_size is None:
+            return "put its branch under a stable method: kn.stabilised(…)"
+        if self.amplification is None:
+            return 'look at the spectra of its layers (layers="all"): a smaller h, or a branch with another spectrum'
+        if self.amplification <= 1 + TOLERANCE:
+            return (
+                "let θ(t) change more slowly (smoothness), or take the one-kernel HamiltonianField"
+            )
+        ways = []
+        if self.step_bound and self.needed_depth and math.isfinite(self.step_bound):
+            ways.append(
+                f"h ≤ {self.step_bound:.4g}: {self.needed_depth} layers at T = {self.final_time:g}"
+            )
+        if self.damping:
+            ways.append(f"damping γ = {self.damping:.4g}")
+        return " or ".join(ways) or "no h holds it: use a HamiltonianField under Verlet"
+
+
+@dataclass(frozen=True)
+class StabilityReport:
+    """The blocks in the order in which they are met; ``str()`` is a table."""
+
+    blocks: tuple[BlockStability, ...]
+
+    @property
+    def stable(self) -> bool:
+        """Whether no block was found unstable or growing."""
+        return not any(block.unstable for block in self.blocks)
+
+    @property
+    def worst(self) -> BlockStability:
+        """The block that grows most."""
+        return max(self.blocks, key=lambda block: block.growth)
+
+    def as_table(self) -> dict[str, Any]:
+        """Plain values; what is not finite is None, a complex number [real, imaginary]."""
+        blocks = [
+            _plain(block)
+            | {
+                name: _plain(getattr(block, name))
+                for name in ("verdict", "reasons", "advice", "exponents", "needed_depth")
+            }
+            for block in self.blocks
+        ]
+        return {"stable": self.stable, "blocks": blocks}
+
+    def to_json(self) -> str:
+        """``as_table`` as JSON."""
+        return json.dumps(self.as_table(), ensure_ascii=False, allow_nan=False, indent=2)
+
+    def __str__(self) -> str:
+        parts = [table("Stability, block by block", self._columns())]
+        looked = [(block, layer) for block in self.blocks for layer in block.layers]
+        if looked:
+            parts.append(table("Stability, layer by layer", _layer_columns(looked)))
+        for block in self.blocks:
+            if block.step_size is not None:
+                parts.append(f"{block.name}: {block.reasons}\n")
+            if block.advice is not None:
+                parts.append(f"{block.name}: to hold it, {block.advice}\n")
+        return "".join(parts)
+
+    def _columns(self) -> dict[str, list[str]]:
+        """Cells by heading; a column of empty ones is not shown."""
+        return {
+            "block": [block.name for block in self.blocks],
+            "method": [block.method for block in self.blocks],
+            "layers": [str(block.depth) for block in self.blocks],
+            "h": [figure(block.step_size) for block in self.blocks],
+            "step bound": [figure(block.step_bound) for block in self.blocks],
+            "growth": [figure(block.growth) for block in self.blocks],
+            "verdict": [block.verdict for block in self.blocks],
+        }
+
+
+def _layer_columns(looked: list[tuple[BlockStability, LayerStability]]) -> dict[str, list[str]]:
+    layers = [layer for _, layer in looked]
+    return {
+        "block": [block.name for block, _ in looked],
+        "layer": [
+            "" if block.step_size is None else str(layer.layer + 1) for block, layer in looked
+        ],
+        "max Re λ": [_abscissa(each) for each in layers],
+        "numerical": [figure(each.spectrum.numerical) for each in layers],
+        "|R(h λ)|": [_sided(each, f"{each.amplification:.6g}") for each in layers],
+        "margin": [_margin(each.margin) for each in layers],
+        "step bound": [figure(each.step_bound) for each in layers],
+        "N for it": [
+            "" if block.final_time is None else _depth_for(block.final_time, layer.step_bound)
+            for block, layer in looked
+        ],
+        "σ max": [figure(each.largest) for each in layers],
+        "σ min": [figure(each.smallest) for each in layers],
+        "γ": [figure(each.damping) for each in layers],
+    }
+
+
+def _sided(layer: LayerStability, text: str) -> str:
+    """Eigenvalues that are not known may lie further out."""
+    if math.isnan(layer.amplification):
+        return "?"
+    return text if layer.spectrum.converged else f"≥ {text}"
+
+
+def _margin(value: float) -> str:
+    return "?" if math.isnan(value) else f"{round(value, 12) + 0.0:+.3g}"
+
+
+def _abscissa(layer: LayerStability) -> str:
+    low, high = layer.spectrum.bounds
+    return figure(low) if layer.spectrum.converged else f"{figure(low)} … {figure(high)}"
+
+
+def _depth_for(time: float, bound: float) -> str:
+    return str(max(1, math.ceil(time / bound * (1 - 1e-12)))) if bound > 0 else "none"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        names = [each.name for each in fields(value) if each.name != "integrator"]
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, np.ndarray):
+        if np.iscomplexobj(value):
+            return [[float(each.real), float(each.imag)] for each in value]
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,166 @@
+"""Singular values: the largest and the least stretch of a derivative, by products alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Real = NDArray[np.float64]
+
+SMALL = 64  # numbers a sample up to which the whole matrix is formed
+CONVERGED = 3e-4  # residual of a singular pair over its bound: the value is off by about its square
+
+
+class Derivative(ABC):
+    """J of a map at y (samples, …), sample by sample, as the products J v and Jᵀ w."""
+
+    y: Tensor
+
+    @abstractmethod
+    def pushed(self, v: Tensor) -> Tensor:
+        """J v; v like y."""
+
+    @abstractmethod
+    def pulled(self, w: Tensor) -> Tensor:
+        """Jᵀ w; w like the map's value."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """(samples, outputs, inputs)."""
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The largest and the least singular value at each sample (samples,).
+
+    From products they are bounds from inside: the largest is at least ``largest``, the least at most ``smallest``;
+    the flags say where the residual is small enough for equality. ``every`` holds all of them, falling
+    (samples, any), where the matrix was formed.
+    """
+
+    largest: Real
+    smallest: Real
+    largest_converged: NDArray[np.bool_]
+    smallest_converged: NDArray[np.bool_]
+    every: Real | None = None
+
+
+def extremes(
+    derivative: Derivative, iterations: int = 30, seed: int = 0, small: int = SMALL
+) -> Extremes:
+    """Extreme singular values: exact up to ``small`` numbers a sample, else by Golub–Kahan–Lanczos.
+
+    A Lanczos step costs one J v and one Jᵀ w, as a step of power iteration does, and keeps two vectors. It ends when the
+    largest value has converged (`CONVERGED`), or after ``iterations``. Without reorthogonalisation values may appear
+    twice, but none beyond the true ones. The seed draws the first direction.
+    """
+    if derivative.y[0].numel() <= small:
+        return _exact(derivative.matrix())
+    return _Bidiagonal(derivative, seed).extended(iterations)
+
+
+def _exact(matrices: Tensor) -> Extremes:
+    whole = matrices.detach().double().cpu()
+    whole = torch.where(whole.flatten(1).isfinite().all(dim=1)[:, None, None], whole, torch.nan)
+    values = np.full((len(whole), min(whole.shape[1:])), np.inf)
+    for number, one in enumerate(whole):
+        if not bool(one.isnan().any()):
+            values[number] = torch.linalg.svdvals(one).numpy()
+    # Rounding hides a least value far below the largest: what is found then only bounds it.
+    seen = values[:, -1] > len(values[0]) * torch.finfo(matrices.dtype).eps * values[:, 0]
+    return Extremes(values[:, 0], values[:, -1], np.ones(len(values), bool), seen, values)
+
+
+class _Bidiagonal:
+    """U B Vᵀ ≈ J for every sample: diag(B) = α, its superdiagonal β."""
+
+    def __init__(self, derivative: Derivative, seed: int) -> None:
+        self.derivative = derivative
+        y = derivative.y
+        generator = torch.Generator().manual_seed(seed)
+        self.v = torch.randn(y.shape, generator=generator).to(y)
+        self.v = self.v / _shaped(_norms(self.v), self.v)
+        self.u: Tensor | None = None
+        self.beta = torch.zeros(len(y))
+        self.alphas: list[Real] = []
+        self.betas: list[Real] = []
+        self.eps = 100 * torch.finfo(y.dtype).eps
+
+    def extended(self, iterations: int) -> Extremes:
+        for count in range(1, iterations + 1):
+            self._step()
+            if count % 5 == 0 or count in (1, iterations):
+                found = self._looked()
+                if bool(found.largest_converged.all()):
+                    break
+        return found
+
+    def _step(self) -> None:
+        w = self.derivative.pushed(self.v)
+        if self.u is not None:
+            w = w - _shaped(self.beta, w) * self.u
+        alpha = _norms(w)
+        self.u = _divided(w, alpha)
+        t = self.derivative.pulled(self.u) - _shaped(alpha, self.v) * self.v
+        self.beta = _norms(t)
+        self.v = _divided(t, self.beta)
+        self.alphas.append(_numbers(alpha))
+        self.betas.append(_numbers(self.beta))
+
+    def _looked(self) -> Extremes:
+        alphas, betas = np.stack(self.alphas), np.stack(self.betas)
+        rows = [self._of(alphas[:, n], betas[:, n]) for n in range(alphas.shape[1])]
+        largest, smallest, top, bottom = (np.array(column) for column in zip(*rows, strict=True))
+        return Extremes(largest, smallest, top, bottom)
+
+    def _of(self, alphas: Real, betas: Real) -> tuple[float, float, bool, bool]:
+        """Of one sample. A vanishing α or β ends the process: the Krylov space is invariant, the values exact."""
+        if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
+            return float("inf"), 0.0, True, False
+        scale = max(alphas.max(), betas.max())
+        if scale == 0:
+            return 0.0, 0.0, True, True
+        dead_alpha, dead_beta = alphas <= self.eps * scale, betas <= self.eps * scale
+        steps = len(alphas)
+        first_alpha = int(dead_alpha.argmax()) if dead_alpha.any() else steps
+        first_beta = int(dead_beta.argmax()) if dead_beta.any() else steps
+        count = min(first_alpha, first_beta + 1)
+        matrix = np.diag(alphas[:count]) + np.diag(betas[: count - 1], 1)
+        if (
+            first_alpha <= first_beta and first_alpha < steps
+        ):  # one more column: J is wider than what it reached
+            matrix = np.hstack([matrix, np.zeros((count, 1))])
+            matrix[-1, -1] = betas[count - 1]
+        left, values, _ = np.linalg.svd(matrix)
+        ended = min(first_alpha, first_beta) < steps
+        residuals = 0 * values if ended else betas[count - 1] * np.abs(left[-1])
+        limit = CONVERGED * values[0]
+        return (
+            float(values[0]),
+            float(values[-1]),
+            bool(residuals[0] <= limit),
+            bool(residuals[-1] <= CONVERGED * values[-1]),
+        )
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Of each sample."""
+    return x.flatten(1).norm(dim=1)
+
+
+def _numbers(x: Tensor) -> Real:
+    return x.detach().double().cpu().numpy()
+
+
+def _shaped(x: Tensor, like: Tensor) -> Tensor:
+    return x.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _divided(x: Tensor, norms: Tensor) -> Tensor:
+    """x over its norms; 0 where they vanish."""
+    return x / _shaped(norms.clamp(min=torch.finfo(x.dtype).tiny), x)

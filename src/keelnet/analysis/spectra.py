@@ -1,0 +1,151 @@
+"""Spectra: eigenvalues of a matrix that may be known by its products alone, with bounds where they stay unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import (
+    ArpackError,
+    ArpackNoConvergence,
+    LinearOperator,
+    eigs,
+    eigsh,
+)
+
+Real = NDArray[np.float64]
+Complex = NDArray[np.complex128]
+Matrix = Any  # an array, or a LinearOperator with matvec and rmatvec; SciPy has no types
+
+WANTED = 4  # eigenvalues that Arnoldi is asked for at each end
+BASIS = 18  # vectors that it keeps
+ENDS = ("LR", "LM")  # largest real part, largest modulus
+STEPS = 25  # restarts that it may take: an end of a spectrum that is dense there takes thousands
+TOLERANCE = 1e-7
+ROUNDING = 1e-10  # of the norm: parts of a dense eigenvalue below it are taken for 0
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues of A (all of a small matrix, else the extreme ones) and of its symmetric part.
+
+    abscissa: the largest Re λ, what grows in the long run. numerical: the largest eigenvalue of ½ (A + Aᵀ), what can
+    grow at once; at least the abscissa, and more for a non-normal A. converged False: Arnoldi stopped
+    early, ``eigenvalues`` are those that it was sure of, and the abscissa lies within ``bounds``.
+    """
+
+    eigenvalues: Complex
+    abscissa: float
+    numerical: float
+    complete: bool
+    converged: bool
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which the rightmost real part lies: what is known of it, and the numerical abscissa."""
+        return self.abscissa, (self.abscissa if self.converged else self.numerical)
+
+
+def spectrum_of(matrix: Matrix, steps: int = STEPS) -> Spectrum:
+    """The spectrum of a square real matrix: dense of an array, by Arnoldi of a LinearOperator.
+
+    ``steps``: restarts that ARPACK may take.
+    """
+    values, converged = _eigenvalues(matrix, steps)
+    if isinstance(matrix, np.ndarray):
+        numerical, sure = float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]), True
+    else:
+        numerical, sure = _largest((matrix + matrix.T) * 0.5, steps)
+    return _spectrum(values, numerical, isinstance(matrix, np.ndarray), converged and sure)
+
+
+def oscillation_of(b: Matrix, c: Matrix, imaginary: bool = False, steps: int = STEPS) -> Spectrum:
+    """The spectrum of A = [[0, B], [C, 0]]: ±√μ with μ the eigenvalues of the product B C.
+
+    μ of a Hamiltonian field is real and not positive; √ of it keeps λ on the imaginary axis to rounding, which a
+    solver for A itself does not; with ``imaginary`` it is known to be so, and only the largest are looked for. The numerical
+    abscissa is ½ ‖B + Cᵀ‖.
+    """
+    wide = b.shape[0] <= b.shape[1]
+    ends = ("LM",) if imaginary else ENDS
+    squares, converged = _eigenvalues(b @ c if wide else c @ b, steps, ends)
+    roots = np.sqrt(squares)
+    both = b + c.T
+    if isinstance(both, np.ndarray):
+        numerical, sure = float(np.linalg.norm(both, 2)) / 2, True
+    else:
+        top, sure = _largest(both @ both.T if wide else both.T @ both, steps)
+        numerical = float(np.sqrt(max(top, 0.0))) / 2
+    complete = isinstance(both, np.ndarray)
+    return _spectrum(np.concatenate([roots, -roots]), numerical, complete, converged and sure)
+
+
+def _spectrum(values: Complex, numerical: float, complete: bool, converged: bool) -> Spectrum:
+    abscissa = float(values.real.max()) if len(values) else -np.inf
+    return Spectrum(values, abscissa, numerical, complete, converged)
+
+
+def _eigenvalues(matrix: Matrix, steps: int, ends: tuple[str, ...] = ENDS) -> tuple[Complex, bool]:
+    """All of an array, else those of largest real part and of largest modulus; whether all converged."""
+    if isinstance(matrix, np.ndarray):
+        limit = ROUNDING * float(np.linalg.norm(matrix, 2))
+        return _cleaned(np.linalg.eigvals(matrix).astype(complex), limit), True
+    parts = [_arnoldi(matrix, which, steps) for which in ends]
+    values = np.concatenate([found for found, _ in parts])
+    size = float(np.abs(values).max()) if len(values) else 0.0
+    return _cleaned(values, TOLERANCE * size), all(sure for _, sure in parts)
+
+
+def _cleaned(values: Complex, limit: float) -> Complex:
+    """Without real and imaginary parts up to ``limit``: rounding, which would take λ off the imaginary axis."""
+    real = np.where(np.abs(values.real) <= limit, 0.0, values.real)
+    imaginary = np.where(np.abs(values.imag) <= limit, 0.0, values.imag)
+    return real + 1j * imaginary
+
+
+def _arnoldi(matrix: LinearOperator, which: str, steps: int) -> tuple[Complex, bool]:
+    try:
+        return np.asarray(eigs(matrix, WANTED, which=which, **_settings(matrix, steps))), True
+    except ArpackNoConvergence as stopped:
+        return np.asarray(stopped.eigenvalues, complex), False
+    except ArpackError as error:
+        return np.zeros(int(_vanishes(error)), complex), _vanishes(error)
+
+
+def _largest(symmetric: LinearOperator, steps: int) -> tuple[float, bool]:
+    """Its largest eigenvalue, and whether it converged; where it did not its norm, or inf, which bound it."""
+    try:
+        return float(eigsh(symmetric, 1, which="LA", **_settings(symmetric, steps))[0]), True
+    except ArpackNoConvergence:
+        return _norm(symmetric, steps), False
+    except ArpackError as error:
+        return (0.0, True) if _vanishes(error) else (np.inf, False)
+
+
+def _norm(symmetric: LinearOperator, steps: int) -> float:
+    try:
+        return abs(float(eigsh(symmetric, 1, which="LM", **_settings(symmetric, steps))[0]))
+    except ArpackError:
+        return np.inf
+
+
+def _settings(matrix: LinearOperator, steps: int) -> dict[str, Any]:
+    return {
+        "ncv": BASIS,
+        "v0": np.random.default_rng(0).standard_normal(matrix.shape[0]),
+        "maxiter": steps,
+        "tol": TOLERANCE,
+        "return_eigenvectors": False,
+    }
+
+
+def _vanishes(error: ArpackError) -> bool:
+    """Whether A took its first vector to 0, as A = 0 does."""
+    return "Starting vector is zero" in str(error)
+
+
+def as_matrix(rows: int, columns: int, product: Any, transposed: Any) -> LinearOperator:
+    """A matrix of rows × columns by A v and Aᵀ w of NumPy vectors."""
+    return LinearOperator((rows, columns), matvec=product, rmatvec=transposed, dtype=np.float64)

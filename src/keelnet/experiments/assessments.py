@@ -1,0 +1,101 @@
+"""Assessments: the stability of a recipe's network, before training or after, at inputs of its own task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from keelnet.analysis.portraits import growth_figure, spectra_figure
+from keelnet.analysis.reports import BlockStability, StabilityReport
+from keelnet.analysis.stability import stability
+from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.pictures import png
+from keelnet.experiments.problems import network_of, problem
+from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.runs import load_network, load_run
+from keelnet.experiments.tasks import Withheld
+
+SAMPLES = 8  # of tasks with a label an input; of images whose pixels are labelled, 1
+SIDE = 32  # of the noise that stands for a scan
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A report, and in words what was looked at."""
+
+    report: StabilityReport
+    subject: str
+
+    def advice(self) -> list[str]:
+        """Of each block with a known bound, the largest step size, as depth at the same T."""
+        return [line for block in self.report.blocks for line in _advised(block)]
+
+
+def assess_run(folder: Path, layers: int | None = None) -> Assessment:
+    """Of the trained network in a run folder; ``layers``: how many single ones of each block, if any."""
+    recipe = load_run(folder).recipe
+    return _assessed(recipe, load_network(folder), f"trained, {folder}", layers)
+
+
+def assess_recipe(recipe: Recipe, layers: int | None = None) -> Assessment:
+    """Of the network that training would begin with."""
+    return _assessed(recipe, network_of(recipe), f"recipe {recipe.name}, before training", layers)
+
+
+def write(assessment: Assessment, out: Path, overwrite: bool = False) -> list[str]:
+    """stability.json and the pictures of each block whose layers were looked at; all of them or none."""
+    with OutputFolder.claim(out, overwrite, whole=True) as folder:
+        names = ["stability.json"]
+        folder.write_text(names[0], assessment.report.to_json() + "\n")
+        for block in assessment.report.blocks:
+            for kind, draw in _pictures(block).items():
+                names.append(f"{kind}-{block.name}.png")
+                folder.write_bytes(names[-1], png(draw(block)))
+    return names
+
+
+def _pictures(block: BlockStability) -> dict[str, Callable[[BlockStability], Any]]:
+    return {"spectra": spectra_figure, "growth": growth_figure} if block.layers else {}
+
+
+def _assessed(recipe: Recipe, network: nn.Module, subject: str, layers: int | None) -> Assessment:
+    x, words = _inputs(recipe)
+    return Assessment(stability(network, x, layers), f"{subject}; at {words}")
+
+
+def _inputs(recipe: Recipe) -> tuple[Tensor, str]:
+    if recipe.data == "tumour":  # a scan is normalised to zero mean and unit spread
+        x = torch.randn(
+            1, 4, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(recipe.seed)
+        )
+        return x.to(recipe.device), f"noise of {SIDE}³ voxels in place of a scan"
+    task = problem(recipe).task
+    if not isinstance(task, Withheld) or task.per_pixel:
+        return task.example.to(recipe.device), "one withheld image"
+    x = task.samples.validation[0]
+    chosen = x[:: max(1, len(x) // SAMPLES)][:SAMPLES]
+    return chosen.to(recipe.device), f"{len(chosen)} withheld samples"
+
+
+def _advised(block: BlockStability) -> list[str]:
+    bound, needed = block.step_bound, block.needed_depth
+    if bound is None or block.step_size is None:
+        return []
+    if needed is None or not math.isfinite(bound):
+        return [
+            f"{block.name}: {'every' if bound else 'no'} step size is stable" + _otherwise(block)
+        ]
+    return [
+        f"{block.name}: advised step size h ≤ {bound:.4g}, {needed} or more layers at T = {block.final_time:.4g}"
+        f" (now h = {block.step_size:.4g}, {block.depth} layers)" + _otherwise(block)
+    ]
+
+
+def _otherwise(block: BlockStability) -> str:
+    return f"; or damping γ = {block.damping:.4g}" if block.damping and block.unstable else ""

@@ -1,0 +1,69 @@
+"""The stability laboratory: experiments by name, each a frozen recipe that leaves numbers and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, get_type_hints
+
+from keelnet.experiments.dampings import DampingSweep
+from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.gradient_maps import GradientMaps
+from keelnet.experiments.growth import GrowthAgainstDepth
+from keelnet.experiments.reproduce import versions
+from keelnet.experiments.settings import assignment, read
+from keelnet.experiments.starts import StartOfTheGrid
+
+
+class Experiment(Protocol):
+    """A frozen dataclass: everything that determines the numbers."""
+
+    name: ClassVar[str]
+
+    def run(self) -> dict[str, Any]:
+        """Plain values."""
+
+    def pictures(self, found: Mapping[str, Any]) -> dict[str, bytes]:
+        """PNG by file name."""
+
+
+EXPERIMENTS: dict[str, Any] = {
+    kind.name: kind for kind in (GrowthAgainstDepth, DampingSweep, StartOfTheGrid, GradientMaps)
+}
+
+
+def experiment_named(name: str, settings: Sequence[str] = ()) -> Experiment:
+    """The experiment of that name with ``key=value`` settings; raises ValueError for unknown ones."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"unknown experiment {name!r}; known are {', '.join(EXPERIMENTS)}")
+    kind = EXPERIMENTS[name]
+    hints = get_type_hints(kind)
+    known = [each.name for each in fields(kind)]
+    changes = dict(assignment(setting) for setting in settings)
+    for key in changes:
+        if key not in known:
+            raise ValueError(f"unknown setting {key!r} of {name}; known are {', '.join(known)}")
+    made = replace(kind(), **{key: read(key, text, hints[key]) for key, text in changes.items()})
+    _require_positive(made)
+    return made
+
+
+def _require_positive(made: Any) -> None:
+    for each in fields(made):
+        value = getattr(made, each.name)
+        least = min(value) if isinstance(value, tuple) else value
+        if each.name != "seed" and not 0 < least < float("inf"):
+            raise ValueError(f"{each.name} must be a finite number above 0, got {value!r}")
+
+
+def perform(experiment: Experiment, out: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Run an experiment and leave NAME.json and its pictures in ``out``, all of them or none."""
+    with OutputFolder.claim(out, overwrite, whole=True) as folder:
+        found = experiment.run()
+        for name, content in experiment.pictures(found).items():
+            folder.write_bytes(name, content)
+        text = json.dumps(found | {"versions": versions()}, ensure_ascii=False, allow_nan=False)
+        folder.write_text(f"{experiment.name}.json", text + "\n")
+    return found

@@ -1,0 +1,66 @@
+"""Stabilised: the residual branches of an ordinary network under an integrator that keeps what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from keelnet.dynamics.controls import Control
+from keelnet.dynamics.modules import ModuleField
+from keelnet.networks.blocks import Block
+from keelnet.propagation.gradients import Strategy, store_all
+from keelnet.propagation.integrators import Integrator
+from keelnet.propagation.shears import Verlet
+
+
+class Branch(nn.Module):
+    """F of a residual block y + F(y), read off the block: F(y) = block(y) − y."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, y: Tensor) -> Tensor:
+        branch: Tensor = self.block(y.clone()) - y  # the block may change its input in place
+        return branch
+
+
+def stabilised(
+    blocks: Sequence[nn.Module],
+    integrator: Integrator | None = None,
+    step_size: float = 1.0,
+    whole: bool = True,
+    channels: int | None = None,
+    axis: int = 1,
+    strategy: Strategy = store_all,
+) -> Block:
+    """The branches F_1 … F_N of residual blocks y + F_j(y) as the layers of one Block under ``integrator``.
+
+    Default is Verlet: z ← z − h F_j(y); y ← y + h F_j(z), with z at 0 before it (or features split in two halves);
+    ``kn.Leapfrog()``: v ← v + h F_j(y); y ← y + h v. Both keep volume and can be stepped back, which bounds the growth
+    where ∂F/∂y has real (for Leapfrog: real and not positive) eigenvalues μ and h |μ| ≤ 2 (Leapfrog: h² |μ| ≤ 4); complex ones
+    still grow. So ask ``kn.analysis.stability(block, x, layers="all")`` of the result.
+
+    blocks: modules of one shape that keep that of their input; whole=False: they are the branches themselves. Their
+    parameters are copied into the Block's Control, a knot a layer. Raises ValueError for blocks whose
+    parameters differ in shape, and for several with buffers (batch norm), which a Control cannot hold.
+    """
+    if not blocks or not all(isinstance(block, nn.Module) for block in blocks):
+        raise ValueError(f"stabilised needs a list of modules, at least one; got {blocks!r}")
+    if len(blocks) > 1 and any(True for block in blocks for _ in block.buffers()):
+        raise ValueError(
+            "the blocks hold buffers (batch norm?), which differ from layer to layer but are no parameters;"
+            " stabilise each alone, stabilised([block]), and join them by nn.Sequential"
+        )
+    branches = [Branch(block) for block in blocks] if whole else list(blocks)
+    shapes = [{name: value.shape for name, value in each.named_parameters()} for each in branches]
+    if any(each != shapes[0] for each in shapes):
+        raise ValueError(
+            "stabilised needs blocks whose parameters have the same names and shapes; make one Block a shape"
+        )
+    values = {name: value.detach() for name, value in ModuleField.stacked(branches).items()}
+    depth = len(branches)
+    field = ModuleField(branches[0], channels, axis)
+    method = Verlet() if integrator is None else integrator
+    return Block(method, field, depth, depth * step_size, Control(values), strategy)

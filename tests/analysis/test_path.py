@@ -1,0 +1,136 @@
+"""Products through a path agree with the whole Jacobian, for every method; memory stays that of a few states."""
+
+import pytest
+import torch
+from peaks import peak
+
+import keelnet as kn
+from keelnet.analysis import growths
+from keelnet.analysis.derivatives import Jacobian
+from keelnet.analysis.growths import growth_by_layer
+from keelnet.analysis.invariants import invariants
+from keelnet.analysis.path import Path, PathDerivative
+from keelnet.analysis.singular import extremes
+
+K = kn.DenseKernel(4)
+CASES = {
+    "euler": (kn.Euler(), kn.SingleField(K)),
+    "damped": (kn.Euler(), kn.AntisymmetricField(K, damping="auto")),
+    "rk4": (kn.RK4(), kn.SingleField(K, "sin")),
+    "midpoint": (kn.Midpoint(), kn.AntisymmetricField(K)),
+    "leapfrog": (kn.Leapfrog("half"), kn.SymmetricField(kn.DenseKernel(4, 3))),
+    "verlet": (kn.Verlet(), kn.HamiltonianField(K)),
+    "rectangular": (kn.Verlet("half"), kn.HamiltonianField(kn.DenseKernel(4, 2))),
+    "double": (kn.Verlet(), kn.DoubleHamiltonianField(K, kn.DenseKernel(4, 5))),
+    "imex": (
+        kn.IMEX(kn.DenseDiffusion(torch.eye(4, dtype=torch.float64))),
+        kn.SingleField(K),
+    ),
+    "module": (kn.Verlet(), kn.ModuleField(torch.nn.Linear(4, 4).double())),
+}
+
+
+def block_of(name, depth=5):
+    generator = torch.Generator().manual_seed(1)
+    integrator, field = CASES[name]
+    control = kn.Control.random(field, depth, generator).double()
+    with torch.no_grad():
+        for value in control.parameters():  # controls that differ from layer to layer
+            value.add_(0.1 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+    return kn.Block(integrator, field, depth, 1.0, control)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("split", [False, True])
+def test_products_are_those_of_the_whole_jacobian(name, split):
+    subject = block_of(name)
+    width = 4
+    if split:
+        if not isinstance(subject.integrator, kn.Verlet):
+            return
+        width = 6 if name == "rectangular" else 8
+    generator = torch.Generator().manual_seed(2)
+    y, v = torch.randn(2, 2, width, dtype=torch.float64, generator=generator)
+    path = Path.of(subject, y)
+    derivative = PathDerivative(path, y)
+    whole = Jacobian(lambda x: subject.propagated(x, kn.store_all), y).matrix()
+    w = torch.randn(whole.shape[:2], dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(derivative.matrix(), whole)
+    torch.testing.assert_close(derivative.pushed(v), torch.einsum("bij,bj->bi", whole, v))
+    torch.testing.assert_close(derivative.pulled(w), torch.einsum("bij,bi->bj", whole, w))
+    course = growth_by_layer(path, y[:1])
+    exact = torch.linalg.svdvals(whole[0])[[0, -1]]
+    assert course[-1] == pytest.approx(exact.tolist())
+    found = extremes(derivative)
+    assert found.largest[0] == pytest.approx(exact[0].item())
+
+
+def test_growth_by_layer_of_many_numbers_is_a_lower_bound_that_comes_close():
+    kernel = kn.ConvKernel(2, dim=2)
+    field = kn.SingleField(kernel)
+    control = kn.Control.random(field, 4, torch.Generator().manual_seed(0)).double()
+    subject = kn.Block(kn.Euler(), field, 4, 1.0, control)
+    y = torch.zeros(1, 2, 6, 6, dtype=torch.float64)
+    path = Path.of(subject, y)
+    exact = torch.linalg.svdvals(PathDerivative(path, y).matrix())[0, 0].item()
+    found = growth_by_layer(path, y)[-1, 0]
+    assert 0.9 * exact <= found <= exact * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("start", ["full", "half"])
+def test_a_constant_verlet_network_keeps_its_energy_and_can_be_stepped_back(start):
+    weight = torch.tensor([[2.0, 1.0, 0.0], [1.0, -1.0, 2.0]], dtype=torch.float64)
+    deviations = []
+    for h in (0.2, 0.1, 0.05):
+        depth = round(40 / h)
+        field = kn.HamiltonianField(kn.DenseKernel(2, 3))
+        control = kn.Control({"weight": weight[None]}).double()
+        subject = kn.Block(kn.Verlet(start), field, depth, 40.0, control)
+        y = torch.tensor([[0.3, 0.4], [0.0, 0.5]], dtype=torch.float64)
+        found = invariants(Path.of(subject, y), y)
+        deviations.append(found.energy_deviation)
+        assert abs(found.energy_drift) < 0.01
+        assert found.reversal_error < 1e-11
+    ratio = 2 if start == "full" else 4  # first and second order in h
+    assert deviations[0] / deviations[1] == pytest.approx(ratio, rel=0.25)
+    assert deviations[1] / deviations[2] == pytest.approx(ratio, rel=0.25)
+
+
+def test_the_energy_of_euler_grows_and_it_cannot_be_stepped_back():
+    field = kn.HamiltonianField(kn.DenseKernel(2), "identity")
+    control = kn.Control({"weight": torch.eye(2, dtype=torch.float64)[None]})
+    subject = kn.Block(kn.Euler(), field, 100, 10.0, control)
+    y = torch.tensor([[0.3, 0.4]], dtype=torch.float64)
+    found = invariants(Path.of(subject, y), y)
+    assert found.energy_deviation == pytest.approx(1.01**100 - 1)  # |1 + i h|² a layer
+    assert found.reversal_error is None
+
+
+def test_an_energy_that_is_not_known_is_none():
+    field = kn.HamiltonianField(K, "gelu")
+    subject = kn.Block(kn.Verlet(), field, 3).double()
+    found = invariants(Path.of(subject, torch.ones(1, 4).double()), torch.ones(1, 4).double())
+    assert found.energy_deviation is None and found.reversal_error < 1e-12
+
+
+def test_the_count_of_memory_sees_what_lives_together():
+    def chain(needs):
+        y = torch.zeros(250, requires_grad=needs)
+        for _ in range(9):
+            y = y.sin()
+
+    assert peak(lambda: chain(False)) == 2 * 1000
+    assert peak(lambda: chain(True)) == 10 * 1000
+
+
+@pytest.mark.parametrize("name", ["residual", "hamiltonian"])
+@pytest.mark.parametrize(("samples", "layers"), [(1, None), (6, None), (6, 1)])
+def test_the_analysis_takes_less_than_two_forward_passes(name, samples, layers, monkeypatch):
+    """Of inference where samples can be taken one after the other; of training for a single one."""
+    monkeypatch.setattr(growths, "KEPT", 1)  # as if these few numbers were many
+    network = getattr(kn.architectures, name)(1, 2, width=4, depth=12, dim=2, strategy=kn.store_all)
+    network.eval()
+    x = torch.randn(samples, 1, 32, 32)
+    with kn.engine("reference"), torch.set_grad_enabled(samples == 1):
+        once = peak(lambda: network(x))
+    assert peak(lambda: kn.analysis.stability(network, x, layers, iterations=1)) < 2 * once

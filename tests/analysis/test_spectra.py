@@ -1,0 +1,144 @@
+"""Spectra agree with SciPy's dense solvers, and say where they stopped."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+from keelnet.analysis.derivatives import Jacobian
+from keelnet.analysis.layers import euler_damping, jacobian_at
+from keelnet.analysis.singular import extremes
+from keelnet.analysis.spectra import as_matrix, oscillation_of, spectrum_of
+
+
+def random(rows, columns=None, seed=0):
+    return np.random.default_rng(seed).standard_normal((rows, columns or rows)) / rows**0.5
+
+
+def by_products(matrix):
+    return as_matrix(*matrix.shape, lambda v: matrix @ v, lambda w: matrix.T @ w)
+
+
+def sorted_by(values):
+    return sorted(values, key=lambda each: (round(each.real, 6), round(each.imag, 6)))
+
+
+@given(some.integers(1, 12), some.integers(0, 2**31))
+def test_a_small_spectrum_is_scipy_s(rows, seed):
+    matrix = random(rows, seed=seed)
+    found = spectrum_of(matrix)
+    exact = scipy.linalg.eigvals(matrix)
+    assert np.allclose(sorted_by(found.eigenvalues), sorted_by(exact), atol=1e-6)
+    assert found.abscissa == pytest.approx(exact.real.max(), abs=1e-6)
+    symmetric = scipy.linalg.eigvalsh((matrix + matrix.T) / 2)
+    assert found.numerical == pytest.approx(symmetric.max(), abs=1e-6)
+    assert found.complete and found.converged and found.abscissa <= found.numerical + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_arnoldi_finds_the_ends_that_scipy_finds(seed):
+    matrix = random(120, seed=seed) - np.eye(120)
+    found = spectrum_of(by_products(matrix), steps=500)
+    exact = scipy.linalg.eigvals(matrix)
+    assert found.converged and not found.complete
+    assert found.abscissa == pytest.approx(exact.real.max(), abs=1e-6)
+    assert np.abs(found.eigenvalues).max() == pytest.approx(np.abs(exact).max(), abs=1e-6)
+    symmetric = scipy.linalg.eigvalsh((matrix + matrix.T) / 2)
+    assert found.numerical == pytest.approx(symmetric.max(), abs=1e-6)
+
+
+def test_what_does_not_converge_is_said_and_bounded():
+    matrix = random(200)
+    found = spectrum_of(by_products(matrix), steps=1)
+    low, high = found.bounds
+    exact = scipy.linalg.eigvals(matrix).real.max()
+    assert not found.converged
+    assert low <= exact + 1e-9 <= high + 1e-6
+
+
+def test_a_matrix_of_zeros_has_a_spectrum_of_zeros():
+    found = spectrum_of(by_products(np.zeros((30, 30))))
+    assert found.converged and found.abscissa == found.numerical == 0
+
+
+@given(some.integers(1, 6), some.integers(1, 6), some.integers(0, 2**31))
+def test_two_parts_that_drive_each_other(rows, columns, seed):
+    b, c = random(rows, columns, seed), random(columns, rows, seed + 1)
+    found = oscillation_of(b, c)
+    whole = np.block([[np.zeros((rows, rows)), b], [c, np.zeros((columns, columns))]])
+    exact = scipy.linalg.eigvals(whole)
+    # √ of the product halves the digits of eigenvalues at 0.
+    assert found.abscissa == pytest.approx(max(exact.real.max(), 0), abs=1e-4)
+    assert np.abs(found.eigenvalues).max() == pytest.approx(np.abs(exact).max(), abs=1e-6)
+    numerical = scipy.linalg.eigvalsh((whole + whole.T) / 2).max()
+    assert found.numerical == pytest.approx(numerical, abs=1e-6)
+
+
+def test_a_large_oscillation_is_scipy_s():
+    k = random(150)
+    found = oscillation_of(by_products(k.T.copy()), by_products(-k), imaginary=True, steps=500)
+    omega = scipy.linalg.svdvals(k).max()
+    assert found.converged and found.abscissa == 0
+    assert found.eigenvalues.imag.max() == pytest.approx(omega, abs=1e-6)
+    assert found.numerical == pytest.approx(0, abs=1e-6)
+
+
+@given(some.floats(0.01, 1), some.floats(0, 0.999))
+def test_the_damping_of_a_rotation_is_that_of_the_bound(h, product):
+    omega = product / h
+    gamma = euler_damping(h, np.array([1j * omega, -1j * omega]))
+    assert gamma * (1 - h * gamma / 4) == pytest.approx(h * omega**2, rel=1e-9, abs=1e-12)
+
+
+def test_damping_beyond_its_reach_and_where_none_is_needed():
+    assert euler_damping(0.1, np.array([10.1j])) is None
+    assert euler_damping(0.1, np.array([-1.0 + 0j])) == 0
+    assert euler_damping(0.1, np.array([2.0 + 0j])) == pytest.approx(4)
+    # One eigenvalue must be moved so far that another leaves the disc on the other side.
+    assert euler_damping(0.1, np.array([15.0 + 0j, -15.0 + 0j])) is None
+
+
+@pytest.mark.parametrize("size", [6, 500])
+def test_a_jacobian_is_an_array_where_small_and_products_where_large(size):
+    matrix = torch.from_numpy(random(size))
+    function = lambda x: torch.tanh(x @ matrix)  # noqa: E731
+    x = torch.zeros(1, size, dtype=torch.float64)
+    found = jacobian_at(function, x)
+    assert isinstance(found, np.ndarray) == (size < 400)
+    v = np.linspace(-1, 1, size)
+    assert np.allclose(found @ v, v @ matrix.numpy())
+    assert np.allclose(found.T @ v, matrix.numpy() @ v)
+
+
+@given(some.integers(2, 20), some.integers(0, 5), some.integers(0, 2**31))
+def test_lanczos_finds_the_ends_of_the_singular_values(rows, more, seed):
+    matrix = torch.from_numpy(random(rows, rows + more, seed))
+    y = torch.zeros(2, rows, dtype=torch.float64)
+    found = extremes(Jacobian(lambda x: x @ matrix, y), iterations=200, small=0)
+    exact = scipy.linalg.svdvals(matrix.numpy())
+    assert found.largest == pytest.approx(exact[0], rel=1e-6)
+    assert found.smallest.min() >= exact[-1] - 1e-9
+    assert found.largest_converged.all()
+
+
+@pytest.mark.parametrize("small", [0, 64])
+def test_a_rotation_ends_the_process_at_once_with_the_exact_value(small):
+    q = torch.linalg.qr(torch.from_numpy(random(8)))[0]
+    found = extremes(Jacobian(lambda x: 3 * x @ q, torch.zeros(1, 8).double()), small=small)
+    assert found.largest == pytest.approx(3) and found.smallest == pytest.approx(3)
+    assert found.largest_converged.all() and found.smallest_converged.all()
+
+
+def test_a_derivative_of_zero_has_no_growth():
+    y = torch.ones(2, 5, dtype=torch.float64)
+    found = extremes(Jacobian(lambda x: x * 0, y), small=0)
+    assert (found.largest == 0).all()
+
+
+def test_a_least_value_below_rounding_is_not_called_exact():
+    scales = torch.tensor([1.0, 1e-30], dtype=torch.float64)
+    q = torch.linalg.qr(torch.from_numpy(random(2)))[0]
+    found = extremes(Jacobian(lambda x: (x @ q * scales) @ q.T, torch.zeros(1, 2).double()))
+    assert found.largest == pytest.approx(1) and not found.smallest_converged.any()
