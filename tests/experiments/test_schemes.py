@@ -8,7 +8,7 @@ import torch
 from keelnet.experiments.problems import network_of, problem
 from keelnet.experiments.recipes import CURVED, recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
-from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest
+from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest, scheme_of
 from keelnet.learning.descent import predicted
 
 EVERY = (*METHODS, *SOLVERS)
@@ -113,3 +113,15 @@ def test_settings_of_another_method_are_refused(settings, message):
         recipe_named("tissue").with_settings(["gain=2"])
     with pytest.raises(ValueError, match="batch=0"):
         recipe_named("tissue").with_settings(["batch=0"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "steps"])
+@pytest.mark.parametrize("levels", [2, 3, 5])
+def test_levels_share_one_warm_up_and_one_schedule(schedule, levels):
+    recipe = small("adam", f"levels={levels}", f"schedule={schedule}", "epochs=30", "warmup=0.15")
+    whole = scheme_of(replace(recipe, levels=1), "accuracy", 40, torch.device("cpu")).levels[0]
+    parts = scheme_of(recipe, "accuracy", 40, torch.device("cpu")).levels
+    for level, part in enumerate(parts):
+        for share in (0.1, 0.37, 0.6, 0.93):
+            expected = whole.rate_factor((level + share) / levels)
+            assert part.rate_factor(share) == pytest.approx(expected, rel=1e-6, abs=1e-9)

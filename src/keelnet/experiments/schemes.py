@@ -19,7 +19,7 @@ from keelnet.learning.methods import LBFGS, SGD, Adam, Method
 from keelnet.learning.multilevel import Trainer, multilevel
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
-from keelnet.learning.schedules import Constant, Cosine, Schedule, Steps
+from keelnet.learning.schedules import Constant, Cosine, Part, Schedule, Steps
 from keelnet.learning.tangents import Differences, Forward, Stored, Tangent, Transposed
 from keelnet.learning.training import Budget, Training
 from keelnet.learning.varpro import varpro
@@ -109,7 +109,10 @@ def scheme_of(recipe: Recipe, goal: str, batch: int, device: torch.device) -> Sc
     """How the recipe trains; ``batch``: its own, or how many all samples are."""
     curved = recipe.method in CURVED
     make = _gauss_newton if curved else _training
-    levels = tuple(make(recipe, budget, goal, batch, device) for budget in _budgets(recipe))
+    levels = tuple(
+        make(recipe, level, budget, goal, batch, device)
+        for level, budget in enumerate(_budgets(recipe))
+    )
     return Scheme(SOLVERS[recipe.method] if curved else descend, levels)
 
 
@@ -126,15 +129,10 @@ def _budgets(recipe: Recipe) -> list[Budget]:
 
 
 def _training(
-    recipe: Recipe, budget: Budget, goal: str, batch: int, device: torch.device
+    recipe: Recipe, level: int, budget: Budget, goal: str, batch: int, device: torch.device
 ) -> Training:
     method = METHODS[recipe.method](recipe)
-    paced: dict[str, Any] = {
-        "warmup": recipe.warmup,
-        "clip": recipe.clip,
-        "schedule": SCHEDULES[recipe.schedule],
-        "bound": recipe.bound,
-    }
+    paced: dict[str, Any] = {"clip": recipe.clip, "bound": recipe.bound, **_pace(recipe, level)}
     if method.searches:
         paced = {"warmup": 0.0, "clip": None, "schedule": Constant()}
     return Training(
@@ -149,8 +147,18 @@ def _training(
     )
 
 
+def _pace(recipe: Recipe, level: int) -> dict[str, Any]:
+    """Warm-up and schedule; levels share one of each, as a full rate undoes what the level before has learned."""
+    schedule, levels = SCHEDULES[recipe.schedule], recipe.levels
+    if levels == 1:
+        return {"warmup": recipe.warmup, "schedule": schedule}
+    warmup = min(recipe.warmup, 1 / levels)
+    part = Part(schedule, level / levels, (level + 1) / levels, warmup)
+    return {"warmup": 0.0 if level else min(warmup * levels, 0.999), "schedule": part}
+
+
 def _gauss_newton(
-    recipe: Recipe, budget: Budget, goal: str, batch: int, device: torch.device
+    recipe: Recipe, level: int, budget: Budget, goal: str, batch: int, device: torch.device
 ) -> GaussNewton:
     return GaussNewton(
         budget,

@@ -8,7 +8,7 @@ from keelnet.learning.losses import CrossEntropy, Dice, LeastSquares
 from keelnet.learning.methods import LBFGS, SGD, Adam
 from keelnet.learning.multilevel import multilevel
 from keelnet.learning.objective import Objective
-from keelnet.learning.schedules import Constant, Cosine, Steps
+from keelnet.learning.schedules import Constant, Cosine, Part, Steps
 from keelnet.learning.solvers import Armijo, EisenstatWalker, Fixed
 from keelnet.learning.tangents import Differences, Forward, Stored, Transposed
 from keelnet.learning.training import Budget, Training
@@ -33,6 +33,7 @@ __all__ = [
     "LeastSquares",
     "LineSearchWarning",
     "Objective",
+    "Part",
     "Progress",
     "State",
     "Steps",

@@ -47,3 +47,25 @@ class Steps(Schedule):
 
     def factor(self, spent: float, begin: float = 0.0) -> float:
         return self.drop ** sum(spent >= share for share in self.at)
+
+
+@dataclass(frozen=True)
+class Part(Schedule):
+    """From share ``begin`` to ``end`` of a longer budget: what a level of several has of one schedule.
+
+    warmup: where the warm-up of the longer budget ended.
+    """
+
+    whole: Schedule
+    begin: float
+    end: float
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin < self.end <= 1:
+            raise ValueError(
+                f"a part must begin before it ends, between 0 and 1, got {self.begin!r} to {self.end!r}"
+            )
+
+    def factor(self, spent: float, begin: float = 0.0) -> float:
+        return self.whole.factor(self.begin + (self.end - self.begin) * spent, self.warmup)
