@@ -32,8 +32,8 @@ def decisions(classify: Classify, samples: InMemory) -> bytes:
     """
     if samples.classes > len(CLASSES):
         raise ValueError(f"decisions shows at most {len(CLASSES)} classes, got {samples.classes}")
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
     parts = {"training": samples.training, "withheld": samples.validation}
+    figure = Figure(figsize=(10, 4.6 * _tallness(samples) + 1.3), layout="constrained")
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (name, (x, labels)) in zip(grid, parts.items(), strict=True):
         _regions(axes, classify, samples)
@@ -61,10 +61,21 @@ WRONG: dict[str, Any] = {
 }
 
 
+def _tallness(samples: InMemory) -> float:
+    """Height over width of what is shown: axes of equal scales would else run into titles and legend."""
+    low, high = _corners(samples)
+    width, height = (high - low + 2 * MARGIN * (high - low).max()).tolist()
+    return min(height / width, 1.5)
+
+
+def _corners(samples: InMemory) -> tuple[Tensor, Tensor]:
+    every = torch.cat([samples.training[0], samples.validation[0]])
+    return every.min(dim=0).values, every.max(dim=0).values
+
+
 def _regions(axes: Axes, classify: Classify, samples: InMemory) -> None:
     """The plane around all points, coloured by what the network says there."""
-    every = torch.cat([samples.training[0], samples.validation[0]])
-    low, high = every.min(dim=0).values, every.max(dim=0).values
+    low, high = _corners(samples)
     free = MARGIN * float((high - low).max())
     step = (float((high - low).max()) + 2 * free) / SIDE
     x, y = (
