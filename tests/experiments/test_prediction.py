@@ -81,7 +81,7 @@ def test_the_peak_is_predicted_within_a_tenth(measured, name):
 
 def test_recipes_differ_enough_to_tell(measured):
     peaks = [peak for _, peak in measured.values()]
-    assert max(peaks) > 1.5 * min(peaks)
+    assert max(peaks) > 1.25 * min(peaks)  # no one number is within a tenth of both
 
 
 def test_a_run_stays_within_its_memory(measured, tmp_path):
