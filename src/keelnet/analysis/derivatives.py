@@ -66,6 +66,7 @@ class Tangents(Derivative):
                     found: Tensor = torch.func.jvp(self._copied, (self.y,), (v,))[1]
                 return found
             except NotImplementedError:
+                # Torch has no forward derivative of some operation: two reverse passes give the same J v.
                 self._twice = Jacobian(self.function, self.y)
         return self._twice.pushed(v)
 
