@@ -56,6 +56,18 @@ def _verlets() -> tuple[Preset, ...]:
     )
 
 
+_RESONANT = Scene(
+    integrator="verlet",
+    field="double_hamiltonian",
+    activation="identity",
+    kernel=((1.0, 0.0), (0.0, 1.2)),
+    depth=600,
+    variation="abrupt",
+    strength=0.3,
+    period=3.14,
+    features=((0.1, 0.1), (-0.1, -0.1), (0.0, 0.2)),
+)
+
 PRESETS: tuple[Preset, ...] = (
     Preset(
         "fig2a",
@@ -134,33 +146,13 @@ PRESETS: tuple[Preset, ...] = (
         "resonance",
         "Two kernels, changing in resonance",
         "Every layer is stable by itself, yet small differences grow without bound.",
-        Scene(
-            integrator="verlet",
-            field="double_hamiltonian",
-            activation="identity",
-            kernel=((1.0, 0.0), (0.0, 1.2)),
-            depth=600,
-            variation="abrupt",
-            strength=0.3,
-            period=3.14,
-            features=((0.1, 0.1), (-0.1, -0.1), (0.0, 0.2)),
-        ),
+        _RESONANT,
     ),
     Preset(
         "smooth",
         "The same, changing slowly and smoothly",
         "The kernel changes as much, but slowly: no growth.",
-        Scene(
-            integrator="verlet",
-            field="double_hamiltonian",
-            activation="identity",
-            kernel=((1.0, 0.0), (0.0, 1.2)),
-            depth=600,
-            variation="smooth",
-            strength=0.3,
-            period=30.0,
-            features=((0.1, 0.1), (-0.1, -0.1), (0.0, 0.2)),
-        ),
+        replace(_RESONANT, variation="smooth", period=30.0),
     ),
     Preset(
         "cloud",
