@@ -275,6 +275,16 @@ def test_the_rate_follows_the_schedule():
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_rate_moves_within_an_epoch(epochs):
+    settings = training(epochs, warmup=0.0)
+    steps = list(run(network(), settings))
+    last = [(number + 2 / 3) / epochs for number in range(epochs)]  # of three batches of an epoch
+    assert [step.rate for step in steps] == pytest.approx(
+        [1e-2 * settings.rate_factor(spent) for spent in last]
+    )
+
+
 def test_an_empty_validation_is_refused():
     empty = blobs()
     object.__setattr__(empty, "validation", (torch.zeros(0, 2), torch.zeros(0).long()))

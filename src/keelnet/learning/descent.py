@@ -162,7 +162,7 @@ class _Loop:
         self.averaged = _copied(state.averaged)
         self.begin = self.clock() - state.seconds
 
-    def spent(self, epochs: int) -> float:
+    def spent(self, epochs: float) -> float:
         timed = self.training.budget.seconds is not None  # else none need agree on a clock
         return self.training.budget.spent(epochs, self.seconds() if timed else 0.0)
 
@@ -171,13 +171,13 @@ class _Loop:
         return float(self.optimiser.param_groups[0]["lr"])
 
     def epoch(self, number: int) -> dict[str, float]:
-        """One pass over the training samples: the mean of each term. Stops where the time is gone."""
+        """One pass: the mean of each term. The rate moves within it, too; stops where the time is gone."""
         self.network.train()
         sums: dict[str, float] = {}
         count = 0
-        batches = self.samples.batches(self.training.batch_size, self.generator, self.team.share)
-        for x, labels in batches:
-            self._set_rate(self.spent(number))
+        size = self.training.batch_size
+        for x, labels in self.samples.batches(size, self.generator, self.team.share):
+            self._set_rate(self.spent(number + count * size / self.samples.count))
             where = f"epoch {number + 1}, batch {count + 1}"
             for name, value in self._step(x, labels, self._weight(count), where):
                 sums[name] = sums.get(name, 0.0) + value
