@@ -102,6 +102,11 @@ def explained(problem: Problem) -> Choice:
     return Choice("reference", "no fused engine takes it", refused)
 
 
+def fused() -> bool:
+    """Whether fused passes are wanted at all: not within ``engine("reference")``."""
+    return _ASKED.get() != "reference"
+
+
 def general_obstacle(problem: Problem) -> str | None:
     """What keeps a propagation from every fused engine."""
     if problem.strategy not in (store_all, checkpointed, reversible):
@@ -121,10 +126,10 @@ def general_obstacle(problem: Problem) -> str | None:
             f"a layer of {type(problem.integrator).__name__} on {type(problem.field).__name__} is not"
             " a sequence of moves by linear maps and activations that keelnet knows"
         )
-    return _watched(tensors)
+    return watched(tensors)
 
 
-def _watched(tensors: tuple[Tensor, ...]) -> str | None:
+def watched(tensors: tuple[Tensor, ...]) -> str | None:
     """Someone looks at every single operation: torch.func, torch.compile, tracing, a dispatch mode."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return "the call is being traced"

@@ -85,12 +85,12 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *costate: Tensor) -> tuple[Any, ...]:
-        transformed = _transformed(costate)
-        if transformed and ctx.problem.strategy is reversible:
+        watched = transformed(costate)
+        if watched and ctx.problem.strategy is reversible:
             raise RuntimeError(
-                f"{transformed} cannot be taken through a reversible pass; use strategy=kn.store_all"
+                f"{watched} cannot be taken through a reversible pass; use strategy=kn.store_all"
             )
-        if transformed or (torch.is_grad_enabled() and ctx.problem.strategy is not reversible):
+        if watched or (torch.is_grad_enabled() and ctx.problem.strategy is not reversible):
             problem, _, _ = _saved(ctx)
             return None, None, *_again(problem, costate, ctx.needs_input_grad[2:])
         return _pulled(ctx, *costate)
@@ -106,7 +106,7 @@ def _pulled(ctx: Any, *costate: Tensor) -> tuple[Any, ...]:
         return None, None, *ctx.engine.backward(problem, final, kept, costate, wanted)
 
 
-def _transformed(costate: tuple[Tensor, ...]) -> str:
+def transformed(costate: tuple[Tensor, ...]) -> str:
     """What torch does with a gradient that only operations of torch can follow; empty if nothing."""
     functorch = torch._C._functorch
     if any(
