@@ -199,3 +199,21 @@ def test_kernels_refuse_what_cannot_work(make, message):
 def test_states_of_another_shape_are_refused_by_name(kernel, shape):
     with pytest.raises(ValueError, match=re.escape(f"got {shape}")):
         kernel.check_state(torch.zeros(shape), 3)
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    exponent=st.integers(-150, 150),
+    seed=SEEDS,
+)
+def test_dense_norms_are_the_same_with_and_without_a_graph(sizes, exponent, seed):
+    kernel = kn.DenseKernel(*sizes)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(3, *sizes, generator=generator, dtype=torch.float64) * 10.0**exponent
+    exact = torch.linalg.svdvals(weights)[:, 0]
+    assert torch.allclose(kernel.norms(weights), exact, rtol=1e-12, atol=0)
+    assert torch.allclose(kernel.norms(weights.requires_grad_()), exact, rtol=1e-12, atol=0)
+
+
+def test_the_norm_of_a_zero_matrix_is_zero():
+    assert kn.DenseKernel(3, 2).norms(torch.zeros(2, 3, 2)).tolist() == [0, 0]

@@ -495,3 +495,19 @@ def test_an_unchecked_run_returns_what_came_out():
     controls["bias"][1] = math.nan
     y = kn.propagate(kn.Verlet(), case.field, case.y0(), controls, 0.1, checked=False)
     assert bool(y.isnan().all())
+
+
+@pytest.mark.parametrize("kernel", [kn.DenseKernel(4), kn.ConvKernel(2, 1)], ids=str)
+def test_automatic_damping_is_differentiated_at_the_layer_that_needs_it_most(kernel):
+    weight = (0.3 * randn(5, *kernel.weight_shape)).requires_grad_()
+    field, h = SKEW(kernel, "tanh", "auto"), 0.2
+
+    def all_layers():
+        return kn.Euler().least_damping(h, field.frequencies({"weight": weight}))
+
+    gamma = damped(kn.Euler(), field, {"weight": weight}, h, True).damping
+    wanted = all_layers()
+    assert torch.allclose(gamma, wanted, rtol=1e-12)
+    found = torch.autograd.grad(gamma, weight)[0]
+    assert torch.allclose(found, torch.autograd.grad(wanted, weight)[0], rtol=1e-10, atol=1e-14)
+    assert (found.flatten(1).abs().amax(1) > 0).sum() == 1

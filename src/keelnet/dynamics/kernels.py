@@ -75,8 +75,17 @@ class Kernel(ABC):
         return factor * largest.reshape(weights.shape[0], -1).amax(dim=1).to(_real(weights.dtype))
 
     def largest_singular(self, matrices: Tensor) -> Tensor:
-        """The largest singular value of each matrix, or an upper bound of it."""
-        return torch.linalg.matrix_norm(matrices, 2)
+        """The largest singular value of each matrix, or an upper bound of it.
+
+        By the eigenvalues of AᴴA where no derivative is asked for: half the time, and as exact for the largest.
+        """
+        if torch.is_grad_enabled() and matrices.requires_grad:
+            return torch.linalg.matrix_norm(matrices, 2)
+        scale = matrices.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=1e-30)  # squares overflow
+        scaled = matrices / scale
+        gram = scaled.mH @ scaled if scaled.shape[-1] <= scaled.shape[-2] else scaled @ scaled.mH
+        largest = torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
+        return scale[..., 0, 0] * largest
 
     def antisymmetric(self, weight: Tensor) -> Tensor:
         """½ (K − Kᵀ) as a weight."""

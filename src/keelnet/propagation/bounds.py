@@ -76,7 +76,7 @@ def damped(
             with warnings.catch_warnings():
                 if not advise:
                     warnings.simplefilter("ignore", StabilityWarning)
-                return field.with_damping(integrator.least_damping(h, field.frequencies(controls)))
+                return field.with_damping(integrator.least_damping(h, _largest(field, controls)))
         if advise:
             _advise(integrator, field, controls, h)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
@@ -84,6 +84,15 @@ def damped(
             "the damping of an AntisymmetricField needs finite controls, but weight holds NaN or inf"
         ) from error
     return field
+
+
+def _largest(field: AntisymmetricField, controls: Controls) -> Tensor:
+    """The largest frequency (1,), differentiable: the norm's derivative costs much more than the norm, and
+    is wanted of the layer alone that has it.
+    """
+    with torch.no_grad():
+        layer = int(field.frequencies(controls).argmax())
+    return field.frequencies({"weight": controls["weight"][layer : layer + 1]})
 
 
 # The norms behind the advice cost more than a short propagation: the last advice on each weight is

@@ -98,6 +98,7 @@ class BlockLoop(Loop):
         self._threads = min(self._threads, max(1, LARGEST_SUMS // bytes_apart))
         self._wanted: frozenset[str] = frozenset()
         self._sums: dict[str, Tensor] = {}
+        self._found: dict[str, Tensor] = {}
 
     def last(self, parts: Arrays, layers: range) -> Arrays:
         outs = [pool.empty(tuple(part.shape), part.dtype) for part in parts]
@@ -146,7 +147,7 @@ class BlockLoop(Loop):
     def _forward(self, parts: Arrays, layers: range, outs: Arrays, record: Record) -> None:
         from keelnet.propagation.engines.blocks_forward import forward
 
-        table = self._table.MoveTable(self.problem, straight=True)
+        table = self._table.MoveTable(self.problem, straight=True, known=self._found)
         slot, widths, tall = self._slot, self._widths, self._samples
         block = self._block(table, layers, record)
         chunk = self._chunk(block, sum(widths) + widths[0])
@@ -157,7 +158,7 @@ class BlockLoop(Loop):
     def _backward(self, parts: Arrays, layers: range, record: Record, costate: Arrays) -> Arrays:
         from keelnet.propagation.engines.blocks_backward import backward
 
-        table = self._table.MoveTable(self.problem, self._sum, straight=True)
+        table = self._table.MoveTable(self.problem, self._sum, straight=True, known=self._found)
         slot, column, tall = self._slot, self._column, self._samples
         named: set[str] = set()
         for row, move in reversed(list(table.each())):

@@ -20,11 +20,16 @@ class MoveTable:
     """A row of ``Column`` a move, and the tensors behind its addresses, which it keeps alive.
 
     ``sums`` gives the place for the gradient of a control, each thread apart on its first axis; None
-    where none is wanted. ``straight`` copies a weight that is contiguous neither along nor across.
+    where none is wanted. ``straight`` copies a weight that is contiguous neither along nor across. ``known``
+    are the weights and biases that an earlier table of the same problem found.
     """
 
     def __init__(
-        self, problem: Problem, sums: Sums = lambda *_: None, straight: bool = False
+        self,
+        problem: Problem,
+        sums: Sums = lambda *_: None,
+        straight: bool = False,
+        known: dict[str, Tensor] | None = None,
     ) -> None:
         assert problem.moves is not None
         self.problem, self.moves, self._straight = problem, problem.moves, straight
@@ -32,7 +37,7 @@ class MoveTable:
         self.scales = np.array([move.scale for moves in self.moves for move in moves])
         signs = [1.0 if move.form is None else move.form.sign for m in self.moves for move in m]
         self.scales = self.scales * signs
-        self._controls: dict[str, Tensor] = {}
+        self._controls: dict[str, Tensor] = {} if known is None else known
         for row, move in self.each():
             row[Column.TO], row[Column.OF] = move.to, move.of
             if move.form is not None:
