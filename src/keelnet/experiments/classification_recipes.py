@@ -18,6 +18,7 @@ IMAGE: dict[str, Any] = {
     "width": (16, 32, 64),
     "depth": 4,
     "final_time": 2.0,
+    "activation": "relu",
     "rate": 1e-2,
     "batch": 128,
 }
