@@ -63,6 +63,29 @@ def test_products_are_those_of_the_whole_jacobian(name, split):
     assert course[-1] == pytest.approx(exact.tolist())
     found = extremes(derivative)
     assert found.largest[0] == pytest.approx(exact[0].item())
+    if invariants(path, y).returns(y.dtype):
+        back = PathDerivative(path, y, back=True)
+        torch.testing.assert_close(back.pulled(v), derivative.pulled(v))
+
+
+@pytest.mark.parametrize(
+    ("name", "returns"), [("euler", False), ("leapfrog", True), ("verlet", True), ("double", True), ("module", True)]
+)  # fmt: skip
+def test_only_what_can_be_stepped_back_is(name, returns):
+    subject = block_of(name)
+    y = torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert invariants(Path.of(subject, y), y).returns(y.dtype) == returns
+
+
+def test_states_that_do_not_come_back_are_computed_again():
+    """Twelve decades of growth leave no digit of the start."""
+    field = kn.SymmetricField(kn.DenseKernel(1), "identity")
+    control = kn.Control({"weight": torch.full((30, 1, 1), 3.0, dtype=torch.float64)})
+    y = torch.ones(1, 1, dtype=torch.float64)
+    path = Path.of(kn.Block(kn.Leapfrog(), field, 30, 30.0, control), y)
+    found = invariants(path, y)
+    assert found.reversal_error > 1e-11 and not found.returns(torch.float64)
+    assert not found.returns(torch.float32) or found.reversal_error < 1e-5
 
 
 def test_growth_by_layer_of_many_numbers_is_a_lower_bound_that_comes_close():

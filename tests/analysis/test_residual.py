@@ -48,6 +48,14 @@ class Scaled(nn.Module):
         return x + self.step * self.inner(x)
 
 
+class InPlace(BasicBlock):
+    """An activation that overwrites the block's input comes first."""
+
+    def forward(self, x):
+        x = torch.relu_(x)
+        return x + self.second(torch.relu(self.first(x)))
+
+
 def stacked(kind, channels=4):
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, padding=1),
@@ -57,7 +65,7 @@ def stacked(kind, channels=4):
     )
 
 
-@pytest.mark.parametrize("kind", [BasicBlock, PreActivation])
+@pytest.mark.parametrize("kind", [BasicBlock, PreActivation, InPlace])
 def test_convolutional_blocks_are_found_by_name(kind):
     report = kn.analysis.diagnose(stacked(kind), torch.randn(2, 3, 8, 8))
     assert [row.name for row in report.blocks] == ["1.0", "1.1", "3.0"]

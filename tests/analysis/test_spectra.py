@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
+from keelnet.analysis import spectra
 from keelnet.analysis.derivatives import Jacobian
 from keelnet.analysis.layers import euler_damping, jacobian_at
 from keelnet.analysis.singular import extremes
-from keelnet.analysis.spectra import as_matrix, oscillation_of, spectrum_of
+from keelnet.analysis.spectra import as_matrix, basis_of, oscillation_of, spectrum_of
 
 
 def random(rows, columns=None, seed=0):
@@ -142,3 +143,42 @@ def test_a_least_value_below_rounding_is_not_called_exact():
     q = torch.linalg.qr(torch.from_numpy(random(2)))[0]
     found = extremes(Jacobian(lambda x: (x @ q * scales) @ q.T, torch.zeros(1, 2).double()))
     assert found.largest == pytest.approx(1) and not found.smallest_converged.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "vectors"), [(500, 18), (116_000, 18), (200_000, 10), (10**7, 10)]
+)
+def test_fewer_vectors_are_kept_where_they_are_large(size, vectors):
+    assert basis_of(size) == vectors
+
+
+def test_the_smallest_basis_still_finds_the_ends(monkeypatch):
+    monkeypatch.setattr(spectra, "KEPT", 1)
+    matrix = random(120) - np.eye(120)
+    found = spectrum_of(by_products(matrix), steps=2000)
+    exact = scipy.linalg.eigvals(matrix)
+    assert found.converged
+    assert found.abscissa == pytest.approx(exact.real.max(), abs=1e-6)
+
+
+class _Counted(Jacobian):
+    def __init__(self, function, y):
+        super().__init__(function, y)
+        self.products = 0
+
+    def pushed(self, v):
+        self.products += 1
+        return super().pushed(v)
+
+
+def test_a_value_that_has_settled_is_left_and_not_called_converged():
+    matrix = torch.from_numpy(random(400))
+    exact = scipy.linalg.svdvals(matrix.numpy())[0]
+    found, counts = [], []
+    for settled in (0.0, 5e-2):
+        derivative = _Counted(lambda x: x @ matrix, torch.zeros(1, 400, dtype=torch.float64))
+        found.append(extremes(derivative, settled=settled))
+        counts.append(derivative.products)
+    assert counts[1] < counts[0]
+    assert not found[1].largest_converged.any()
+    assert exact * 0.95 < found[1].largest[0] <= found[0].largest[0] <= exact * (1 + 1e-9)

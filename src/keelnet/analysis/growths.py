@@ -31,9 +31,15 @@ class Growth:
     least_converged: bool
 
 
-def growth_of(derivative: Callable[[Tensor], Derivative], y: Tensor, iterations: int) -> Growth:
-    """Of the map whose derivative at features (samples, …) is given; large batches part by part."""
-    found = [extremes(derivative(part), iterations) for part in torch.split(y, _together(y))]
+def growth_of(
+    derivative: Callable[[Tensor], Derivative], y: Tensor, iterations: int, settled: float = 0.0
+) -> Growth:
+    """Of the map whose derivative at features (samples, …) is given; large batches part by part.
+
+    ``settled`` as in `extremes`.
+    """
+    parts = torch.split(y, _together(y))
+    found = [extremes(derivative(part), iterations, settled=settled) for part in parts]
     largest = np.concatenate([each.largest for each in found])
     smallest = np.concatenate([each.smallest for each in found])
     sample, least = int(largest.argmax()), int(smallest.argmin())

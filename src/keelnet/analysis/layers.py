@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keelnet.analysis.derivatives import Tangents, matrix_of
+from keelnet.analysis.derivatives import differentiated, matrix_of
 from keelnet.analysis.path import Path
 from keelnet.analysis.singular import Real, extremes
 from keelnet.analysis.spectra import (
@@ -64,7 +64,7 @@ def layer_stability(path: Path, state: State, layer: int, steps: int = STEPS) ->
     """The stability of one layer at its state of one sample (parts (1, …)); ``steps`` as in `spectrum_of`."""
     path, state = _precise(path, state)
     spectrum = _spectrum(path, state, layer, steps)
-    found = extremes(Tangents(_layer_map(path, state, layer), _joined(state)), small=DENSE)
+    found = extremes(differentiated(_layer_map(path, state, layer), _joined(state)), small=DENSE)
     ends = float(found.largest[0]), float(found.smallest[0])
     return as_layer(layer, spectrum, ends, path.integrator, path.h)
 
@@ -135,7 +135,7 @@ def jacobian_at(function: Flat, x: Tensor) -> Matrix:
         value = function(x.clone())
     if max(value.numel(), x.numel()) <= DENSE:
         return matrix_of(function, x).double().cpu().numpy()
-    jacobian = Tangents(function, x)
+    jacobian = differentiated(function, x)
 
     def product(v: Real) -> Real:
         return _vector(jacobian.pushed(torch.as_tensor(v.reshape(x.shape)).to(x)))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from keelnet.analysis.derivatives import exact_attention
+from keelnet.analysis.derivatives import dual, exact_attention, moving, paired, tangent_of
 from keelnet.analysis.singular import Derivative
 from keelnet.dynamics.fields import Dynamics, Theta
 from keelnet.networks.blocks import Block
 from keelnet.propagation.bounds import damped
 from keelnet.propagation.gradients import last, march
 from keelnet.propagation.integrators import Integrator, State
+from keelnet.propagation.shears import ShearIntegrator, sheared
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,14 @@ class Path:
     def step(self, state: State, layer: int) -> State:
         return self.integrator.step(self.field, state, self.theta(layer), self.h, layer)
 
+    def _moves(self, layer: int) -> list[Callable[[State], State]]:
+        """What a layer does one after another: by shears a part is freed as soon as it is replaced."""
+        method, theta = self.integrator, self.theta(layer)
+        if not isinstance(method, ShearIntegrator):
+            return [partial(self.step, layer=layer)]
+        shears = method.shears(self.field, self.h, layer)
+        return [*(partial(sheared, each, theta=theta) for each in shears), method.relabelled]
+
     def states(self, state: State, layers: range) -> Iterator[State]:
         """The states after each of these layers."""
         part = {name: value[layers.start : layers.stop] for name, value in self.controls.items()}
@@ -80,33 +90,48 @@ class Path:
     def tangents(self, y: Tensor, v: Tensor) -> Iterator[Tensor]:
         """J_j v after j = 1 … depth layers, J_j the derivative of the features at layer j by those at 0."""
         with torch.no_grad(), exact_attention(), forward_ad.dual_level():
-            state = self.begin(forward_ad.make_dual(y, v))  # type: ignore[no-untyped-call]
-            for after in self.states(state, range(self.depth)):
-                yield _tangent(self.features(after))
+            path, state = self._moved(y, v)
+            for after in path.states(state, range(path.depth)):
+                yield tangent_of(path.features(after))
+
+    def _moved(self, y: Tensor, v: Tensor) -> tuple[Path, State]:
+        """The path and its first state with y + ε v.
+
+        Sums of what has a tangent with what has none make torch load 800 modules (100 MB): other parts of the state and
+        small controls get one of zeros.
+        """
+        controls = {
+            name: moving(value) if value.ndim == 2 else value
+            for name, value in self.controls.items()
+        }
+        parts = tuple(moving(part) for part in self.begin(dual(y, v)))
+        return replace(self, controls=controls), parts
 
 
 class PathDerivative(Derivative):
-    """J of y(0) ↦ y(T). J v runs beside the states; for Jᵀ w states are computed again by bisection.
+    """J of y(0) ↦ y(T). J v runs beside the states; Jᵀ w runs back through them.
 
-    Memory: about log₂ depth states and the graph of one layer; time: ½ log₂ depth evaluations more of every layer.
+    ``back``: the states of a method of shears are stepped back from the last; for others, and where that is not exact
+    enough (`Invariants.returns`), they are computed again by bisection. Memory: two states and what one rate needs, or about
+    log₂ depth states and the graph of one layer; ½ log₂ depth evaluations more of every layer.
     """
 
-    def __init__(self, path: Path, y: Tensor) -> None:
-        self.path, self.y = path, y.detach()
+    def __init__(self, path: Path, y: Tensor, back: bool = False) -> None:
+        self.path, self.y, self.back = path, y.detach(), back
 
     def pushed(self, v: Tensor) -> Tensor:
-        path = self.path
         with torch.no_grad(), exact_attention(), forward_ad.dual_level():
-            state = path.begin(forward_ad.make_dual(self.y, v))  # type: ignore[no-untyped-call]
-            return _tangent(path.features(last(path.states(state, range(path.depth)), state)))
+            path, state = self.path._moved(self.y, v)
+            for layer in range(path.depth):
+                for move in path._moves(layer):
+                    state = move(state)
+            return tangent_of(path.features(state))
 
     def pulled(self, w: Tensor) -> Tensor:
+        path = self.path
         with exact_attention():
-            state = self.path.begin(self.y)
-            ends = tuple(torch.empty_like(part) for part in state)
-            costate = _pulled(lambda parts: (self.path.features(parts),), ends, (w,))
-            costate = self._through(state, costate, range(self.path.depth))
-            (pulled,) = _pulled(lambda parts: self.path.begin(parts[0]), (self.y,), costate)
+            costate = self._stepped(w) if self.back else self._bisected(w)
+            (pulled,) = _pulled(lambda parts: path.begin(parts[0]), (self.y,), costate)
             return pulled
 
     def matrix(self) -> Tensor:
@@ -117,30 +142,58 @@ class PathDerivative(Derivative):
         many = PathDerivative(self.path, self.y.repeat_interleave(size, dim=0))
         return many.pushed(directions).reshape(samples, size, -1).mT
 
-    def _through(self, state: State, costate: State, layers: range) -> State:
-        if len(layers) == 1:
-            layer = layers.start
-            return _pulled(lambda parts: self.path.step(parts, layer), state, costate)
-        middle = (layers.start + layers.stop) // 2
-        first, second = range(layers.start, middle), range(middle, layers.stop)
-        costate = self._through(self.path.advanced(state, first), costate, second)
-        return self._through(state, costate, first)
+    def _stepped(self, w: Tensor) -> State:
+        """The costate at the first layer, with the state beside it."""
+        path = self.path
+        state = path.advanced(path.begin(self.y), range(path.depth))
+        costate = _pulled(lambda parts: (path.features(parts),), state, (w,))
+        for layer in reversed(range(path.depth)):
+            state, costate = _undone(path, state, costate, layer)
+        return costate
+
+    def _bisected(self, w: Tensor) -> State:
+        path, start = self.path, self.path.begin(self.y)
+        costate = _pulled(lambda parts: (path.features(parts),), start, (w,))  # a linear map
+        pending = [(start, range(path.depth))]
+        while pending:
+            state, layers = pending.pop()
+            if len(layers) == 1:
+                costate = _pulled(partial(path.step, layer=layers.start), state, costate)
+                continue
+            middle = (layers.start + layers.stop) // 2
+            first, second = range(layers.start, middle), range(middle, layers.stop)
+            pending += [(state, first), (path.advanced(state, first), second)]
+        return costate
+
+
+def _undone(path: Path, state: State, costate: State, layer: int) -> tuple[State, State]:
+    """State and costate before a layer of shears: y += s F(z) is undone by −s, and z̄ += s (∂F/∂z)ᵀ ȳ."""
+    method, theta = path.integrator, path.theta(layer)
+    assert isinstance(method, ShearIntegrator)
+    parts, costates = list(method.relabelled(state)), list(method.relabelled(costate))
+    del state, costate  # each half is freed as it is replaced
+    for shear in reversed(method.shears(path.field, path.h, layer)):
+        moved, other = shear.moved, 1 - shear.moved
+        with torch.enable_grad():
+            leaf = parts[other].detach().requires_grad_()
+            rate = leaf.view_as(leaf) if shear.rate is None else shear.rate(leaf, theta)
+            parts[moved] = parts[moved].sub(rate.detach(), alpha=shear.scale)
+            product = paired(rate, costates[moved])
+        if rate.requires_grad:
+            del rate
+            (pulled,) = torch.autograd.grad(product, leaf)
+            costates[other] = costates[other].add(pulled, alpha=shear.scale)
+    return tuple(parts), tuple(costates)
 
 
 def _pulled(function: Callable[[State], State], state: State, costate: State) -> State:
     """The costate of ``state`` from that of ``function(state)``."""
     with torch.enable_grad():
         leaves = tuple(part.detach().requires_grad_() for part in state)
-        pairs = [
-            (value, given)
+        products = [
+            paired(value, given)
             for value, given in zip(function(leaves), costate, strict=True)
             if value.requires_grad
         ]
-        values, given = zip(*pairs, strict=True)
-        return torch.autograd.grad(values, leaves, given, allow_unused=True, materialize_grads=True)
-
-
-def _tangent(dual: Tensor) -> Tensor:
-    """Its tangent; 0 where the map does not depend on its input."""
-    primal, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
-    return torch.zeros_like(primal) if tangent is None else tangent
+        product = torch.stack(products).sum()
+        return torch.autograd.grad(product, leaves, allow_unused=True, materialize_grads=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from keelnet.analysis.derivatives import Tangents, exact_attention
+from keelnet.analysis.derivatives import differentiated, exact_attention
 from keelnet.analysis.growths import Growth, growth_of
 from keelnet.analysis.layers import LayerStability, as_layer, jacobian_at
 from keelnet.analysis.reports import BlockStability, StabilityReport
@@ -29,6 +29,7 @@ CARRIERS = (
     "LeakyRelu",
     "NativeLayerNorm",
 )
+SETTLED = 2e-3  # of a growth: a block is left when five iterations raise it by less
 SHAPES = ("View", "Reshape", "Transpose", "Permute", "Clone", "Alias", "UnsafeView", "Unsqueeze")
 
 
@@ -80,16 +81,18 @@ def _found(module: nn.Module, x: Tensor) -> list[nn.Module]:
     residual: list[nn.Module] = []
 
     def look(part: nn.Module, y: Tensor) -> None:
-        if _is_residual(part, y):
+        # What is inside has been looked at before: only one block's graph is alive at a time.
+        outer = any(inner in residual for inner in part.modules())
+        if not outer and _is_residual(part, y):
             residual.append(part)
 
-    visit(module, _compound(module), x[:1], look)
+    visit(module, _compound(module), x[:1], look, keeping=True)
     if not residual:
         raise ValueError(
             f"no residual block was found in {type(module).__name__}; name them with"
             " blocks=[…], by the dotted names of named_modules()"
         )
-    return _innermost(residual)
+    return residual
 
 
 def _compound(module: nn.Module) -> list[nn.Module]:
@@ -101,23 +104,13 @@ def _compound(module: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _innermost(parts: list[nn.Module]) -> list[nn.Module]:
-    """Those that hold no other of them."""
-    chosen = set(parts)
-    return [
-        part
-        for part in parts
-        if not any(inner in chosen for inner in part.modules() if inner is not part)
-    ]
-
-
 def _is_residual(part: nn.Module, y: Tensor) -> bool:
     """Whether a way from the output to the input runs through at least one sum and no weights."""
     if not y.is_floating_point():
         return False
     leaf = y[:1].clone().requires_grad_()
     with torch.enable_grad(), exact_attention():
-        value = part(leaf)
+        value = part(leaf.clone())  # it may change its input in place
     if not isinstance(value, Tensor) or value.shape != leaf.shape or value.grad_fn is None:
         return False
     return _reaches(value.grad_fn, leaf, summed=False)
@@ -145,7 +138,7 @@ def _measured(
         value = part(y[:1].clone())
     if not isinstance(value, Tensor) or value.shape != y[:1].shape:
         raise ValueError(f"block {name} does not keep the shape of its input, so it is no step")
-    growth = growth_of(lambda some: Tangents(part, some), y, iterations)
+    growth = growth_of(lambda some: differentiated(part, some), y, iterations, SETTLED)
     row = BlockStability(
         name,
         type(part).__name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from torch import Tensor
 Real = NDArray[np.float64]
 
 SMALL = 64  # numbers a sample up to which the whole matrix is formed
+LOOK = 5  # steps between two looks at what has been found
+NEAR = 3e-3  # residual from which a few steps more reach `CONVERGED`
 CONVERGED = 3e-4  # residual of a singular pair over its bound: the value is off by about its square
 
 
@@ -51,17 +54,22 @@ class Extremes:
 
 
 def extremes(
-    derivative: Derivative, iterations: int = 30, seed: int = 0, small: int = SMALL
+    derivative: Derivative,
+    iterations: int = 30,
+    seed: int = 0,
+    small: int = SMALL,
+    settled: float = 0.0,
 ) -> Extremes:
     """Extreme singular values: exact up to ``small`` numbers a sample, else by Golub–Kahan–Lanczos.
 
     A Lanczos step costs one J v and one Jᵀ w, as a step of power iteration does, and keeps two vectors. It ends when the
-    largest value has converged (`CONVERGED`), or after ``iterations``. Without reorthogonalisation values may appear
+    largest value has converged (`CONVERGED`), or after ``iterations``; also where `LOOK` steps raised it by less than its share
+    ``settled`` while convergence is still far (`NEAR`). Without reorthogonalisation values may appear
     twice, but none beyond the true ones. The seed draws the first direction.
     """
     if derivative.y[0].numel() <= small:
         return _exact(derivative.matrix())
-    return _Bidiagonal(derivative, seed).extended(iterations)
+    return _Bidiagonal(derivative, seed).extended(iterations, settled)
 
 
 def _exact(matrices: Tensor) -> Extremes:
@@ -86,27 +94,33 @@ class _Bidiagonal:
         self.v = torch.randn(y.shape, generator=generator).to(y)
         self.v = self.v / _shaped(_norms(self.v), self.v)
         self.u: Tensor | None = None
-        self.beta = torch.zeros(len(y))
+        self.beta = torch.zeros(len(y)).to(y)
+        self.near = np.zeros(len(y), bool)
         self.alphas: list[Real] = []
         self.betas: list[Real] = []
         self.eps = 100 * torch.finfo(y.dtype).eps
 
-    def extended(self, iterations: int) -> Extremes:
+    def extended(self, iterations: int, settled: float) -> Extremes:
+        before = np.zeros(len(self.v))
         for count in range(1, iterations + 1):
             self._step()
-            if count % 5 == 0 or count in (1, iterations):
+            if count % LOOK == 0 or count in (1, iterations):
                 found = self._looked()
-                if bool(found.largest_converged.all()):
+                still = found.largest - before <= settled * found.largest
+                if bool((found.largest_converged | (still & ~self.near)).all()):
                     break
+                before = found.largest
         return found
 
     def _step(self) -> None:
         w = self.derivative.pushed(self.v)
         if self.u is not None:
-            w = w - _shaped(self.beta, w) * self.u
+            w = torch.addcmul(w, _shaped(self.beta, w), self.u, value=-1)
         alpha = _norms(w)
         self.u = _divided(w, alpha)
-        t = self.derivative.pulled(self.u) - _shaped(alpha, self.v) * self.v
+        del w  # as large as a state
+        t = self.derivative.pulled(self.u)
+        t = torch.addcmul(t, _shaped(alpha, t), self.v, value=-1)
         self.beta = _norms(t)
         self.v = _divided(t, self.beta)
         self.alphas.append(_numbers(alpha))
@@ -116,15 +130,16 @@ class _Bidiagonal:
         alphas, betas = np.stack(self.alphas), np.stack(self.betas)
         rows = [self._of(alphas[:, n], betas[:, n]) for n in range(alphas.shape[1])]
         largest, smallest, top, bottom = (np.array(column) for column in zip(*rows, strict=True))
-        return Extremes(largest, smallest, top, bottom)
+        self.near = top <= NEAR
+        return Extremes(largest, smallest, top <= CONVERGED, bottom <= CONVERGED)
 
-    def _of(self, alphas: Real, betas: Real) -> tuple[float, float, bool, bool]:
-        """Of one sample. A vanishing α or β ends the process: the Krylov space is invariant, the values exact."""
+    def _of(self, alphas: Real, betas: Real) -> tuple[float, float, float, float]:
+        """Of one sample: both values, and the residual of each as a share of it. A vanishing α or β ends the process: the Krylov space is invariant, the values exact."""
         if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
-            return float("inf"), 0.0, True, False
+            return float("inf"), 0.0, 0.0, math.inf
         scale = max(alphas.max(), betas.max())
         if scale == 0:
-            return 0.0, 0.0, True, True
+            return 0.0, 0.0, 0.0, 0.0
         dead_alpha, dead_beta = alphas <= self.eps * scale, betas <= self.eps * scale
         steps = len(alphas)
         first_alpha = int(dead_alpha.argmax()) if dead_alpha.any() else steps
@@ -139,13 +154,9 @@ class _Bidiagonal:
         left, values, _ = np.linalg.svd(matrix)
         ended = min(first_alpha, first_beta) < steps
         residuals = 0 * values if ended else betas[count - 1] * np.abs(left[-1])
-        limit = CONVERGED * values[0]
-        return (
-            float(values[0]),
-            float(values[-1]),
-            bool(residuals[0] <= limit),
-            bool(residuals[-1] <= CONVERGED * values[-1]),
-        )
+        with np.errstate(over="ignore"):
+            shares = residuals / np.maximum(values, np.finfo(float).tiny)
+        return float(values[0]), float(values[-1]), float(shares[0]), float(shares[-1])
 
 
 def _norms(x: Tensor) -> Tensor:

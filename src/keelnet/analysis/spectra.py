@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import (
-    ArpackError,
-    ArpackNoConvergence,
-    LinearOperator,
-    eigs,
-    eigsh,
-)
 
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 Matrix = Any  # an array, or a LinearOperator with matvec and rmatvec; SciPy has no types
 
 WANTED = 4  # eigenvalues that Arnoldi is asked for at each end
-BASIS = 18  # vectors that it keeps
+BASIS = 18  # vectors that it keeps at most
+LEAST = 10  # at least: with 6 the ends of a random matrix are not found
+KEPT = 2**24  # bytes of vectors that are kept in any case
 ENDS = ("LR", "LM")  # largest real part, largest modulus
 STEPS = 25  # restarts that it may take: an end of a spectrum that is dense there takes thousands
 TOLERANCE = 1e-7
@@ -105,35 +102,52 @@ def _cleaned(values: Complex, limit: float) -> Complex:
     return real + 1j * imaginary
 
 
-def _arnoldi(matrix: LinearOperator, which: str, steps: int) -> tuple[Complex, bool]:
+@cache
+def _scipy() -> Any:
+    """SciPy's sparse part, 20 MB of code, when a matrix is large enough to need it."""
+    return import_module("scipy.sparse.linalg")
+
+
+def _arnoldi(matrix: Matrix, which: str, steps: int) -> tuple[Complex, bool]:
+    wanted = min(WANTED, basis_of(matrix.shape[0]) - 3)  # ARPACK restarts with at least two spare
     try:
-        return np.asarray(eigs(matrix, WANTED, which=which, **_settings(matrix, steps))), True
-    except ArpackNoConvergence as stopped:
+        found = _scipy().eigs(matrix, wanted, which=which, **_settings(matrix, steps))
+        return np.asarray(found), True
+    except _scipy().ArpackNoConvergence as stopped:
         return np.asarray(stopped.eigenvalues, complex), False
-    except ArpackError as error:
+    except _scipy().ArpackError as error:
         return np.zeros(int(_vanishes(error)), complex), _vanishes(error)
 
 
-def _largest(symmetric: LinearOperator, steps: int) -> tuple[float, bool]:
+def _largest(symmetric: Matrix, steps: int) -> tuple[float, bool]:
     """Its largest eigenvalue, and whether it converged; where it did not its norm, or inf, which bound it."""
     try:
-        return float(eigsh(symmetric, 1, which="LA", **_settings(symmetric, steps))[0]), True
-    except ArpackNoConvergence:
+        return _symmetric_end(symmetric, "LA", steps), True
+    except _scipy().ArpackNoConvergence:
         return _norm(symmetric, steps), False
-    except ArpackError as error:
+    except _scipy().ArpackError as error:
         return (0.0, True) if _vanishes(error) else (np.inf, False)
 
 
-def _norm(symmetric: LinearOperator, steps: int) -> float:
+def _norm(symmetric: Matrix, steps: int) -> float:
     try:
-        return abs(float(eigsh(symmetric, 1, which="LM", **_settings(symmetric, steps))[0]))
-    except ArpackError:
+        return abs(_symmetric_end(symmetric, "LM", steps))
+    except _scipy().ArpackError:
         return np.inf
 
 
-def _settings(matrix: LinearOperator, steps: int) -> dict[str, Any]:
+def _symmetric_end(symmetric: Matrix, which: str, steps: int) -> float:
+    return float(_scipy().eigsh(symmetric, 1, which=which, **_settings(symmetric, steps))[0])
+
+
+def basis_of(size: int) -> int:
+    """How many vectors of ``size`` numbers Arnoldi keeps: fewer where they are large, which takes more restarts."""
+    return min(BASIS, max(LEAST, KEPT // (8 * size)))
+
+
+def _settings(matrix: Matrix, steps: int) -> dict[str, Any]:
     return {
-        "ncv": BASIS,
+        "ncv": basis_of(matrix.shape[0]),
         "v0": np.random.default_rng(0).standard_normal(matrix.shape[0]),
         "maxiter": steps,
         "tol": TOLERANCE,
@@ -141,11 +155,13 @@ def _settings(matrix: LinearOperator, steps: int) -> dict[str, Any]:
     }
 
 
-def _vanishes(error: ArpackError) -> bool:
+def _vanishes(error: Exception) -> bool:
     """Whether A took its first vector to 0, as A = 0 does."""
     return "Starting vector is zero" in str(error)
 
 
-def as_matrix(rows: int, columns: int, product: Any, transposed: Any) -> LinearOperator:
+def as_matrix(rows: int, columns: int, product: Any, transposed: Any) -> Matrix:
     """A matrix of rows × columns by A v and Aᵀ w of NumPy vectors."""
-    return LinearOperator((rows, columns), matvec=product, rmatvec=transposed, dtype=np.float64)
+    return _scipy().LinearOperator(
+        (rows, columns), matvec=product, rmatvec=transposed, dtype=np.float64
+    )

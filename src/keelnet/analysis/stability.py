@@ -71,7 +71,8 @@ def _measured(
 ) -> BlockStability:
     path = Path.of(block, y)
     kept = invariants(path, y)
-    growth = growth_of(lambda part: PathDerivative(path, part), y, iterations)
+    back = kept.returns(y.dtype)
+    growth = growth_of(lambda part: PathDerivative(path, part, back), y, iterations)
     row = BlockStability(
         name,
         f"{type(block.integrator).__name__}, {type(block.field).__name__}",

@@ -7,16 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 WIDTH = 120
 TEXT = ("block", "method", "verdict")  # columns that are read, not compared
 
 
 def table(title: str, columns: Mapping[str, Sequence[str]]) -> str:
     """Cells by heading; a column of empty ones is left out."""
+    from rich.console import Console  # 3 MB, which a report that is not printed does not need
+    from rich.markup import escape
+    from rich.table import Table
+
     drawn = Table(title=title, title_justify="left")
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}
     for heading in shown:

@@ -13,26 +13,41 @@ from torch.utils import _pytree as trees
 Look = Callable[[nn.Module, Tensor], None]
 
 
-def visit(network: nn.Module, parts: Collection[nn.Module], x: Tensor, look: Look) -> None:
+def visit(
+    network: nn.Module,
+    parts: Collection[nn.Module],
+    x: Tensor,
+    look: Look,
+    keeping: bool = False,
+) -> None:
     """Let the network read x; ``look`` is called with each part and the one tensor that first reaches it.
 
     It looks while the network reads, so that what reached other parts need not be kept. Parts that do not get
-    exactly one tensor are passed by.
+    exactly one tensor are passed by. ``keeping``: only at parts that keep the shape, each when it has answered, so
+    that parts come before what holds them; the tensor may have been changed in place by then.
     """
     wanted = set(parts)
 
-    def stop(part: nn.Module, inputs: tuple[object, ...]) -> None:
+    def stop(part: nn.Module, inputs: tuple[object, ...], *answer: object) -> None:
         if part in wanted and len(inputs) == 1 and isinstance(inputs[0], Tensor):
             wanted.remove(part)  # before it looks, which may call the part again
-            look(part, inputs[0].detach())
+            if not keeping or _shape(answer[0]) == inputs[0].shape:
+                look(part, inputs[0].detach())
 
-    handles = [part.register_forward_pre_hook(stop) for part in parts]
+    handles = [
+        part.register_forward_hook(stop) if keeping else part.register_forward_pre_hook(stop)
+        for part in parts
+    ]
     try:
         with torch.no_grad():
             network(x)
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _shape(answer: object) -> torch.Size | None:
+    return answer.shape if isinstance(answer, Tensor) else None
 
 
 @contextmanager
