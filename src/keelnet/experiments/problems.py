@@ -17,7 +17,7 @@ from keelnet.experiments.classification import (
 )
 from keelnet.experiments.qtips import Qtips, qtips_task
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.schemes import Scheme, coarsest, scheme_of
+from keelnet.experiments.schemes import METHODS, Scheme, coarsest, scheme_of
 from keelnet.experiments.tasks import Report, Task, Tissue, tissue_task
 from keelnet.experiments.tumours import Tumour, tumour_task
 from keelnet.learning.objective import Objective
@@ -65,6 +65,8 @@ def problem(
             network(task.example.to(device))
         if isinstance(task, Classification):
             _warm(network, task.samples.validation[0], batch, device)
+            if recipe.method in METHODS:
+                torch.optim.SGD(network.parameters(), 1.0)  # the first one loads 800 modules
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise _unbuildable(recipe, error) from error
     return Problem(
