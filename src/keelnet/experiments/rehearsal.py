@@ -111,6 +111,12 @@ class _Few:
     seconds: list[float] = field(default_factory=list)
     workers: int = 0
 
+    @property
+    def count(self) -> int:
+        """As many as the source's epochs have: the rates are then those of a run."""
+        found: int = self.source.count
+        return found
+
     def batches(self, *arguments: Any) -> Iterator[Any]:
         left = iter(self.source.batches(*arguments))
         begin = time.perf_counter()
