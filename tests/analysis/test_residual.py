@@ -285,3 +285,62 @@ def test_the_diagnosis_takes_less_than_two_forward_passes(samples, monkeypatch):
     x = torch.randn(samples, 3, 32, 32)
     once = peak(lambda: network(x))
     assert peak(lambda: kn.analysis.diagnose(network, x, iterations=1)) < 2 * once
+
+
+class Bare(nn.Module):
+    """1.5 x as a step, without parameters or parts."""
+
+    def forward(self, x):
+        return x + 0.5 * x
+
+
+class Half(nn.Module):
+    def forward(self, x):
+        return 0.5 * x
+
+
+class Around(nn.Module):
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+class Own(nn.Module):
+    """A matrix of its own, no parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(0.5 * torch.eye(4))
+
+    def forward(self, x):
+        return x + torch.einsum("bihw,ij->bjhw", x, self.weight)
+
+
+class Encoding(nn.Module):
+    """x plus numbers that do not depend on it is no step."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(4, 6, 6))
+        self.rest = nn.Dropout(0.1)
+
+    def forward(self, x):
+        return self.rest(x + self.places)
+
+
+@pytest.mark.parametrize(
+    "planted", [Bare, lambda: Around(Half()), Own], ids=["bare", "half", "own"]
+)
+def test_a_planted_block_is_found_whatever_it_is_made_of(planted):
+    torch.manual_seed(0)
+    small = BasicBlock(4)
+    nn.init.zeros_(small.second.weight)
+    network = nn.Sequential(Encoding(), small, planted(), Around(nn.Identity()), nn.Conv2d(4, 4, 1))
+    report = kn.analysis.diagnose(network, torch.randn(2, 4, 6, 6))
+    growths_ = {block.name: block.growth for block in report.blocks}
+    assert list(growths_) == ["1", "2", "3"]
+    assert growths_["2"] == pytest.approx(1.5, rel=1e-5)
+    assert growths_["3"] == pytest.approx(2.0, rel=1e-5)

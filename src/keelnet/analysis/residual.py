@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from keelnet.analysis.derivatives import differentiated, exact_attention
 from keelnet.analysis.growths import Growth, growth_of
@@ -42,8 +43,9 @@ def diagnose(
 ) -> StabilityReport:
     """The growth of every residual block of an ordinary network at the inputs x (samples, …).
 
-    A residual block is a submodule whose output is its own input plus something: its graph has a way
-    from output to input through sums, activations and norms alone, and no submodule of it has one.
+    A residual block is a submodule whose output is its own input plus something of it: its graph has a way
+    from output to input through sums (of which another term depends on the input, too), activations and norms
+    alone, and no submodule of it has one. It may be without parameters.
     Or name them by their dotted names in ``blocks``. Each is taken for a step y + F(y) of Euler with h = 1: the largest
     and the least singular value of its Jacobian at the features that reach it, the worst of the samples. ``spectra``
     adds the spectrum of ∂F/∂y of each, the margin of 1 + λ to the unit circle, and the largest h for which y + h F(y)
@@ -96,11 +98,11 @@ def _found(module: nn.Module, x: Tensor) -> list[nn.Module]:
 
 
 def _compound(module: nn.Module) -> list[nn.Module]:
-    """Submodules that have parameters and parts of their own, in the order of definition."""
+    """Submodules that may hold a sum: all but torch's own single operations, in the order of definition."""
     return [
         part
         for part in module.modules()
-        if next(part.children(), None) is not None and next(part.parameters(), None) is not None
+        if next(part.children(), None) is not None or not type(part).__module__.startswith("torch.")
     ]
 
 
@@ -116,19 +118,46 @@ def _is_residual(part: nn.Module, y: Tensor) -> bool:
     return _reaches(value.grad_fn, leaf, summed=False)
 
 
-def _reaches(node: torch.autograd.graph.Node, leaf: Tensor, summed: bool) -> bool:
+def _reaches(node: Node, leaf: Tensor, summed: bool) -> bool:
+    depends = _dependent(node, leaf)
     pending = [(node, summed)]
     while pending:
         current, has_sum = pending.pop()
-        variable = getattr(current, "variable", None)
-        if variable is leaf and has_sum:
+        if getattr(current, "variable", None) is leaf and has_sum:
             return True
         name = current.name().rsplit("::", 1)[-1]
         if not name.startswith((*CARRIERS, *SHAPES)) or name.startswith(("Addmm", "Addbmm")):
             continue
-        has_sum = has_sum or name.startswith("AddBackward")
-        pending += [(after, has_sum) for after, _ in current.next_functions if after is not None]
+        terms = [after for after, _ in current.next_functions if after in depends]
+        # x plus a constant, such as an encoding of positions, is no step.
+        has_sum = has_sum or (name.startswith("AddBackward") and len(terms) > 1)
+        pending += [(after, has_sum) for after in terms]
     return False
+
+
+def _dependent(node: Node, leaf: Tensor) -> set[Node]:
+    """The nodes of the graph behind ``node`` whose values depend on the leaf."""
+    order, seen, pending = [], {node}, [node]
+    while pending:
+        current = pending.pop()
+        order.append(current)
+        for after, _ in current.next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                pending.append(after)
+    users: dict[Node, list[Node]] = {}
+    for current in order:
+        for after, _ in current.next_functions:
+            if after is not None:
+                users.setdefault(after, []).append(current)
+    found = {each for each in order if getattr(each, "variable", None) is leaf}
+    pending = list(found)
+    while pending:
+        for user in users.get(pending.pop(), []):
+            if user not in found:
+                found.add(user)
+                pending.append(user)
+    return found
 
 
 def _measured(
