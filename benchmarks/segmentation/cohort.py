@@ -19,6 +19,7 @@ from keelnet.data.prepared import Prepared, Volume, brain_box
 from keelnet.data.scans import Scan
 from keelnet.data.synthetic import Synthesis
 from keelnet.data.volumes import Geometry
+from keelnet.experiments.scan_sets import EDITION
 
 # A seed of the generator each: no case of one set is a case of another.
 SEEDS = {"training": 101, "validation": 102, "test": 103}
@@ -61,7 +62,7 @@ class Cohort:
         return self.prepared.has(_name(number), self._signature(number))
 
     def _signature(self, number: int) -> str:
-        return f"{SEEDS[self.kind]}/{number}/{self.resolution}"
+        return f"{SEEDS[self.kind]}/{number}/{self.resolution}/{EDITION}"
 
     def make(self, number: int) -> None:
         """Draw and prepare a case; the look-alikes first, for a case counts once its volumes are there."""

@@ -17,6 +17,8 @@ from settings import Settings
 from torch import Tensor, nn
 
 from keelnet.data.patches import Patches
+from keelnet.data.prepared import Volume
+from keelnet.data.samples import WHOLE, Batch, Share
 from keelnet.learning.descent import Progress, descend
 from keelnet.learning.methods import Adam
 from keelnet.learning.objective import Objective
@@ -69,6 +71,32 @@ class Losses:
         return [sum(values) / len(values) if values else None for values in bins]
 
 
+@dataclass
+class Loading:
+    """Patches whose seconds are told apart: they are the same for everyone."""
+
+    patches: Patches
+    clock: Stopwatch
+    seconds: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return self.patches.count
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Iterator[Batch]:
+        """One epoch, see `Source.batches`."""
+        batches = self.patches.batches(batch_size, generator, share)
+        while True:
+            begin = self.clock()
+            batch = next(batches, None)
+            self.seconds += self.clock() - begin
+            if batch is None:
+                return
+            yield batch
+
+
 @dataclass(frozen=True)
 class Contest:
     """One run: a contestant, its learning rate, a seed and the seconds it is given."""
@@ -94,10 +122,11 @@ class Contest:
                 return {"mean_dice": mean_dice(network, judged)}
 
         losses = Losses(clock, clock())
+        loading = Loading(self._patches(self.training.volumes, settings.epoch), clock)
         progress = descend(
             network,
             Objective(losses),
-            Patches(self.training.volumes, settings.patch, settings.epoch, lesion=0.0),
+            loading,
             self._method(),
             validate,
             torch.Generator().manual_seed(self.seed),
@@ -117,6 +146,7 @@ class Contest:
             "steps": steps,
             "seconds": spent,
             "seconds_a_step": spent / steps,
+            "seconds_without_loading": (spent - loading.seconds) / steps,
             "losses": losses.binned(self.seconds),
             "history": history,
         }
@@ -124,10 +154,12 @@ class Contest:
     def _warm_up(self) -> None:
         """A step of another network: what is compiled or loaded once costs nobody's seconds."""
         network = self.contestant.network(0, self.settings.scale, self.settings.shift)
-        volumes = self.training.volumes[:1]
-        patches = Patches(volumes, self.settings.patch, self.settings.batch, lesion=0.0)
+        patches = self._patches(self.training.volumes[:1], self.settings.batch)
         for x, classes in patches.batches(self.settings.batch, torch.Generator().manual_seed(0)):
             region_loss(network(x), classes).backward()  # type: ignore[no-untyped-call]
+
+    def _patches(self, volumes: list[Volume], count: int) -> Patches:
+        return Patches(volumes, self.settings.cube, count, self.settings.lesion)
 
     def _method(self) -> Training:
         settings = self.settings

@@ -15,13 +15,13 @@ import keelnet as kn
 INPUTS, REGIONS = 4, 3
 Role = Literal["ours", "control", "peer", "variant", "deep", "weighed"]
 
-# keelnet's own: width, depth (down) and rise (up) of each level, folds of the input.
+# keelnet's own: width, depth (down) and rise (up) of each level, from the cases' own resolution down to a quarter of it.
 OURS: dict[str, Any] = {
-    "width": (32, 64, 128),
-    "depth": (2, 2, 4),
-    "rise": (0, 0),
-    "folds": 1,
+    "width": (8, 32, 64),
+    "depth": (0, 2, 4),
+    "rise": (1, 2),
     "final_time": 2.0,
+    "activation": "relu",
 }
 DEPTHS = (2, 8, 32)
 

@@ -47,7 +47,7 @@ def _opening(settings: Settings) -> list[str]:
     )
     return [
         "Synthetic tumours on a real atlas: a Dice here says nothing clinical. Everyone is trained on the same"
-        f" {settings.training} cases at {settings.resolution} mm with the same loader, loss and augmentation for"
+        f" {settings.training} cases at {settings.resolution} mm, {settings.batch} cubes of {settings.crop}³ a step, with the same loader, loss and augmentation for"
         f" {settings.seconds:g} s {clock}, keeps its best iterate by {settings.judged} validation cases, and is then shown"
         f" {shown}. Its learning rate is the best of a search of"
         f" {settings.search_seconds:g} s each on the validation cases. ± is the deviation over seeds; intervals are 95 %,"
@@ -119,6 +119,7 @@ def _training(trained: Sequence[Score]) -> list[str]:
         (
             _title(one),
             f"{1e3 * one.mean_of('seconds_a_step'):.0f}",
+            f"{1e3 * one.mean_of('seconds_without_loading'):.0f}",
             f"{one.mean_of('steps'):.0f}",
             f"{one.mean_of('parameters'):,.0f}",
             _percent(one.fall()),
@@ -127,7 +128,7 @@ def _training(trained: Sequence[Score]) -> list[str]:
         )
         for one in trained
     ]
-    header = ("", "ms a step", "steps", "parameters", "loss falls in the last fifth", "Dice, training", "Dice, validation")  # fmt: skip
+    header = ("", "ms a step", "of it not loading", "steps", "parameters", "loss falls in the last fifth", "Dice, training", "Dice, validation")  # fmt: skip
     return table(header, rows) if rows else ["No run is finished yet."]
 
 
@@ -140,7 +141,7 @@ def _memory(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
     weighed = [one for one in scores if one.memory]
     side = settings.side
     yield f"A training step on {settings.batch} × 4 × {side}³ in a fresh process: MB saved for backward, and MB by which the"
-    yield "process grows at most."
+    yield "process grows at most, where free pieces of 8 MB and more go back to the system at once (glibc's M_MMAP_THRESHOLD)."
     yield ""
     rows = [
         (_title(one), f"{one.memory['parameters']:,}", _mb(one.memory, "saved_bytes"), _mb(one.memory, "peak_bytes"))

@@ -15,7 +15,7 @@ Space = tuple[int, int, int]
 PATCHES: dict[int, Space] = {4: (48, 56, 48), 2: (96, 112, 96)}
 
 # Those that may be 0, and shift below it.
-FREE = ("test", "shift", "decay", "warmup", "perturbation", "deep_seeds")
+FREE = ("test", "shift", "decay", "warmup", "perturbation", "deep_seeds", "lesion")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Settings:
     of them, for comparisons by which something is chosen. seconds: the budget of a run on ``clock``
     (wall: of the day, with ``threads`` threads; cpu: of the process, on one thread). search_seconds: of a run that
     a learning rate is tried by. rates: what is tried for everyone, rising by one factor; one more step of it where the
-    best lies at an edge. deep_seeds: of ours at other depths. batch: whole brains a step. epoch: patches between two looks at the first
+    best lies at an edge. deep_seeds: of ours at other depths. batch: cubes a step, of side ``crop`` voxels, a share
+    ``lesion`` of them around tumour; judged are whole brains. epoch: cubes between two looks at the first
     ``judged`` validation cases; looking costs nothing of the budget. scale, shift: logits = scale · network +
     shift, for all. perturbation: deviation of the noise that test cases are given, in deviations of the brain. side:
     of the cubes that memory is measured on.
@@ -35,17 +36,19 @@ class Settings:
     resolution: int = 4
     training: int = 600
     validation: int = 40
-    test: int = 40
+    test: int = 60
     judged: int = 12
-    seconds: float = 900.0
-    search_seconds: float = 150.0
+    seconds: float = 240.0
+    search_seconds: float = 80.0
     rates: tuple[float, ...] = (1e-3, 4e-3, 1.6e-2)
     clock: Literal["wall", "cpu"] = "cpu"
     threads: int = 1
     seeds: int = 3
     deep_seeds: int = 1
     batch: int = 2
-    epoch: int = 200
+    crop: int = 32
+    lesion: float = 0.5
+    epoch: int = 400
     warmup: float = 0.05
     decay: float = 1e-4
     clip: float = 1.0
@@ -61,8 +64,12 @@ class Settings:
             raise ValueError(f"clock must be wall or cpu, got {self.clock!r}")
         if self.clock == "cpu" and self.threads != 1:
             raise ValueError("seconds of the process are counted on one thread; set threads=1")
-        if self.side % 8:
-            raise ValueError(f"side must be divisible by 8, got {self.side}")
+        if self.side % 8 or self.crop % 8:
+            raise ValueError(
+                f"side and crop must be divisible by 8, got {self.side} and {self.crop}"
+            )
+        if not 0 <= self.lesion <= 1:
+            raise ValueError(f"lesion must lie between 0 and 1, got {self.lesion}")
         if not self.rates or list(self.rates) != sorted(set(self.rates)) or self.rates[0] <= 0:
             raise ValueError(f"rates must rise and be above 0, got {self.rates}")
         for name, value in asdict(self).items():
@@ -73,7 +80,13 @@ class Settings:
 
     @property
     def patch(self) -> Space:
+        """What a whole brain is judged on."""
         return PATCHES[self.resolution]
+
+    @property
+    def cube(self) -> Space:
+        """What is trained on."""
+        return (self.crop, self.crop, self.crop)
 
     @classmethod
     def read(cls, path: Path) -> Settings:

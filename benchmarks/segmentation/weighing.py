@@ -6,6 +6,7 @@ import ctypes
 import gc
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ from keelnet.learning.regions import region_loss
 
 PROBE = 32  # side of what tells how much a larger one would keep
 SMALL = 16  # side of a first step that loads the code and leaves little behind
+LARGE = 8 << 20  # bytes of a piece of memory that goes back to the system as soon as it is free
+_M_MMAP_THRESHOLD = -3  # glibc's number of that limit
 
 
 def weighed(contestant: Contestant, settings: Settings) -> dict[str, Any]:
-    """Of batch × 4 × side³, in a fresh process: the peak first, for counting runs the network too."""
+    """Of batch × 4 × side³, in a fresh process: the peak first, for counting runs the network too.
+
+    glibc keeps free pieces of up to 32 MB in its heap, where gaps between them count as resident: as much again as
+    what is in use, and another number every time. Here they go back, for everyone alike.
+    """
+    with suppress(AttributeError):  # another system's library has another allocator
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
     network = contestant.network(0, settings.scale, settings.shift)
     count = _held if contestant.environment == "iunets" else _saved
     if contestant.role == "weighed" and (reason := _too_large(network, settings, count)):

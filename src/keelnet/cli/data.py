@@ -78,7 +78,10 @@ def synth(
     layout: Annotated[str, typer.Option(help="brats2021, brats2023 or msd.")] = "brats2023",
     resolution: Annotated[int, typer.Option(help="Side of a voxel in mm: 1, 2 or 4.")] = 2,
     easy: Annotated[
-        bool, typer.Option("--easy", help="Without look-alikes; some tumours lack enhancement.")
+        bool,
+        typer.Option(
+            "--easy", help="Without look-alikes, labelled exactly; some tumours lack enhancement."
+        ),
     ] = False,
 ) -> None:
     """Synthetic tumours on a real brain atlas, laid out as a published set, with a contact sheet."""

@@ -25,8 +25,8 @@ class Lookalikes:
     at the surface. All stay ``apart`` mm from the tumour.
     """
 
-    gliosis: tuple[int, int] = (2, 5)
-    gliosis_size: tuple[float, float] = (12.0, 24.0)
+    gliosis: tuple[int, int] = (4, 8)
+    gliosis_size: tuple[float, float] = (12.0, 28.0)
     vessels: tuple[int, int] = (2, 5)
     cavities: tuple[int, int] = (10, 25)
     cavity_size: tuple[float, float] = (3.0, 9.0)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from keelnet.data.brain import BrainMaps, load_icbm152
 from keelnet.data.contrast import Contrast
 from keelnet.data.conventions import CONVENTIONS, MODALITIES, Convention
+from keelnet.data.rating import Rater
 from keelnet.data.subjects import Heads
 from keelnet.data.tumours import Lesions, Tumours
 
@@ -32,7 +33,7 @@ _SUFFIXES = {
 
 @dataclass(frozen=True, eq=False)
 class SyntheticCase:
-    """x (4, right, anterior, superior) float32, 0 outside the brain; lesions; affine in mm."""
+    """x (4, right, anterior, superior) float32, 0 outside the brain; lesions as rated; affine in mm."""
 
     x: NDArray[np.float32]
     lesions: Lesions
@@ -51,6 +52,7 @@ class Synthesis:
     heads: Heads = field(default_factory=Heads)
     tumours: Tumours = field(default_factory=Tumours)
     contrast: Contrast = field(default_factory=Contrast)
+    rater: Rater = field(default_factory=Rater)
 
     def __post_init__(self) -> None:
         _atlas(self.resolution)  # raises ValueError for a resolution that there is not
@@ -61,8 +63,10 @@ class Synthesis:
             raise ValueError(f"cases are counted from 0, got {number}")
         random = np.random.default_rng([self.seed, number])
         head = self.heads.drawn(_atlas(self.resolution), random)
-        lesions = self.tumours.drawn(head, random)
-        return SyntheticCase(self.contrast.drawn(head, lesions, random), lesions, head.affine)
+        truth = self.tumours.drawn(head, random)
+        x = self.contrast.drawn(head, truth, random)
+        rated = Lesions(self.rater.drawn(truth.classes, random) * head.mask, truth.mimics)
+        return SyntheticCase(x, rated, head.affine)
 
 
 @functools.cache

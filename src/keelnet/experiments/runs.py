@@ -24,6 +24,7 @@ from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report, Task
 from keelnet.learning.descent import Progress, State
 from keelnet.learning.processes import Team, team_of
+from keelnet.propagation.bounds import NonFiniteStateError
 
 CURVES_EVERY = 20  # seconds between pictures of a run that goes on
 SAVED_EVERY = 1  # seconds, at least, between states
@@ -189,7 +190,10 @@ def _finish(
         raise DivergenceError(
             f"training diverged: no epoch gave a number for {made.task.goal}; use a smaller rate"
         )
-    scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])
+    try:
+        scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])
+    except NonFiniteStateError as error:
+        raise DivergenceError(f"the best iterate cannot be judged: {error}") from error
     folder.write_bytes("curves.png", _curves(recipe, history))
     for name, picture in made.task.pictures(made.network).items():
         folder.write_bytes(name, picture)

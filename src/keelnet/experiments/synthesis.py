@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from keelnet.data.conventions import MODALITIES
+from keelnet.data.rating import Rater
 from keelnet.data.synthetic import (
     LAYOUTS,
     Synthesis,
@@ -37,7 +38,8 @@ def synthesise(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; known are {', '.join(LAYOUTS)}")
-    synthesis = Synthesis(seed, resolution, tumours=Tumours(easy=easy))
+    rater = Rater(deviation=0) if easy else Rater()
+    synthesis = Synthesis(seed, resolution, tumours=Tumours(easy=easy), rater=rater)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder; choose another")
     with OutputFolder.claim(out, overwrite=False, whole=True) as folder:
@@ -56,7 +58,8 @@ def synthesise(
 ABOUT = """Synthetic tumours on a real atlas, made by keelnet ({settings}).
 
 Growth by reaction and diffusion on the ICBM152 2009a symmetric template; no patient's data. A score on
-these cases says nothing clinical. The files called mimics mark look-alikes that are no tumour.
+these cases says nothing clinical. The files called mimics mark look-alikes that are no tumour. Hard sets are
+labelled as by a reader, whose edges are a fraction of a voxel off; easy ones where the tumour ends.
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from keelnet.data.conventions import REGIONS
 from keelnet.learning.losses import soft_dice
@@ -31,7 +32,16 @@ def region_loss(logits: Tensor, classes: Tensor) -> Tensor:
             f"logits (batch, {len(REGIONS)}, *space) for {', '.join(REGIONS)} were wanted on classes"
             f" {tuple(classes.shape)}, got {tuple(logits.shape)}"
         )
-    targets = region_targets(classes).to(logits.dtype)
+    # A region at a time, and again for the gradient: what Dice and cross-entropy keep is ten times the logits.
+    losses = [
+        checkpoint(_loss, one, mask, use_reentrant=False)
+        for one, mask in zip(logits.split(1, 1), region_targets(classes).split(1, 1), strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def _loss(logits: Tensor, mask: Tensor) -> Tensor:
+    targets = mask.to(logits.dtype)
     overlap: Tensor = soft_dice()(torch.sigmoid(logits), targets)
     return overlap + functional.binary_cross_entropy_with_logits(logits, targets)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from keelnet.dynamics.activations import ActivationChoice
 from keelnet.dynamics.hamiltonian import HamiltonianField
@@ -16,7 +17,7 @@ from keelnet.networks.blocks import random_block
 from keelnet.networks.connections import Affine, Pool, Upsample
 from keelnet.networks.network import Classifier
 from keelnet.networks.wavelets import Haar
-from keelnet.propagation.gradients import Strategy, reversible
+from keelnet.propagation.gradients import Strategy, reversible, store_all
 from keelnet.propagation.shears import Verlet
 
 
@@ -26,8 +27,9 @@ class Segmenter(nn.Module):
     Down: a Verlet block a level on the one-kernel Hamiltonian field (width halved into y and z),
     then pooling by 2 and a 1 × 1 widening. Up: narrowing, linear upsampling, added to the level's
     own features (the skip), and a second Verlet block where ``rise`` asks for layers. Under ``reversible`` the
-    memory saved for backward does not depend on the depths. Each space axis must be divisible by
-    2^(levels − 1 + folds).
+    memory saved for backward does not depend on the depths; unless the strategy is ``store_all``, training
+    keeps nothing of the finest level's way up, which is computed again a sample at a time. Each space axis
+    must be divisible by 2^(levels − 1 + folds).
 
     width: channels of each level, even. depth: layers of each level on the way down, rise: on the way
     up (of all but the coarsest), each one number or one a level (0: none). folds: Haar transforms of the input
@@ -61,6 +63,9 @@ class Segmenter(nn.Module):
         if not isinstance(folds, int) or not 0 <= folds <= 3:
             raise ValueError(f"folds must be 0, 1, 2 or 3, got {folds!r}")
         self.dim, self.folds = dim, folds
+        self.has_fine_layers = depths[0] > 0
+        # The finest level is where memory goes: it is labelled a sample at a time, and again for the gradient.
+        self.frugal = strategy is not store_all and len(widths) > 1
         self.haar = Haar(dim) if folds else None
         cells = 2 ** (dim * folds)
         self.opening = Affine(inputs * cells, widths[0], dim, stencil, generator=generator)
@@ -95,24 +100,54 @@ class Segmenter(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(batch, width[0], *space / 2^folds): what the classifier reads."""
-        for _ in range(self.folds):
-            assert self.haar is not None
-            x = self.haar(x)
-        seen = []
-        y = self.opening(x)
-        for level, down in zip(self.levels, [*self.down, None], strict=True):
-            y = level(y)
-            seen.append(y)
-            y = y if down is None else down(y)
-        for skip, up, rise in reversed(list(zip(seen, self.up, self.rises, strict=False))):
-            y = rise(skip + up(y))
-        return y
+        return self._joined(*self._ways(self._folded(x)))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(x))
+        fine, *coarse = self._ways(self._folded(x))
+        if self.frugal and self.training and torch.is_grad_enabled():
+            each = zip(*(way.split(1) for way in (fine, *coarse)), strict=True)
+            logits = torch.cat(
+                [checkpoint(self._labelled, *one, use_reentrant=False) for one in each]
+            )
+        else:
+            logits = self._labelled(fine, *coarse)
         for _ in range(self.folds):
             assert self.haar is not None
             logits = self.haar.inverse(logits)
+        return logits
+
+    def _folded(self, x: Tensor) -> Tensor:
+        for _ in range(self.folds):
+            assert self.haar is not None
+            x = self.haar(x)
+        return x
+
+    def _ways(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Down to the coarsest level and up again, but for the finest: what its skip is made of, and what comes up.
+
+        Where the finest level has no layers on the way down, its features are as cheap as an opening, and x stands for them.
+        """
+        y = self.levels[0](self.opening(x))
+        seen = [y if len(self.levels) == 1 or self.has_fine_layers else x]
+        for level, down in zip(self.levels[1:], self.down, strict=True):
+            y = level(down(y))
+            seen.append(y)
+        if len(seen) == 1:
+            return (y,)
+        ways = list(zip(seen[1:], self.up[1:], self.rises[1:], strict=False))
+        for skip, up, rise in reversed(ways):
+            y = rise(skip + up(y))
+        return seen[0], y
+
+    def _joined(self, fine: Tensor, *coarse: Tensor) -> Tensor:
+        """The finest level's features, from both ways."""
+        if not coarse:
+            return fine
+        skip = fine if self.has_fine_layers else self.opening(fine)
+        return self.rises[0](skip + self.up[0](*coarse))
+
+    def _labelled(self, fine: Tensor, *coarse: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self._joined(fine, *coarse))
         return logits
 
 

@@ -148,6 +148,10 @@ def _rounded_up(value: float) -> float:
     return math.ceil(value / unit) * unit
 
 
+class NonFiniteStateError(ValueError):
+    """The state overflowed on its way: input, controls and step size were finite."""
+
+
 def explain_non_finite(
     integrator: Integrator,
     field: Dynamics,

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.kernels import require_count
-from keelnet.propagation.bounds import all_finite, damped, explain_non_finite
+from keelnet.propagation.bounds import (
+    NonFiniteStateError,
+    all_finite,
+    damped,
+    explain_non_finite,
+)
 from keelnet.propagation.engines.adjoining import whole
 from keelnet.propagation.engines.choice import Choice, chosen, explained
 from keelnet.propagation.gradients import Controls, Strategy, march, store_all
@@ -71,7 +76,9 @@ def trajectory(
     problem = Problem(integrator, field, state, ready, step_size, count, store_all)
     states = _path(problem, [layer for layer in wanted if layer > 0])
     if not all_finite(states[-1] if states else state):
-        raise ValueError(explain_non_finite(integrator, field, state, ready, step_size, count))
+        raise NonFiniteStateError(
+            explain_non_finite(integrator, field, state, ready, step_size, count)
+        )
     return [state] * (wanted[0] == 0) + states
 
 
@@ -129,7 +136,9 @@ def run(
     ends = integrator.finish(final)
     joined = whole(ends) if split and engine is not None else None
     if checked and not all_finite(final if joined is None else (joined,)):
-        raise ValueError(explain_non_finite(integrator, field, state, ready, step_size, count))
+        raise NonFiniteStateError(
+            explain_non_finite(integrator, field, state, ready, step_size, count)
+        )
     if joined is None or any(part.requires_grad for part in ends):
         return field.joined(ends, split)
     return joined
