@@ -35,16 +35,50 @@ def test_the_way_up_has_layers_of_its_own():
     assert [block.depth for block in blocks_of(network)] == [1, 2, 3, 2]
 
 
-@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
-def test_strategies_give_the_same_gradients(strategy):
-    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+SHAPES = (
+    {},
+    {"width": (4,)},
+    {"depth": (0, 2)},
+    {"depth": (0, 2), "rise": 1},
+    {"depth": (2, 1), "rise": 2, "folds": 1},
+    {"width": (4, 6, 8), "depth": (0, 1, 2), "rise": (2, 1), "dim": 3},
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+def test_strategies_give_the_same_gradients(strategy, shape):
+    x = torch.randn(3, 1, *(8,) * shape.get("dim", 2), dtype=torch.float64, requires_grad=True)
     gradients = []
     for chosen in (kn.store_all, strategy):
-        network = small(strategy=chosen, seed=3).double()
+        network = small(strategy=chosen, seed=3, **shape).double()
         network(x).square().mean().backward()
-        gradients.append([value.grad for value in network.parameters()])
+        gradients.append([x.grad, *(value.grad for value in network.parameters())])
+        x.grad = None
     for expected, found in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_logits_are_those_of_the_features_in_training_and_in_use(shape):
+    network = small(seed=3, **shape).double()
+    x = torch.randn(3, 1, *(8,) * shape.get("dim", 2), dtype=torch.float64)
+    training = network(x)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x), training, rtol=1e-12, atol=1e-14)
+        if not network.folds:
+            features = network.classifier(network.features(x))
+            torch.testing.assert_close(features, training, rtol=1e-12, atol=1e-14)
+
+
+def test_nothing_of_the_finest_way_up_is_kept():
+    x = torch.randn(4, 1, 64, 64)
+    kept = []
+    for strategy in (kn.store_all, kn.reversible):
+        network = small(width=(8, 4), depth=(0, 1), rise=1, strategy=strategy)
+        kept.append(saved_bytes(lambda network=network: network(x), excluded=network.parameters()))
+    one = 4 * 8 * 64 * 64 * 4  # bytes of the finest features
+    assert kept[0] > 2 * one and kept[1] < one
 
 
 def test_saved_memory_does_not_depend_on_the_depths():
