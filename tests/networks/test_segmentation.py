@@ -45,6 +45,12 @@ SHAPES = (
 )
 
 
+@pytest.fixture
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr("keelnet.networks.segmentation.LARGE", 0)
+
+
+@pytest.mark.usefixtures("everything_is_large")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
 def test_strategies_give_the_same_gradients(strategy, shape):
@@ -59,6 +65,7 @@ def test_strategies_give_the_same_gradients(strategy, shape):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.usefixtures("everything_is_large")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_logits_are_those_of_the_features_in_training_and_in_use(shape):
     network = small(seed=3, **shape).double()
@@ -71,8 +78,9 @@ def test_logits_are_those_of_the_features_in_training_and_in_use(shape):
             torch.testing.assert_close(features, training, rtol=1e-12, atol=1e-14)
 
 
-def test_nothing_of_the_finest_way_up_is_kept():
+def test_nothing_of_a_large_way_up_is_kept(monkeypatch):
     x = torch.randn(4, 1, 64, 64)
+    monkeypatch.setattr("keelnet.networks.segmentation.LARGE", x.numel() * 8 * 4 - 1)
     kept = []
     for strategy in (kn.store_all, kn.reversible):
         network = small(width=(8, 4), depth=(0, 1), rise=1, strategy=strategy)

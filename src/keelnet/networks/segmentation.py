@@ -21,6 +21,11 @@ from keelnet.propagation.gradients import Strategy, reversible, store_all
 from keelnet.propagation.shears import Verlet
 
 
+LARGE = (
+    1 << 25
+)  # bytes of the finest level's features, from which on computing them again costs less than keeping them
+
+
 class Segmenter(nn.Module):
     """(batch, inputs, *space) → logits (batch, classes, *space).
 
@@ -28,8 +33,8 @@ class Segmenter(nn.Module):
     then pooling by 2 and a 1 × 1 widening. Up: narrowing, linear upsampling, added to the level's
     own features (the skip), and a second Verlet block where ``rise`` asks for layers. Under ``reversible`` the
     memory saved for backward does not depend on the depths; unless the strategy is ``store_all``, training
-    keeps nothing of the finest level's way up, which is computed again a sample at a time. Each space axis
-    must be divisible by 2^(levels − 1 + folds).
+    keeps nothing of the finest level's way up where its features take more than 32 MB: it is computed again a
+    sample at a time. Each space axis must be divisible by 2^(levels − 1 + folds).
 
     width: channels of each level, even. depth: layers of each level on the way down, rise: on the way
     up (of all but the coarsest), each one number or one a level (0: none). folds: Haar transforms of the input
@@ -64,7 +69,7 @@ class Segmenter(nn.Module):
             raise ValueError(f"folds must be 0, 1, 2 or 3, got {folds!r}")
         self.dim, self.folds = dim, folds
         self.has_fine_layers = depths[0] > 0
-        # The finest level is where memory goes: it is labelled a sample at a time, and again for the gradient.
+        # The finest level is where memory goes: a large one is labelled a sample at a time, and again for the gradient.
         self.frugal = strategy is not store_all and len(widths) > 1
         self.haar = Haar(dim) if folds else None
         cells = 2 ** (dim * folds)
@@ -104,7 +109,7 @@ class Segmenter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         fine, *coarse = self._ways(self._folded(x))
-        if self.frugal and self.training and torch.is_grad_enabled():
+        if self._is_frugal(fine):
             each = zip(*(way.split(1) for way in (fine, *coarse)), strict=True)
             logits = torch.cat(
                 [checkpoint(self._labelled, *one, use_reentrant=False) for one in each]
@@ -115,6 +120,11 @@ class Segmenter(nn.Module):
             assert self.haar is not None
             logits = self.haar.inverse(logits)
         return logits
+
+    def _is_frugal(self, fine: Tensor) -> bool:
+        """Whether the finest level is computed again: where it is large, and for training."""
+        size = fine[:, 0].numel() * self.opening.kernel.outputs * fine.element_size()
+        return self.frugal and self.training and torch.is_grad_enabled() and size > LARGE
 
     def _folded(self, x: Tensor) -> Tensor:
         for _ in range(self.folds):
