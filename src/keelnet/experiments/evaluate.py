@@ -23,6 +23,7 @@ from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
 from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.segment import refusal
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
@@ -71,7 +72,7 @@ def evaluate(
         report(line)
     if found.refused and not skip_bad:
         name, reason = next(iter(found.refused.items()))
-        raise ValueError(f"case {name}: {reason}; --skip-bad goes on without")
+        raise refusal(name, reason)
     cases = [case for case in found.cases if case.labels is not None]
     if not cases:
         raise ValueError(
@@ -109,7 +110,7 @@ def _scored(
         mimics = mimics_of(case, scan)
     except ValueError as error:
         if not skip_bad:
-            raise ValueError(f"case {case.name}: {error}") from None
+            raise refusal(case.name, str(error)) from None
         refused[case.name] = str(error)
         return None
     assert scan.classes is not None

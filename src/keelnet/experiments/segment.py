@@ -95,7 +95,7 @@ def segment(
                 scan = read_scan(case, None)
             except ValueError as reason:
                 if not skip_bad:
-                    raise ValueError(f"case {case.name}: {reason}") from None
+                    raise refusal(case.name, str(reason)) from None
                 report(f"left out {case.name}: {reason}")
                 continue
             done.append(_one(segmenting, scan, given or _convention(case), folder))
@@ -116,10 +116,15 @@ def _checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
     if refused and not skip_bad:
         name, reason = next(iter(refused.items()))
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-        raise ValueError(f"case {name}: {reason}{more}; --skip-bad goes on without")
+        raise refusal(name, f"{reason}{more}")
     for name, reason in refused.items():
         report(f"left out {name}: {reason}")
     return [case for case in found.cases if case.name not in refused]
+
+
+def refusal(case: str, reason: str) -> ValueError:
+    """What ends the work at a bad case."""
+    return ValueError(f"case {case}: {reason}; --skip-bad goes on without")
 
 
 def _convention(case: Case) -> Convention:
