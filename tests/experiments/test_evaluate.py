@@ -117,6 +117,18 @@ def test_bad_cases_and_folders_are_named(tmp_path):
         list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "other"))
 
 
+def test_a_network_that_gives_no_number_has_no_score(tmp_path):
+    class Nothing(Painted):
+        def forward(self, x):
+            return x[:, :3] / 0
+
+    painted_case(tmp_path / "in", "a")
+    with pytest.raises(ValueError, match="case a: the network gives NaN or infinity"):
+        segmenting = Segmenting(Nothing(), tiling=Tiling((16, 16, 16), 4, 8))
+        list(evaluate(segmenting, "run", [tmp_path / "in"], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_decathlons_labels_are_read_as_its_own(tmp_path):
     write_decathlon(tmp_path / "in", "a")
     (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")

@@ -195,6 +195,38 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
     }
 
 
+class Overflowing(Thresholds):
+    """One value of the second case's logits is not finite."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.calls = value, 0
+
+    def forward(self, x):
+        logits, self.calls = super().forward(x), self.calls + 1
+        if self.calls == 2:
+            logits[0, 2, 3, 3, 3] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("spacing", [None, 3.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_network_that_gives_no_number_labels_nothing(value, spacing, tmp_path):
+    for name in "abc":
+        write_case(tmp_path / "in", name)
+
+    def overflowing():
+        return Segmenting(Overflowing(value), spacing, tiling=Tiling((16, 16, 16), 4, 8))
+
+    with pytest.raises(ValueError, match="case b: the network gives NaN or infinity"):
+        list(segment(overflowing(), [tmp_path / "in"], tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz"}
+    heard: list[str] = []
+    done = segment(overflowing(), [tmp_path / "in"], tmp_path / "rest", skip_bad=True, report=heard.append)  # fmt: skip
+    assert [each.name for each in done] == ["a", "c"]
+    assert any("left out b: the network gives NaN" in line for line in heard)
+
+
 def test_only_runs_on_tumours_segment(tmp_path):
     with pytest.raises(ValueError, match="no run folder"):
         segmenting_of(tmp_path)

@@ -108,13 +108,13 @@ def _scored(
     try:
         scan = read_scan(case, convention)
         mimics = mimics_of(case, scan)
+        logits = segmenting.logits(scan)
     except ValueError as error:
         if not skip_bad:
             raise refusal(case.name, str(error)) from None
         refused[case.name] = str(error)
         return None
     assert scan.classes is not None
-    logits = segmenting.logits(scan)
     classes = segmenting.decided(scan, logits)
     doubt = entropy(logits)
     brain = (scan.x != 0).any(0)

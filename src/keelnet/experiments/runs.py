@@ -282,7 +282,10 @@ def load_run(folder: Path) -> Run:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The trained network of a run folder, in evaluation mode."""
+    """The trained network of a run folder, in evaluation mode.
+
+    Raises ValueError for weights of another architecture and for weights that are not finite.
+    """
     recipe = load_run(folder).recipe
     network = network_of(recipe)
     try:
@@ -290,4 +293,9 @@ def load_network(folder: Path) -> nn.Module:
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder / 'weights.safetensors'} cannot be loaded: {reason}") from None
+    for name, value in network.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{folder / 'weights.safetensors'} holds NaN or infinity in {name}; train again"
+            )
     return network.eval()

@@ -93,12 +93,13 @@ def segment(
         for case in cases:
             try:
                 scan = read_scan(case, None)
+                classes = segmenting.classes(scan)
             except ValueError as reason:
                 if not skip_bad:
                     raise refusal(case.name, str(reason)) from None
                 report(f"left out {case.name}: {reason}")
                 continue
-            done.append(_one(segmenting, scan, given or _convention(case), folder))
+            done.append(_written(scan, classes, given or _convention(case), folder))
             folder.write_text("volumes.json", json.dumps(_volumes(done), indent=2) + "\n")
             yield done[-1]
         if not done:
@@ -131,12 +132,11 @@ def _convention(case: Case) -> Convention:
     return CONVENTIONS[_BY_NAMES.get(case.names, "brats2023")]
 
 
-def _one(
-    segmenting: Segmenting, scan: Scan, convention: Convention, folder: OutputFolder
+def _written(
+    scan: Scan, classes: NDArray[np.uint8], convention: Convention, folder: OutputFolder
 ) -> Segmented:
     from keelnet.experiments.overlays import planes_picture
 
-    classes = segmenting.classes(scan)
     write_labels(folder.root / f"{scan.name}.nii.gz", convention.to_file(classes), scan.geometry)
     folder.write_bytes(f"{scan.name}.png", planes_picture(scan, classes))
     voxel_ml = scan.geometry.voxel_ml
