@@ -88,7 +88,7 @@ def common_geometry(case: Case) -> Geometry:
     """The space of a case, from the headers of its files alone. Raises ValueError where they differ."""
     first, shape = read_geometry(case.first)
     _check_stacking(case, case.first, shape)
-    for path in [*case.files.values(), *([case.labels] if case.labels else [])][1:]:
+    for path in case.paths[1:]:
         other, full = read_geometry(path)
         if path != case.labels:
             _check_stacking(case, path, full)

@@ -23,7 +23,7 @@ from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
 from keelnet.experiments.folders import OutputFolder
-from keelnet.experiments.segment import refusal
+from keelnet.experiments.segment import refusal, require_apart
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
@@ -78,6 +78,7 @@ def evaluate(
         raise ValueError(
             "no case has labels to compare with; keelnet segment labels scans without them"
         )
+    require_apart(out, ("cases.csv", "summary.json", "report.html"), cases, inputs)
     with OutputFolder.claim(out, overwrite, whole=True) as folder:
         done: list[Evaluated] = []
         for case in cases:
