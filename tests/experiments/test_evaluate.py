@@ -129,6 +129,17 @@ def test_a_network_that_gives_no_number_has_no_score(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_table_of_cases_is_not_replaced_by_that_of_scores(tmp_path):
+    painted_case(tmp_path, "a")
+    words = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    lines = [["case", *words], ["c", *(f"a/a-{word}.nii.gz" for word in words.values())]]
+    (tmp_path / "cases.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    before = (tmp_path / "cases.csv").read_bytes()
+    with pytest.raises(ValueError, match="cases.csv is an input"):
+        list(evaluate(painted(), "run", [tmp_path / "cases.csv"], tmp_path, "brats2023", overwrite=True))  # fmt: skip
+    assert (tmp_path / "cases.csv").read_bytes() == before
+
+
 def test_the_decathlons_labels_are_read_as_its_own(tmp_path):
     write_decathlon(tmp_path / "in", "a")
     (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")

@@ -156,6 +156,21 @@ def test_a_broken_run_folder_is_named(finished, tmp_path, broken):
             load_network(copy)
 
 
+def test_weights_of_another_network_are_one_sentence(finished, tmp_path):
+    folder, _ = finished
+    for item in folder.iterdir():
+        (tmp_path / item.name).write_bytes(item.read_bytes())
+    text = (folder / "recipe.toml").read_text()
+    (tmp_path / "recipe.toml").write_text(text.replace("width = 8", "width = 12"))
+    with pytest.raises(
+        ValueError, match=r"another network than recipe.toml \(size mismatch for [^:]*: [^:]*\)$"
+    ):
+        load_network(tmp_path)
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="holds a recipe that cannot be read"):
+        load_run(tmp_path)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(finished, tmp_path, value):
     folder, _ = finished

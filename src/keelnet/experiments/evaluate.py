@@ -67,7 +67,7 @@ def evaluate(
     picture of each case in cases/, and with ``maps`` its entropy as NIfTI in the scan's own space. A bad case
     ends the work with ValueError; with ``skip_bad`` it is left out. ``run`` is named in the report.
     """
-    found = settle(find_cases(inputs), convention_named(labels) if labels else None)
+    found = settle(find_cases(inputs), convention_named(labels) if labels is not None else None)
     for line in str(found).splitlines():
         report(line)
     if found.refused and not skip_bad:

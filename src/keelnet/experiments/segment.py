@@ -84,7 +84,7 @@ def segment(
     its files unless ``labels`` says it. Headers of all cases are checked before the first is labelled. A bad case
     ends the work with ValueError, what is finished stays; with ``skip_bad`` it is left out.
     """
-    given = convention_named(labels) if labels else None
+    given = convention_named(labels) if labels is not None else None
     found = find_cases(inputs)
     cases = _checked(found, skip_bad, report)
     if not cases:
