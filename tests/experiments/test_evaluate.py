@@ -96,7 +96,10 @@ def test_tumour_found_on_lookalikes_is_counted(tmp_path):
     mimics = np.zeros(SHAPE, np.uint8)
     mimics[1:6, 2:5, 1] = 2
     write(case / "a-mimics.nii.gz", mimics)
-    (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")
+    heard: list[str] = []
+    (painted_case(tmp_path / "in", "b") / "b-seg.nii.gz").unlink()
+    (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out", report=heard.append)
+    assert "1 cases without labels are left out" in heard
     assert done.mimics_ml == pytest.approx(15 * 8 / 1000)
 
 

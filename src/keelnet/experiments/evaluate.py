@@ -78,6 +78,8 @@ def evaluate(
         raise ValueError(
             "no case has labels to compare with; keelnet segment labels scans without them"
         )
+    if unlabelled := len(found.cases) - len(cases):
+        report(f"{unlabelled} cases without labels are left out")
     require_apart(out, ("cases.csv", "summary.json", "report.html"), cases, inputs)
     with OutputFolder.claim(out, overwrite, whole=True) as folder:
         done: list[Evaluated] = []
