@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from scans import classes, volumes, write, write_case
@@ -81,6 +83,21 @@ def test_two_files_of_labels_are_not_chosen_between(folder):
     write(folder / "a" / "a_label.nii.gz", classes())
     found = find_cases([folder])
     assert found.refused == {"a": "two files of labels: a_label.nii.gz and a_seg.nii.gz"}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(folder, monkeypatch):
+    write_case(folder, "b")
+    real = os.scandir
+
+    def closed(place):  # permissions do not keep an administrator out, whose tests these may be
+        if str(place).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = find_cases([folder])
+    assert [case.name for case in found.cases] == ["a"]
+    assert found.refused == {"b": f"{folder / 'b'} cannot be read (Permission denied)"}
 
 
 def test_names_in_capitals_are_names(folder):

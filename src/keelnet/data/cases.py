@@ -125,13 +125,19 @@ def _in_folder(folder: Path, found: Found) -> str:
     for root in (folder, folder / "imagesTr"):
         if root.name in ("imagesTr", "imagesTs") and root.is_dir():
             return _decathlon(root, found)
-    return _grouped(sorted(_volumes_in(folder)), found)
+    return _grouped(sorted(_volumes_in(folder, found)), found)
 
 
-def _volumes_in(folder: Path) -> Iterator[Path]:
+def _volumes_in(folder: Path, found: Found) -> Iterator[Path]:
     """Every volume below a folder, through links as well; a link that leads back is gone through once."""
+
+    def refuse(error: OSError) -> None:
+        found.refused[Path(error.filename).name] = (
+            f"{error.filename} cannot be read ({error.strerror})"
+        )
+
     seen: set[Path] = set()
-    for root, inner, names in os.walk(folder, followlinks=True):
+    for root, inner, names in os.walk(folder, onerror=refuse, followlinks=True):
         place = Path(root).resolve()
         if place in seen:
             inner.clear()

@@ -96,6 +96,10 @@ def _readable(path: Path) -> Iterator[None]:
     """What nibabel and gzip raise on broken files, as one sentence; what nibabel mends by itself it does in silence."""
     if path.is_dir():
         raise ValueError(f"{path.name} is a folder, not a file")
+    if path.exists() and not os.access(
+        path, os.R_OK
+    ):  # of which nibabel says no more than of damage
+        raise ValueError(f"{path.name} cannot be read (Permission denied)")
     log, before = nib.imageglobals.logger, nib.imageglobals.logger.disabled
     log.disabled = True
     try:
