@@ -96,7 +96,10 @@ def test_tumour_found_on_lookalikes_is_counted(tmp_path):
     mimics = np.zeros(SHAPE, np.uint8)
     mimics[1:6, 2:5, 1] = 2
     write(case / "a-mimics.nii.gz", mimics)
-    (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")
+    heard: list[str] = []
+    (painted_case(tmp_path / "in", "b") / "b-seg.nii.gz").unlink()
+    (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out", report=heard.append)
+    assert "1 cases without labels are left out" in heard
     assert done.mimics_ml == pytest.approx(15 * 8 / 1000)
 
 
@@ -115,6 +118,29 @@ def test_bad_cases_and_folders_are_named(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="no case has labels"):
         list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "other"))
+
+
+def test_a_network_that_gives_no_number_has_no_score(tmp_path):
+    class Nothing(Painted):
+        def forward(self, x):
+            return x[:, :3] / 0
+
+    painted_case(tmp_path / "in", "a")
+    with pytest.raises(ValueError, match="case a: the network gives NaN or infinity"):
+        segmenting = Segmenting(Nothing(), tiling=Tiling((16, 16, 16), 4, 8))
+        list(evaluate(segmenting, "run", [tmp_path / "in"], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_cases_is_not_replaced_by_that_of_scores(tmp_path):
+    painted_case(tmp_path, "a")
+    words = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    lines = [["case", *words], ["c", *(f"a/a-{word}.nii.gz" for word in words.values())]]
+    (tmp_path / "cases.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    before = (tmp_path / "cases.csv").read_bytes()
+    with pytest.raises(ValueError, match="cases.csv is an input"):
+        list(evaluate(painted(), "run", [tmp_path / "cases.csv"], tmp_path, "brats2023", overwrite=True))  # fmt: skip
+    assert (tmp_path / "cases.csv").read_bytes() == before
 
 
 def test_the_decathlons_labels_are_read_as_its_own(tmp_path):

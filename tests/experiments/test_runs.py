@@ -10,7 +10,7 @@ import torch
 
 from keelnet.experiments.problems import problem
 from keelnet.experiments.recipes import recipe_named
-from keelnet.experiments.runs import load_network, load_run, train
+from keelnet.experiments.runs import load_network, load_run, train, weights_as_bytes
 from keelnet.learning.descent import predicted
 
 SMALL = replace(recipe_named("digits"), width=8, depth=3, epochs=2, batch=256)
@@ -154,6 +154,35 @@ def test_a_broken_run_folder_is_named(finished, tmp_path, broken):
         (copy / "weights.safetensors").write_bytes(content[:100])
         with pytest.raises(ValueError, match="cannot be loaded"):
             load_network(copy)
+
+
+def test_weights_of_another_network_are_one_sentence(finished, tmp_path):
+    folder, _ = finished
+    for item in folder.iterdir():
+        (tmp_path / item.name).write_bytes(item.read_bytes())
+    text = (folder / "recipe.toml").read_text()
+    (tmp_path / "recipe.toml").write_text(text.replace("width = 8", "width = 12"))
+    with pytest.raises(
+        ValueError, match=r"another network than recipe.toml \(size mismatch for [^:]*: [^:]*\)$"
+    ):
+        load_network(tmp_path)
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="holds a recipe that cannot be read"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(finished, tmp_path, value):
+    folder, _ = finished
+    for name in ("recipe.toml", "history.jsonl", "scores.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    weights = load_network(folder).state_dict()
+    for name in weights:
+        broken = {**weights, name: weights[name].clone()}
+        broken[name].view(-1)[-1] = value
+        (tmp_path / "weights.safetensors").write_bytes(weights_as_bytes(broken))
+        with pytest.raises(ValueError, match=f"holds NaN or infinity in {name}; train again"):
+            load_network(tmp_path)
 
 
 def test_progress_is_on_the_recipe_s_device():

@@ -175,6 +175,32 @@ def test_a_folder_that_holds_something_is_kept(tmp_path):
     assert labels_of(tmp_path / "out" / "a.nii.gz")[0].shape == SHAPE
 
 
+def test_an_input_is_never_written_over(tmp_path):
+    for name in ("in", "imagesTr"):  # four volumes a file, called as the result would be
+        path = write(tmp_path / name / "a.nii.gz", np.moveaxis(volumes(), 0, -1))
+        (tmp_path / "link").symlink_to(path.parent)
+        before = path.read_bytes()
+        for out in (path.parent, tmp_path / "link"):
+            with pytest.raises(ValueError, match="a.nii.gz is an input.*--out"):
+                list(segment(thresholds(), [path.parent], out, overwrite=True))
+        assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+        (tmp_path / "link").unlink()
+
+
+def test_cases_of_a_table_come_back_as_their_labels_are(tmp_path):
+    write_case(tmp_path, "a")
+    columns = ("flair", "t1", "t1ce", "t2", "seg")
+    line = ",".join(("c", *(f"a/a_{word}.nii.gz" for word in columns)))
+    (tmp_path / "scans.csv").write_text(",".join(("case", *columns)) + f"\n{line}\n")
+    (done,) = segment(thresholds(), [tmp_path / "scans.csv"], tmp_path / "out")
+    assert done.convention == "brats2021"
+    write_case(tmp_path, "a", values=(1, 2, 3))  # which settles nothing
+    heard: list[str] = []
+    (done,) = segment(thresholds(), [tmp_path / "scans.csv"], tmp_path / "two", report=heard.append)
+    assert done.convention == "brats2023"
+    assert any("not clear" in line and "written as brats2023" in line for line in heard)
+
+
 def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
     write_case(tmp_path / "in", "a")
     write_case(tmp_path / "in", "b")
@@ -193,6 +219,38 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
         "a.png",
         "volumes.json",
     }
+
+
+class Overflowing(Thresholds):
+    """One value of the second case's logits is not finite."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.calls = value, 0
+
+    def forward(self, x):
+        logits, self.calls = super().forward(x), self.calls + 1
+        if self.calls == 2:
+            logits[0, 2, 3, 3, 3] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("spacing", [None, 3.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_network_that_gives_no_number_labels_nothing(value, spacing, tmp_path):
+    for name in "abc":
+        write_case(tmp_path / "in", name)
+
+    def overflowing():
+        return Segmenting(Overflowing(value), spacing, tiling=Tiling((16, 16, 16), 4, 8))
+
+    with pytest.raises(ValueError, match="case b: the network gives NaN or infinity"):
+        list(segment(overflowing(), [tmp_path / "in"], tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz"}
+    heard: list[str] = []
+    done = segment(overflowing(), [tmp_path / "in"], tmp_path / "rest", skip_bad=True, report=heard.append)  # fmt: skip
+    assert [each.name for each in done] == ["a", "c"]
+    assert any("left out b: the network gives NaN" in line for line in heard)
 
 
 def test_only_runs_on_tumours_segment(tmp_path):

@@ -34,7 +34,7 @@ def check(
     from keelnet.data.conventions import convention_named
     from keelnet.data.scans import read_scans, settle
 
-    found = settle(find_cases(inputs), convention_named(labels) if labels else None)
+    found = settle(find_cases(inputs), convention_named(labels) if labels is not None else None)
     for line in str(found).splitlines():
         say(line)
     shown = set(found.refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from keelnet.data.volumes import is_volume, read_geometry, stem_of
 # <subject>_t1ce, <subject>-t1c, <subject>_seg …: a separator, then the last word.
 _NAMED = re.compile(r"^(?P<subject>.*?)[-_.]?(?P<kind>[A-Za-z0-9]+)$")
 _SEGMENTATION = re.compile(r"(^|[-_.])(seg|segm|segmentation|label|labels|mask)$", re.IGNORECASE)
+# What is made of a case is called by its name, in the folder that the user chose.
+_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 _NEW = ("t1n", "t1c", "t2w", "t2f")
 
 
@@ -37,6 +40,11 @@ class Case:
     def first(self) -> Path:
         """A file whose space is that of the case."""
         return next(iter(self.files.values()))
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file of the case, labels last."""
+        return [*self.files.values(), *([self.labels] if self.labels else [])]
 
     @property
     def stacked(self) -> bool:
@@ -91,6 +99,12 @@ def find_cases(inputs: Sequence[Path]) -> Found:
             " imagesTr/<case>.nii.gz with four volumes each, or a CSV with the columns case, "
             + ", ".join(MODALITIES)
         )
+    for case in list(found.cases):
+        if not _NAME.fullmatch(case.name):
+            found.cases.remove(case)
+            found.refused[case.name] = (
+                "no file can be called so: a case's name starts with no dot and holds no slash and no line break"
+            )
     _require_own_names(found.cases)
     found.cases.sort(key=lambda case: case.name)
     found.layout = "; ".join(dict.fromkeys(layouts))
@@ -111,13 +125,19 @@ def _in_folder(folder: Path, found: Found) -> str:
     for root in (folder, folder / "imagesTr"):
         if root.name in ("imagesTr", "imagesTs") and root.is_dir():
             return _decathlon(root, found)
-    return _grouped(sorted(_volumes_in(folder)), found)
+    return _grouped(sorted(_volumes_in(folder, found)), found)
 
 
-def _volumes_in(folder: Path) -> Iterator[Path]:
+def _volumes_in(folder: Path, found: Found) -> Iterator[Path]:
     """Every volume below a folder, through links as well; a link that leads back is gone through once."""
+
+    def refuse(error: OSError) -> None:
+        found.refused[Path(error.filename).name] = (
+            f"{error.filename} cannot be read ({error.strerror})"
+        )
+
     seen: set[Path] = set()
-    for root, inner, names in os.walk(folder, followlinks=True):
+    for root, inner, names in os.walk(folder, onerror=refuse, followlinks=True):
         place = Path(root).resolve()
         if place in seen:
             inner.clear()
@@ -166,7 +186,7 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
     """Files of one folder that share the name before their last word are a case."""
     groups: dict[tuple[Path, str], dict[str, Path]] = {}
     spellings: dict[tuple[Path, str], set[str]] = {}
-    segmentations: dict[tuple[Path, str], Path] = {}
+    segmentations: dict[tuple[Path, str], list[Path]] = {}
     odd: dict[Path, list[Path]] = {}
     for path in files:
         stem = stem_of(path)
@@ -177,7 +197,8 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
             _add(groups.setdefault(key, {}), ALIASES[kind], path, found, key[1])
             spellings.setdefault(key, set()).add(kind)
         elif marked := _SEGMENTATION.search(stem):
-            segmentations[path.parent, stem[: marked.start()].rstrip("-_.")] = path
+            key = path.parent, stem[: marked.start()].rstrip("-_.")
+            segmentations.setdefault(key, []).append(path)
             odd.setdefault(path.parent, []).append(path)
         else:
             _stacked(path, found)
@@ -189,13 +210,17 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
         if missing:
             found.refused[name] = f"{', '.join(missing)} missing in {folder}"
             continue
-        labels = segmentations.get((folder, subject))
+        labels = segmentations.get((folder, subject), [])
         alone = [key for key in groups if key[0] == folder]
         # One mask of the 2020 set bears the name of another study.
-        if labels is None and len(alone) == 1 and len(odd.get(folder, [])) == 1:
-            labels = odd[folder][0]
+        if not labels and len(alone) == 1 and len(odd.get(folder, [])) == 1:
+            labels = odd[folder]
+        if len(labels) > 1:
+            found.refused[name] = f"two files of labels: {labels[0].name} and {labels[1].name}"
+            continue
         names = "new" if spellings[folder, subject] <= {*_NEW} else "old"
-        found.cases.append(Case(name, {m: paths[m] for m in MODALITIES}, labels, names))
+        own = {modality: paths[modality] for modality in MODALITIES}
+        found.cases.append(Case(name, own, labels[0] if labels else None, names))
     return "a file for each modality"
 
 
@@ -219,22 +244,60 @@ def _add(paths: dict[str, Path], modality: str, path: Path, found: Found, name: 
 
 
 def _in_table(path: Path, found: Found) -> str:
-    """A CSV with the columns case, one for each modality, and perhaps seg; paths relative to it."""
+    """A CSV with the columns case, one for each modality, and perhaps seg; paths relative to it.
+
+    Cells stand between commas, semicolons or tabs, whichever the first line has most of.
+    """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        text = path.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        table = csv.DictReader(
+            io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)
+        )
+        columns = _columns(path, table.fieldnames or ())
+        rows = [(table.line_num, row) for row in table]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no table: {error}") from None
-    for number, row in enumerate(rows, 2):
-        cells = {(key or "").strip().lower(): (value or "").strip() for key, value in row.items() if isinstance(value, (str, type(None)))}  # fmt: skip
-        named = {ALIASES[key]: cells[key] for key in cells if key in ALIASES and cells[key]}
-        missing = [modality for modality in MODALITIES if modality not in named]
-        name = cells.get("case") or f"line {number}"
-        if missing:
-            missed = ", ".join(missing)
-            found.refused[name] = f"line {number} of {path.name} names no file for {missed}"
+        raise ValueError(f"{path} is no table in UTF-8: {error}") from None
+    for number, row in rows:
+        cells = {name: (row[column] or "").strip() for name, column in columns.items()}
+        if not any(cells.values()):
             continue
-        labels = next((cells[key] for key in ("seg", "label", "labels") if cells.get(key)), None)
-        files = {m: path.parent / named[m] for m in MODALITIES}
-        found.cases.append(Case(name, files, path.parent / labels if labels else None, "listed"))
+        name = cells.get("case") or f"line {number}"
+        if reason := _wrong_in(cells):
+            found.refused[name] = f"line {number} of {path.name} {reason}"
+            continue
+        files = {modality: path.parent / cells[modality] for modality in MODALITIES}
+        labels = path.parent / cells["seg"] if cells.get("seg") else None
+        found.cases.append(Case(name, files, labels, "listed"))
     return f"listed in {path.name}"
+
+
+def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Which column holds what; raises ValueError where two hold the same, or a modality has none."""
+    columns: dict[str, str] = {}
+    for name in names:
+        word = name.strip().lower()
+        meant = "seg" if _SEGMENTATION.fullmatch(word) else ALIASES.get(word, word)
+        if meant not in ("case", "seg", *MODALITIES):
+            continue
+        if meant in columns:
+            raise ValueError(f"{path} has two columns for {meant}: {columns[meant]} and {name}")
+        columns[meant] = name
+    missing = [modality for modality in MODALITIES if modality not in columns]
+    if names and missing:
+        shown = ", ".join(name.strip() for name in names[:8])
+        raise ValueError(
+            f"{path} has no column for {', '.join(missing)}; wanted are case, {', '.join(MODALITIES)} and"
+            f" perhaps seg, got {shown}"
+        )
+    return columns
+
+
+def _wrong_in(cells: dict[str, str]) -> str:
+    """What keeps a line of a table from being a case; empty where nothing does."""
+    missing = [modality for modality in MODALITIES if not cells[modality]]
+    if missing:
+        return f"names no file for {', '.join(missing)}"
+    paths = [cells[modality] for modality in MODALITIES]
+    twice = [one for one in MODALITIES if paths.count(cells[one]) > 1]
+    return f"names one file for {' and '.join(twice)}" if twice else ""

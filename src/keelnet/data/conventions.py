@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -55,10 +55,9 @@ class Convention:
         if strange:
             shown = ", ".join(f"{value:g}" for value in strange[:5])
             known = ", ".join(str(value) for value in (0, *self.classes))
-            raise ValueError(
-                f"labels hold {shown}, but {self.title} has only {known}; "
-                f"name the right convention with --labels {'|'.join(CONVENTIONS)}"
-            )
+            others = any({0, *other.classes}.issuperset(values) for other in CONVENTIONS.values())
+            way = f"name the right convention with {_FLAG}" if others else "correct the file"
+            raise ValueError(f"labels hold {shown}, but {self.title} has only {known}; {way}")
         return self._mapped(labels.astype(np.uint8), dict(self.classes))
 
     def to_file(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -101,6 +100,9 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
     }
 )
 
+_FLAG = f"--labels {'|'.join(CONVENTIONS)}"
+_MEANT = frozenset(value for each in CONVENTIONS.values() for value in each.classes)
+
 
 def convention_named(name: str) -> Convention:
     """The convention of that name; raises ValueError with the names that exist."""
@@ -109,35 +111,48 @@ def convention_named(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
-def convention_of(names: str, values: frozenset[int]) -> tuple[Convention, str]:
-    """The convention of a set, from how its files are ``named`` and which label ``values`` it holds, and why.
+def convention_of(names: str, cases: Sequence[frozenset[int]]) -> tuple[Convention, str]:
+    """The convention of a set, from how its files are ``named`` and which label values its ``cases`` hold, and why.
 
     ``names`` is "old" (_t1ce, _flair), "new" (-t1c, -t2f), "msd" (imagesTr, four volumes a file), or
-    "listed" (a table of paths, whose names say nothing). Raises ValueError where they do not settle it.
+    "listed" (a table of paths, whose names say nothing). Values that no convention has are no evidence; a few cases that
+    contradict names and the other cases leave a set settled: they are refused when they are read. Raises ValueError
+    where names and values do not settle it.
     """
-    seen = ", ".join(map(str, sorted(values))) or "none"
+    told = [values & _MEANT for values in cases if values & _MEANT]
     if names == "msd":
-        return _fitting("msd", values, "files as in the Decathlon", seen)
+        return _fitting("msd", told, "files as in the Decathlon")
     if names == "old":
-        return _fitting("brats2021", values, "modalities named as up to 2021", seen)
-    if names == "new" and 4 not in values:
-        return _fitting("brats2023", values, "modalities named as from 2023, no label 4", seen)
-    if names == "new" and 3 in values:
-        return _fitting("brats2024", values, "modalities named as from 2023, labels 3 and 4", seen)
-    if names == "listed" and 4 in values and 3 not in values:
-        return _fitting("brats2021", values, "label 4 and no label 3", seen)
+        return _fitting("brats2021", told, "modalities named as up to 2021")
+    fours, both, threes = (
+        [values for values in told if wanted <= values and not values & never]
+        for wanted, never in (({4}, set()), ({3, 4}, set()), ({3}, {4}))
+    )
+    if names == "new" and both and (len(fours) > 1 or len(told) < 3):
+        return _fitting("brats2024", told, "modalities named as from 2023, labels 3 and 4")
+    if names == "new" and (not fours or len(fours) <= len(threes)):
+        least = "" if fours else ", no label 4"
+        return _fitting("brats2023", told, f"modalities named as from 2023{least}")
+    if names == "listed" and fours and not both and not threes:
+        return _fitting("brats2021", told, "label 4 and no label 3")
     raise ValueError(
-        f"what the labels {seen} mean is not clear: 4 is enhancing tumour up to 2021 and a resection cavity"
-        " from 2024, 1 and 2 change places in the Decathlon; say which with --labels "
-        + "|".join(CONVENTIONS)
+        f"what the labels {_shown(told)} mean is not clear: 4 is enhancing tumour up to 2021 and a resection cavity"
+        f" from 2024, 1 and 2 change places in the Decathlon; say which with {_FLAG}"
     )
 
 
-def _fitting(name: str, values: frozenset[int], reason: str, seen: str) -> tuple[Convention, str]:
+def _fitting(name: str, cases: Sequence[frozenset[int]], reason: str) -> tuple[Convention, str]:
+    """The convention that the names say, unless more cases contradict it than hold the value that marks it."""
     convention = CONVENTIONS[name]
-    if not values <= convention.classes.keys():
+    good = [values for values in cases if values <= convention.classes.keys()]
+    marked = [values for values in good if max(convention.classes) in values]
+    if len(marked) < len(cases) - len(good):
         raise ValueError(
-            f"the names are those of {convention.title} ({reason}), but the labels are {seen};"
-            f" say what they mean with --labels {'|'.join(CONVENTIONS)}"
+            f"the names are those of {convention.title} ({reason}), but the labels are {_shown(cases)};"
+            f" say what they mean with {_FLAG}"
         )
-    return convention, f"{reason}; labels seen: {seen}"
+    return convention, f"{reason}; labels seen: {_shown(good)}"
+
+
+def _shown(cases: Sequence[frozenset[int]]) -> str:
+    return ", ".join(map(str, sorted(frozenset().union(*cases)))) or "none"

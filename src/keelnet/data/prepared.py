@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import mmap
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +110,25 @@ class Volume:
                 values.base.madvise(mmap.MADV_DONTNEED)
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears when it is whole; of two processes that write it at once, the later one's stays.
+
+    Raises OSError with its name where it cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(".new", f".{path.name}.", path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A folder of prepared cases. Files are mapped, not read: workers share one copy in the system's cache."""
@@ -125,22 +147,24 @@ class Prepared:
         self._write(f"{scan.name}.classes.npy", classes)
         self._write(f"{scan.name}.places.npy", _places(classes))
         about = {"version": VERSION, "spacing": sides, "signature": signature}
-        # Last: a case counts once this is there.
-        (self.folder / f"{scan.name}.json.new").write_text(json.dumps(about))
-        os.replace(self.folder / f"{scan.name}.json.new", self.folder / f"{scan.name}.json")
+        with _whole(
+            self.folder / f"{scan.name}.json"
+        ) as file:  # last: a case counts once it is there
+            file.write(json.dumps(about).encode())
 
     def _write(self, name: str, values: NDArray[np.generic]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{name}.new"
-        with temporary.open("wb") as file:
-            np.save(file, np.ascontiguousarray(values))
-        os.replace(temporary, self.folder / name)
+        content = io.BytesIO()  # np.save does not notice a file that takes less than it is given
+        np.save(content, np.ascontiguousarray(values))
+        with _whole(self.folder / name) as file:
+            file.write(content.getbuffer())
 
     def has(self, name: str, signature: str = "") -> bool:
-        """Whether the case is prepared as this version does it, from files of this signature."""
+        """Whether the case is prepared as this version does it, from files of this signature, and whole."""
         try:
             about = json.loads((self.folder / f"{name}.json").read_text())
-        except (OSError, ValueError):
+            self.volume(name)
+        except (OSError, ValueError, KeyError, EOFError):
             return False
         return bool(about.get("version") == VERSION and about.get("signature") == signature)
 

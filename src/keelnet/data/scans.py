@@ -52,7 +52,7 @@ def settle(found: Found, given: Convention | None = None) -> Found:
                 "the cases are named by more than one convention; read them one set at a time, or say"
                 " what the labels mean with --labels"
             )
-        values = frozenset(value for case in _spread(labelled) for value in _values(case))
+        values = [frozenset(_values(case)) for case in _spread(labelled)]
         found.convention, found.reason = convention_of(names.pop(), values)
     return found
 
@@ -88,7 +88,7 @@ def common_geometry(case: Case) -> Geometry:
     """The space of a case, from the headers of its files alone. Raises ValueError where they differ."""
     first, shape = read_geometry(case.first)
     _check_stacking(case, case.first, shape)
-    for path in [*case.files.values(), *([case.labels] if case.labels else [])][1:]:
+    for path in case.paths[1:]:
         other, full = read_geometry(path)
         if path != case.labels:
             _check_stacking(case, path, full)
@@ -141,8 +141,6 @@ def _check_values(modality: str, values: NDArray[np.float32]) -> None:
 
 def _classes(path: Path, convention: Convention, geometry: Geometry) -> NDArray[np.uint8]:
     values = _volume(read_voxels(path))
-    if not np.isfinite(values).all() or (values != np.rint(values)).any() or values.min() < 0:
-        raise ValueError(f"{path.name} holds values that are no labels (fractions, negative, NaN)")
     try:
         classes = convention.from_file(values)
     except ValueError as reason:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import math
 import os
 import tempfile
 import zlib
@@ -18,17 +20,19 @@ from numpy.typing import NDArray
 nib: Any = nibabel  # its own types say less than it does
 
 SUFFIXES = (".nii.gz", ".nii")
+SIDES = (0.01, 100.0)  # mm of a voxel; a header in metres or without a scale lies outside
+PIECE = 1 << 22  # bytes that are unpacked at a time
 
 
 def is_volume(path: Path) -> bool:
     """Whether the name is that of a NIfTI file (and not of one that the system hides)."""
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def stem_of(path: Path) -> str:
-    """The name without .nii or .nii.gz."""
+    """The name without .nii or .nii.gz, in whatever case."""
     for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
+        if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem
 
@@ -89,7 +93,15 @@ class Geometry:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What nibabel and gzip raise on broken files, as one sentence."""
+    """What nibabel and gzip raise on broken files, as one sentence; what nibabel mends by itself it does in silence."""
+    if path.is_dir():
+        raise ValueError(f"{path.name} is a folder, not a file")
+    if path.exists() and not os.access(
+        path, os.R_OK
+    ):  # of which nibabel says no more than of damage
+        raise ValueError(f"{path.name} cannot be read (Permission denied)")
+    log, before = nib.imageglobals.logger, nib.imageglobals.logger.disabled
+    log.disabled = True
     try:
         yield
     except FileNotFoundError:
@@ -98,14 +110,21 @@ def _readable(path: Path) -> Iterator[None]:
         OSError,
         EOFError,
         zlib.error,
+        ValueError,  # a header of impossible numbers
         nib.filebasedimages.ImageFileError,
         nib.spatialimages.HeaderDataError,
         nib.wrapstruct.WrapStructError,
         OverflowError,
         MemoryError,
     ) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ValueError(f"{path.name} cannot be read ({error.strerror})") from None
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path.name} cannot be read ({said}); it may be truncated") from None
+        raise ValueError(
+            f"{path.name} cannot be read ({said}); it may be truncated or damaged"
+        ) from None
+    finally:
+        log.disabled = before
 
 
 def read_geometry(path: Path) -> tuple[Geometry, tuple[int, ...]]:
@@ -115,6 +134,7 @@ def read_geometry(path: Path) -> tuple[Geometry, tuple[int, ...]]:
     shape = tuple(int(side) for side in image.shape)
     if not isinstance(image, nib.Nifti1Image):
         raise ValueError(f"{path.name} is {type(image).__name__}, not NIfTI; convert it first")
+    _require_numbers(path, image.get_data_dtype())
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(
             f"{path.name} has shape {'×'.join(map(str, shape))}; a volume (3-D), or four in one file (4-D), is wanted"
@@ -124,20 +144,60 @@ def read_geometry(path: Path) -> tuple[Geometry, tuple[int, ...]]:
             f"{path.name} has shape {'×'.join(map(str, shape))}: a slice, not a volume"
         )
     affine = np.asarray(image.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ValueError(f"{path.name} has a broken affine; correct its header")
+    _require_affine(path, affine)
     return Geometry((shape[0], shape[1], shape[2]), affine, image.header.copy()), shape
+
+
+def _require_numbers(path: Path, kind: np.dtype[Any]) -> None:
+    if kind.fields or kind.kind not in "iuf":
+        named = "colours (RGB)" if kind.fields else f"{kind} numbers"
+        raise ValueError(
+            f"{path.name} holds {named}; one real number a voxel is wanted, as scanners give it"
+        )
+
+
+def _require_affine(path: Path, affine: NDArray[np.float64]) -> None:
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or np.abs(np.linalg.det(affine[:3, :3])) < 1e-6 * sides.prod():
+        raise ValueError(f"{path.name} has a broken affine; correct its header")
+    if sides.min() < SIDES[0] or sides.max() > SIDES[1]:
+        shown = "×".join(f"{side:.3g}" for side in sides)
+        raise ValueError(
+            f"{path.name} has voxels of {shown} mm; sides of {SIDES[0]} to {SIDES[1]} mm are wanted, so correct its"
+            " header"
+        )
 
 
 def read_voxels(path: Path) -> NDArray[np.float32]:
     """All voxels, scaled as the header says, in the file's order of axes. Raises ValueError."""
     with _readable(path):
         image = nib.load(path)
-        try:
-            values: NDArray[np.float32] = np.asarray(image.dataobj, np.float32)
-        except ValueError as error:  # what a header of an impossible type or size leads to
-            raise OSError(str(error)) from None
-    return values
+    _require_numbers(path, image.get_data_dtype())
+    with _readable(path), np.errstate(over="ignore"):  # too large for float32 is infinite
+        return _stored(path, image.dataobj)
+
+
+def _stored(path: Path, stored: Any) -> NDArray[np.float32]:
+    """The voxels, if there are as many as the header promises; memory is taken for what is there."""
+    wanted = stored.offset + math.prod(stored.shape) * stored.dtype.itemsize
+    if not path.name.lower().endswith(".gz"):
+        _require_bytes(path.stat().st_size, wanted)
+        return np.asarray(stored, np.float32)
+    content = bytearray()
+    with gzip.open(
+        path
+    ) as file:  # to its end, where the check sum stands: nibabel does not look at it
+        while piece := file.read(PIECE):
+            content += piece[: max(0, wanted - len(content))]
+    _require_bytes(len(content), wanted)
+    raw = np.ndarray(stored.shape, stored.dtype, content, stored.offset, order="F")
+    scaled = nib.volumeutils.apply_read_scaling(raw, stored.slope, stored.inter)
+    return np.asarray(scaled, np.float32)
+
+
+def _require_bytes(found: int, wanted: int) -> None:
+    if found < wanted:
+        raise EOFError(f"{found} bytes where its header promises {wanted}")
 
 
 def write_labels(path: Path, classes: NDArray[np.uint8], geometry: Geometry) -> None:

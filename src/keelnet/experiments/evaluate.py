@@ -23,6 +23,7 @@ from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
 from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.segment import refusal, require_apart
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
@@ -66,17 +67,20 @@ def evaluate(
     picture of each case in cases/, and with ``maps`` its entropy as NIfTI in the scan's own space. A bad case
     ends the work with ValueError; with ``skip_bad`` it is left out. ``run`` is named in the report.
     """
-    found = settle(find_cases(inputs), convention_named(labels) if labels else None)
+    found = settle(find_cases(inputs), convention_named(labels) if labels is not None else None)
     for line in str(found).splitlines():
         report(line)
     if found.refused and not skip_bad:
         name, reason = next(iter(found.refused.items()))
-        raise ValueError(f"case {name}: {reason}; --skip-bad goes on without")
+        raise refusal(name, reason)
     cases = [case for case in found.cases if case.labels is not None]
     if not cases:
         raise ValueError(
             "no case has labels to compare with; keelnet segment labels scans without them"
         )
+    if unlabelled := len(found.cases) - len(cases):
+        report(f"{unlabelled} cases without labels are left out")
+    require_apart(out, ("cases.csv", "summary.json", "report.html"), cases, inputs)
     with OutputFolder.claim(out, overwrite, whole=True) as folder:
         done: list[Evaluated] = []
         for case in cases:
@@ -107,13 +111,13 @@ def _scored(
     try:
         scan = read_scan(case, convention)
         mimics = mimics_of(case, scan)
+        logits = segmenting.logits(scan)
     except ValueError as error:
         if not skip_bad:
-            raise ValueError(f"case {case.name}: {error}") from None
+            raise refusal(case.name, str(error)) from None
         refused[case.name] = str(error)
         return None
     assert scan.classes is not None
-    logits = segmenting.logits(scan)
     classes = segmenting.decided(scan, logits)
     doubt = entropy(logits)
     brain = (scan.x != 0).any(0)

@@ -273,7 +273,10 @@ def load_run(folder: Path) -> Run:
     missing = [name for name in ("history.jsonl", "scores.json") if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is not finished: {', '.join(missing)} missing; train again")
-    recipe = Recipe.from_toml((folder / "recipe.toml").read_text())
+    try:
+        recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder} holds a recipe that cannot be read: {error}") from None
     try:
         scores = json.loads((folder / "scores.json").read_text())
         lines = (folder / "history.jsonl").read_text().splitlines()
@@ -286,12 +289,25 @@ def load_run(folder: Path) -> Run:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The trained network of a run folder, in evaluation mode."""
+    """The trained network of a run folder, in evaluation mode.
+
+    Raises ValueError for weights of another architecture and for weights that are not finite.
+    """
     recipe = load_run(folder).recipe
     network = network_of(recipe)
     try:
         network.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder / 'weights.safetensors'} cannot be loaded: {reason}") from None
+    except RuntimeError as error:  # a line for each weight that does not fit; the first will do
+        reason = " ".join("".join(str(error).splitlines()[1:2]).split()).rstrip(".")
+        raise ValueError(
+            f"{folder / 'weights.safetensors'} cannot be loaded: it belongs to another network than recipe.toml"
+            f" ({reason})"
+        ) from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder / 'weights.safetensors'} cannot be loaded: {error}") from None
+    for name, value in network.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{folder / 'weights.safetensors'} holds NaN or infinity in {name}; train again"
+            )
     return network.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from keelnet.data.conventions import (
     Convention,
     convention_named,
 )
-from keelnet.data.scans import Scan, common_geometry, read_scan
+from keelnet.data.scans import Scan, common_geometry, read_scan, settle
 from keelnet.data.volumes import write_labels
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.problems import device_named
@@ -30,7 +31,7 @@ from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
 
 # What labels are written as where only the names of files speak: 1, 2 and 3 mean the same in 2023 and 2024.
-_BY_NAMES = {"old": "brats2021", "new": "brats2023", "msd": "msd"}
+_BY_NAMES = {"old": "brats2021", "new": "brats2023", "msd": "msd", "listed": "brats2023"}
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,25 @@ def segment(
     its files unless ``labels`` says it. Headers of all cases are checked before the first is labelled. A bad case
     ends the work with ValueError, what is finished stays; with ``skip_bad`` it is left out.
     """
-    given = convention_named(labels) if labels else None
+    given = convention_named(labels) if labels is not None else None
     found = find_cases(inputs)
     cases = _checked(found, skip_bad, report)
     if not cases:
         raise ValueError("no case is left that can be read")
+    conventions = _conventions(cases, given, report)
+    require_apart(out, [*(f"{case.name}.nii.gz" for case in cases), "volumes.json"], cases, inputs)
     done: list[Segmented] = []
     with OutputFolder.claim(out, overwrite) as folder:
         for case in cases:
             try:
                 scan = read_scan(case, None)
+                classes = segmenting.classes(scan)
             except ValueError as reason:
                 if not skip_bad:
-                    raise ValueError(f"case {case.name}: {reason}") from None
+                    raise refusal(case.name, str(reason)) from None
                 report(f"left out {case.name}: {reason}")
                 continue
-            done.append(_one(segmenting, scan, given or _convention(case), folder))
+            done.append(_written(scan, classes, conventions[case.name], folder))
             folder.write_text("volumes.json", json.dumps(_volumes(done), indent=2) + "\n")
             yield done[-1]
         if not done:
@@ -116,22 +120,48 @@ def _checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
     if refused and not skip_bad:
         name, reason = next(iter(refused.items()))
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-        raise ValueError(f"case {name}: {reason}{more}; --skip-bad goes on without")
+        raise refusal(name, f"{reason}{more}")
     for name, reason in refused.items():
         report(f"left out {name}: {reason}")
     return [case for case in found.cases if case.name not in refused]
 
 
-def _convention(case: Case) -> Convention:
-    return CONVENTIONS[_BY_NAMES.get(case.names, "brats2023")]
+def refusal(case: str, reason: str) -> ValueError:
+    """What ends the work at a bad case."""
+    return ValueError(f"case {case}: {reason}; --skip-bad goes on without")
 
 
-def _one(
-    segmenting: Segmenting, scan: Scan, convention: Convention, folder: OutputFolder
+def require_apart(
+    out: Path, names: Sequence[str], cases: Sequence[Case], inputs: Sequence[Path]
+) -> None:
+    """Raise ValueError where a result would replace what it is made from, which no --overwrite means."""
+    read = {os.path.realpath(path) for case in cases for path in case.paths}
+    read |= {os.path.realpath(path) for path in inputs}
+    for name in names:
+        if os.path.realpath(out / name) in read:
+            raise ValueError(
+                f"{out / name} is an input, and would be overwritten; choose another folder with --out"
+            )
+
+
+def _conventions(
+    cases: Sequence[Case], given: Convention | None, report: Report
+) -> dict[str, Convention]:
+    """As each case's files are named; where they are listed in a table, as its labels are, if there are any."""
+    by_names = {names: CONVENTIONS[name] for names, name in _BY_NAMES.items()}
+    try:
+        listed = Found([case for case in cases if case.names == "listed"])
+        by_names["listed"] = (given or settle(listed).convention) or by_names["listed"]
+    except ValueError as reason:
+        report(f"{reason}; written as {by_names['listed'].name}")
+    return {case.name: given or by_names[case.names] for case in cases}
+
+
+def _written(
+    scan: Scan, classes: NDArray[np.uint8], convention: Convention, folder: OutputFolder
 ) -> Segmented:
     from keelnet.experiments.overlays import planes_picture
 
-    classes = segmenting.classes(scan)
     write_labels(folder.root / f"{scan.name}.nii.gz", convention.to_file(classes), scan.geometry)
     folder.write_bytes(f"{scan.name}.png", planes_picture(scan, classes))
     voxel_ml = scan.geometry.voxel_ml

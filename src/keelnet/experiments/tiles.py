@@ -139,7 +139,10 @@ def _seen(
     mirrored: bool,
     device: torch.device | None,
 ) -> Iterator[tuple[Slices, Tensor]]:
-    """What each tile labels, and the logits there; in evaluation mode, without gradients."""
+    """What each tile labels, and the logits there; in evaluation mode, without gradients.
+
+    Raises ValueError where they are not finite.
+    """
     space: Space = (x.shape[1], x.shape[2], x.shape[3])
     tiling = tiling.fitted(space)
     mode = network.training
@@ -151,7 +154,15 @@ def _seen(
                 if tile.any():
                     batch = torch.from_numpy(tile)[None].to(device)
                     batch = batch.contiguous(memory_format=torch.channels_last_3d)
-                    yield target, _logits(network, batch, mirrored)[0][(slice(None), *inside)]
+                    logits = _logits(network, batch, mirrored)[0][(slice(None), *inside)]
+                    if not bool(
+                        logits.isfinite().all()
+                    ):  # not above 0, so it would pass for no tumour
+                        raise ValueError(
+                            "the network gives NaN or infinity on it, which says nothing of tumours; its weights"
+                            " are too large or broken, so train again, with a smaller rate"
+                        )
+                    yield target, logits
     finally:
         network.train(mode)
 
