@@ -244,8 +244,9 @@ def test_the_choice_says_which_engine_and_why():
 def test_what_no_engine_takes_goes_to_the_reference_with_the_reason():
     y0, weight = randn(5, 3), randn(4, 3, 3)
     dense = kn.SingleField(kn.DenseKernel(3))
+    implicit = kn.IMEX(kn.DenseDiffusion(torch.eye(3, dtype=y0.dtype)))
     cases = {
-        "not a sequence of moves": (kn.RK4(), dense, y0, weight),
+        "not a sequence of moves": (implicit, dense, y0, weight),
         "neither float32": (kn.Euler(), dense, y0.bfloat16(), weight.bfloat16()),
         "no samples": (kn.Euler(), dense, y0[:0], weight),
         "keelnet knows": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,7 @@ LARGEST_SPREAD = 1 << 20  # bytes of gradients that are summed lane by lane
 
 
 def _inner(problem: Problem) -> int:
-    assert problem.moves is not None
-    return max(move.form.inner for move in problem.moves[0] if move.form is not None)
+    return max(move.form.inner for move in problem.tabled[0] if move.form is not None)
 
 
 def _double(problem: Problem) -> bool:
@@ -35,6 +35,10 @@ def _kernel(name: str) -> Any:
         from keelnet.propagation.engines.tiles_forward import forward
 
         return forward
+    if name == "staged":
+        from keelnet.propagation.engines.stages_forward import staged
+
+        return staged
     from keelnet.propagation.engines.tiles_backward import backward
 
     return backward
@@ -64,8 +68,7 @@ class TileCall:
         self.problem, self.kernels = problem, layout
         self.inputs = [rows(part.detach()) for part in problem.state]
         self.batch = len(self.inputs[0])
-        assert problem.moves is not None
-        self.moves = problem.moves
+        self.moves = problem.tabled
         form = next(move.form for move in self.moves[0] if move.form is not None)
         bend = bends.bend_of(form.activation)
         assert bend is not None
@@ -91,7 +94,8 @@ class TileCall:
             for move in self.moves[0]
             if move.form is not None
         )
-        return 1 + work // 4_000_000
+        stages = self.problem.stages
+        return 1 + work * (1 if stages is None else len(stages.weights)) // 4_000_000
 
     def _fill(self) -> int:
         """Where each move keeps its part of a layer's record; the numbers that a layer keeps."""
@@ -134,6 +138,21 @@ class TileCall:
             part.reshape(like.shape) for part, like in zip(parts, self.problem.state, strict=True)
         )
 
+    def forward(self, kernel: str) -> State:
+        """The last state, by this forward kernel."""
+        outs = self.outputs()
+        self.run(kernel, IN=self.inputs, OUT=outs)
+        return self.shaped(outs)
+
+    def path(self, kernel: str, layers: Sequence[int]) -> list[State]:
+        """The states after these layers, counted from 1."""
+        picks = np.full(self.problem.depth, -1, np.int64)
+        picks[np.asarray(layers, np.int64) - 1] = np.arange(len(layers))
+        paths = [part.new_empty((len(layers), *part.shape)) for part in self.inputs]
+        self.run(kernel, IN=self.inputs, PATH=paths, PICKS=picks)
+        states = zip(*(path.unbind() for path in paths), strict=True)
+        return [self.shaped(list(state)) for state in states]
+
     def run(self, kernel: str, **named: Any) -> None:
         """Fill the block and start the threads; two-part names take a list of tensors."""
         slot = self.kernels.Slot
@@ -152,7 +171,8 @@ class TileCall:
         widths = [part.shape[-1] for part in self.inputs]
         inner = _inner(problem)
         records = kernel == "backward" and not named["REVERSIBLE"]
-        share = tall * (2 * sum(widths) + widths[0] + 2 * inner + 16)
+        copies = 2 if problem.stages is None else 4
+        share = tall * (copies * sum(widths) + widths[0] + 2 * inner + 16)
         share += tall * self.place * problem.depth if records else 0
         scratch = pool.empty((self.threads * share + 16,), problem.state[0].dtype)
         pointers = np.empty(
@@ -162,6 +182,10 @@ class TileCall:
         block[slot.BATCH], block[slot.DEPTH] = self.batch, problem.depth
         block[slot.MOVES], block[slot.TABLE] = len(self.moves[0]), self.table.rows.ctypes.data
         block[slot.SCALES], block[slot.SCRATCH] = self.table.scales.ctypes.data, scratch.data_ptr()
+        if problem.stages is not None:
+            steps = np.array((problem.stages.ahead, problem.stages.weights))
+            block[slot.STAGES] = steps.shape[1]
+            block[slot.AHEAD], block[slot.WEIGHTS] = (row.ctypes.data for row in steps)
         block[slot.SHARE], block[slot.INNER] = share, inner
         block[slot.ROWS_0] = widths[0]
         block[slot.ROWS_1] = widths[1] if len(widths) > 1 else 0

@@ -16,6 +16,7 @@ _NAMES = (
     "blocks_forward",
     "layout",
     "panels",
+    "stages_forward",
     "bends",
     "lanes",
     "memory",
