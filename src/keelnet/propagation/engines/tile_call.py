@@ -150,8 +150,11 @@ class TileCall:
         picks[np.asarray(layers, np.int64) - 1] = np.arange(len(layers))
         paths = [part.new_empty((len(layers), *part.shape)) for part in self.inputs]
         self.run(kernel, IN=self.inputs, PATH=paths, PICKS=picks)
-        states = zip(*(path.unbind() for path in paths), strict=True)
-        return [self.shaped(list(state)) for state in states]
+        shaped = [  # once, not state by state: a thousand views take as long as the layers
+            path.view(len(layers), *like.shape).unbind()
+            for path, like in zip(paths, self.problem.state, strict=True)
+        ]
+        return list(zip(*shaped, strict=True))
 
     def run(self, kernel: str, **named: Any) -> None:
         """Fill the block and start the threads; two-part names take a list of tensors."""
