@@ -1,10 +1,10 @@
-"""Laws of the staged engine: values and paths are those of the plain loop; what it declines is named."""
+"""Laws of the staged engine alone: what it reads, what it declines, and why. `test_engines` has those of all."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from problems import FIELDS, SCHEMES, randn
+from problems import FIELDS, SCHEMES, leaves_of, randn
 
 import keelnet as kn
 
@@ -22,7 +22,6 @@ def choice(scheme, *, batch: int = 2):
 
 
 TAKEN = [key for key, scheme in IN_STAGES.items() if choice(scheme).name == "staged"]
-EVERY = pytest.mark.parametrize("key", TAKEN)
 
 
 def both(call):
@@ -52,36 +51,33 @@ def test_dense_fields_without_norms_are_taken_and_all_others_named():
     assert len(TAKEN) > 10
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("batch", [1, 16, 17, 65, 200])
-@EVERY
-def test_values_are_those_of_the_reference(key, batch, dtype):
-    scheme = IN_STAGES[key]
-    y0, controls = scheme.case.y0(batch, dtype=dtype), scheme.case.controls(6, dtype=dtype)
-    found, wanted = both(lambda: scheme.run(y0, controls, H))
-    assert found.dtype == dtype and found.shape == wanted.shape
-    bound = 1e-13 if dtype == torch.float64 else 1e-5
-    assert float((found - wanted).norm()) <= bound * float(wanted.norm())
-
-
-@EVERY
-def test_paths_are_those_of_the_reference_at_every_layer_and_at_chosen_ones(key):
-    scheme = IN_STAGES[key]
-    call = scheme.integrator, scheme.field, scheme.case.y0(37), scheme.case.controls(6), H
-    found, wanted = both(lambda: kn.trajectory(*call))
-    some, _ = both(lambda: kn.trajectory(*call, layers=[0, 2, 6]))
-    for states in ((found, wanted), (some, [wanted[0], wanted[2], wanted[6]])):
-        for one, other in zip(*states, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("activation", ["tanh", "relu", "identity", "leaky_relu", "sigmoid", "elu"])
-@EVERY
+@pytest.mark.parametrize("key", TAKEN)
 def test_every_activation_that_it_knows_bends_as_in_the_reference(key, activation):
     scheme = IN_STAGES[key]
     field = scheme.case.activated(activation).field
-    call = scheme.integrator, field, scheme.case.y0(9), scheme.case.controls(4), H
-    torch.testing.assert_close(*both(lambda: kn.propagate(*call)), rtol=1e-12, atol=1e-12)
+    found = []
+    for name in ("staged", "reference"):
+        y0, controls = leaves_of(scheme, 4)
+        with kn.engine(name):
+            value = kn.propagate(scheme.integrator, field, y0, controls, H)
+        cost = (value * randn(*value.shape, seed=5)).sum()
+        found.append([value, *torch.autograd.grad(cost, [y0, *controls.values()])])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_an_activation_whose_slope_needs_its_argument_is_taken_where_nothing_closes_it():
+    field = kn.SingleField(kn.DenseKernel(3), "silu")
+    found = []
+    for name in ("staged", "reference"):
+        y0, weight = randn(5, 3).requires_grad_(), randn(4, 3, 3, seed=1).requires_grad_()
+        with kn.engine(name):
+            value = kn.propagate(kn.RK4(), field, y0, {"weight": weight}, H)
+        found.append([value, *torch.autograd.grad(value.square().sum(), [y0, weight])])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    closed = kn.SymmetricField(kn.DenseKernel(3), "silu")
+    choice = kn.engine_of(kn.RK4(), closed, y0, {"weight": weight}, H)
+    assert "slope of silu" in choice.refused["staged"]
 
 
 @pytest.mark.parametrize("method", [kn.RK4(), kn.Euler()], ids=str)
@@ -122,7 +118,6 @@ def test_what_it_declines_goes_to_another_with_the_reason():
     normal = kn.SingleField(kn.DenseKernel(3), "softplus")
     weight = {"weight": randn(2, 300, 300)}
     asked = {
-        "gradient": (kn.RK4(), case.field, y0.clone().requires_grad_(), controls),
         "channels": (kn.RK4(), wide, randn(5, 300), weight),
         "softplus": (kn.RK4(), normal, y0, controls),
         "no samples": (kn.RK4(), case.field, y0[:0], controls),
@@ -135,6 +130,12 @@ def test_what_it_declines_goes_to_another_with_the_reason():
             assert reason in found.refused["staged"]
         with kn.engine("staged"), pytest.raises(ValueError, match=reason):
             kn.propagate(*call, H)
+    deep = {name: value[:1].expand(40_000, *value.shape[1:]) for name, value in controls.items()}
+    leaf = y0.clone().requires_grad_()
+    found = kn.engine_of(kn.RK4(), case.field, leaf, deep, H)
+    assert found.name == "reference" and "memory" in found.refused["staged"]
+    with torch.no_grad():  # nothing is kept for a gradient
+        assert kn.engine_of(kn.RK4(), case.field, leaf, deep, H).name == "staged"
     with kn.engine("reference"):
         assert kn.engine_of(kn.RK4(), case.field, y0, controls, H).name == "reference"
 

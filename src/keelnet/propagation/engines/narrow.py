@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from keelnet.propagation.engines import block_loop
-from keelnet.propagation.engines.compiler import has_numba
 from keelnet.propagation.engines.execution import NO_MOVES, Engine, Gradients
-from keelnet.propagation.engines.tile_call import TileCall, rows
-from keelnet.propagation.engines.tile_obstacle import channels, tile_obstacle
+from keelnet.propagation.engines.tile_call import TileCall
+from keelnet.propagation.engines.tile_obstacle import (
+    LARGEST_RECORD,
+    channels,
+    record_bytes,
+    tile_obstacle,
+)
 from keelnet.propagation.gradients import reversible
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -20,7 +24,6 @@ from keelnet.propagation.problem import Problem
 WIDEST = 24  # above, blocks of wider tiles are as fast
 WIDEST_OF_FEW = 128  # the same for fewer samples than those take; then torch's own products
 WIDEST_OF_FEW_FORWARD = 256  # and where no gradient is asked for
-LARGEST_RECORD = 1 << 28  # bytes that one thread may keep of a tile
 
 
 class Narrow(Engine):
@@ -37,9 +40,9 @@ class Narrow(Engine):
         obstacle = tile_obstacle(problem)
         if obstacle is not None:
             return obstacle
-        if problem.strategy is not reversible and _record_bytes(problem) > LARGEST_RECORD:
+        if problem.strategy is not reversible and record_bytes(problem) > LARGEST_RECORD:
             return "one tile's path would not fit into memory"
-        return None if has_numba() else "Numba cannot be imported"
+        return None
 
     def reason(self, problem: Problem) -> str:
         widths = " and ".join(str(part.shape[-1]) for part in problem.state)
@@ -60,11 +63,7 @@ class Narrow(Engine):
         wanted: tuple[bool, ...],
     ) -> Gradients:
         call = TileCall(problem, wanted)
-        pulls = [rows(grad) for grad in costate]
-        pulled = call.outputs()
-        undoes = problem.strategy is reversible
-        call.run("backward", IN=call.inputs, PULL=pulls, PULLED=pulled, REVERSIBLE=undoes)
-        return (*call.shaped(pulled), *call.control_gradients())
+        return call.pulled("backward", costate, undoes=problem.strategy is reversible)
 
 
 def _widest(problem: Problem) -> int:
@@ -73,19 +72,3 @@ def _widest(problem: Problem) -> int:
         return WIDEST
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in problem.tensors)
     return WIDEST_OF_FEW if graph else WIDEST_OF_FEW_FORWARD
-
-
-def _record(problem: Problem) -> int:
-    """Channels that a tile keeps of one layer."""
-    assert problem.moves is not None
-    kept = sum(0 if move.form is None else move.form.inner for move in problem.moves[0])
-    return kept + sum(problem.state[move.to].shape[-1] for move in problem.moves[0])
-
-
-def _record_bytes(problem: Problem) -> int:
-    return (
-        _record(problem)
-        * problem.depth
-        * 256
-        * (2 if problem.state[0].dtype == torch.float64 else 1)
-    )

@@ -1,4 +1,4 @@
-"""The staged engine: Runge–Kutta methods on the tiles of the narrow one, without gradients."""
+"""The staged engine: Runge–Kutta methods on the tiles of the narrow one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from torch import Tensor
 
 from keelnet.propagation.engines.execution import Engine, Gradients
 from keelnet.propagation.engines.tile_call import TileCall
-from keelnet.propagation.engines.tile_obstacle import channels, tile_obstacle
+from keelnet.propagation.engines.tile_obstacle import (
+    LARGEST_RECORD,
+    channels,
+    record_bytes,
+    tile_obstacle,
+)
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
 
-WIDEST = 256  # above, torch's own products are as fast
+WIDEST = 128  # above, torch's own products are as fast
+WIDEST_FORWARD = 256  # and where no gradient is asked for
 
 
 class Staged(Engine):
@@ -25,10 +31,12 @@ class Staged(Engine):
     def obstacle(self, problem: Problem) -> str | None:
         if problem.stages is None:
             return "a layer is a sequence of moves"
-        if torch.is_grad_enabled() and any(x.requires_grad for x in problem.tensors):
-            return "a gradient is asked for, and it has none"
-        if channels(problem) > WIDEST:
-            return f"more than {WIDEST} channels: torch's own products are as fast"
+        graph = torch.is_grad_enabled() and any(x.requires_grad for x in problem.tensors)
+        widest = WIDEST if graph else WIDEST_FORWARD
+        if channels(problem) > widest:
+            return f"more than {widest} channels: torch's own products are as fast"
+        if graph and record_bytes(problem) > LARGEST_RECORD:
+            return "one tile's path would not fit into memory"
         return tile_obstacle(problem)
 
     def reason(self, problem: Problem) -> str:
@@ -41,10 +49,10 @@ class Staged(Engine):
         )
 
     def forward(self, problem: Problem, remembers: bool) -> tuple[State, tuple[Tensor, ...]]:
-        return TileCall(problem).forward("staged"), ()
+        return TileCall(problem).forward("stages_forward"), ()
 
     def path(self, problem: Problem, layers: Sequence[int]) -> list[State]:
-        return TileCall(problem).path("staged", layers)
+        return TileCall(problem).path("stages_forward", layers)
 
     def backward(
         self,
@@ -54,4 +62,4 @@ class Staged(Engine):
         costate: tuple[Tensor, ...],
         wanted: tuple[bool, ...],
     ) -> Gradients:
-        raise AssertionError("obstacle() declines what needs a gradient")
+        return TileCall(problem, wanted).pulled("stages_backward", costate)

@@ -23,7 +23,7 @@ _BLOCK = types.void(types.CPointer(types.int64))
 
 
 @functools.cache
-def staged(vectors: int, bend: str, double: bool) -> Any:
+def stages_forward(vectors: int, bend: str, double: bool) -> Any:
     """The compiled forward kernel on tiles of ``vectors`` vectors; cached on disk by Numba."""
     size = 8 if double else 4
     lanes = BYTES // size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -31,17 +32,9 @@ def _double(problem: Problem) -> bool:
 
 
 def _kernel(name: str) -> Any:
-    if name == "forward":
-        from keelnet.propagation.engines.tiles_forward import forward
-
-        return forward
-    if name == "staged":
-        from keelnet.propagation.engines.stages_forward import staged
-
-        return staged
-    from keelnet.propagation.engines.tiles_backward import backward
-
-    return backward
+    """What compiles the kernel of this name; loading it loads Numba."""
+    kind = name if name.startswith("stages") else f"tiles_{name}"
+    return getattr(import_module(f"keelnet.propagation.engines.{kind}"), name)
 
 
 def _nothing(name: str, form: Form) -> None:
@@ -94,8 +87,12 @@ class TileCall:
             for move in self.moves[0]
             if move.form is not None
         )
-        stages = self.problem.stages
-        return 1 + work * (1 if stages is None else len(stages.weights)) // 4_000_000
+        return 1 + work * self._stages // 4_000_000
+
+    @property
+    def _stages(self) -> int:
+        """Times that a layer evaluates its rates."""
+        return 1 if self.problem.stages is None else len(self.problem.stages.weights)
 
     def _fill(self) -> int:
         """Where each move keeps its part of a layer's record; the numbers that a layer keeps."""
@@ -156,6 +153,12 @@ class TileCall:
         ]
         return list(zip(*shaped, strict=True))
 
+    def pulled(self, kernel: str, costate: State, undoes: bool = False) -> Gradients:
+        """The gradients of the problem's tensors, by this backward kernel."""
+        pulls, pulled = [rows(grad) for grad in costate], self.outputs()
+        self.run(kernel, IN=self.inputs, PULL=pulls, PULLED=pulled, REVERSIBLE=undoes)
+        return (*self.shaped(pulled), *self.control_gradients())
+
     def run(self, kernel: str, **named: Any) -> None:
         """Fill the block and start the threads; two-part names take a list of tensors."""
         slot = self.kernels.Slot
@@ -173,10 +176,10 @@ class TileCall:
                 block[slot[name]] = int(value)
         widths = [part.shape[-1] for part in self.inputs]
         inner = _inner(problem)
-        records = kernel == "backward" and not named["REVERSIBLE"]
+        records = "PULL" in named and not named["REVERSIBLE"]
         copies = 2 if problem.stages is None else 4
         share = tall * (copies * sum(widths) + widths[0] + 2 * inner + 16)
-        share += tall * self.place * problem.depth if records else 0
+        share += tall * self.place * (problem.depth * self._stages + 1) if records else 0
         scratch = pool.empty((self.threads * share + 16,), problem.state[0].dtype)
         pointers = np.empty(
             self.threads * problem.depth * len(self.moves[0]) if records else 0, np.int64

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.propagation.engines.compiler import has_numba
 from keelnet.propagation.problem import Problem
+
+LARGEST_RECORD = 1 << 28  # bytes that one thread may keep of a tile
 
 
 def forms(problem: Problem) -> list[Form]:
@@ -16,6 +20,16 @@ def forms(problem: Problem) -> list[Form]:
 def channels(problem: Problem) -> int:
     """The most that a form reads or bends."""
     return max(max(form.inputs, form.inner) for form in forms(problem))
+
+
+def record_bytes(problem: Problem) -> int:
+    """What a tile of 32 or 64 samples keeps of all layers for the way back."""
+    moves = problem.tabled[0]
+    count = sum(0 if move.form is None else move.form.inner for move in moves)
+    count += sum(problem.state[move.to].shape[-1] for move in moves)
+    stages = 1 if problem.stages is None else len(problem.stages.weights)
+    wide = 2 if problem.state[0].dtype == torch.float64 else 1
+    return count * stages * problem.depth * 256 * wide
 
 
 def tile_obstacle(problem: Problem) -> str | None:
