@@ -52,6 +52,13 @@ def test_growth_starts_at_the_largest_step(name, eigenvalue):
 
 
 @EVERY_METHOD
+def test_many_eigenvalues_at_once_have_the_steps_of_each_alone(method):
+    values = np.array([[1j, -0.3 + 2j], [-1.0, 0.2j], [0.0, 1.0], [-2 + 0.1j, 3.0]])
+    each = [[method.integrator.largest_steps(np.array([x]))[0] for x in row] for row in values]
+    assert method.integrator.largest_steps(values).tolist() == each
+
+
+@EVERY_METHOD
 def test_what_does_not_move_is_stable_at_every_step(method):
     still = np.zeros(2, complex)
     assert method.integrator.largest_steps(still).tolist() == [math.inf] * 2

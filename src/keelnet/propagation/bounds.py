@@ -39,7 +39,7 @@ def step_bound(
     layers = _spectra(integrator, field, controls, step_size)
     if layers is None:
         return None
-    steps = [integrator.largest_steps(eigenvalues).min() for eigenvalues in layers]
+    steps = integrator.largest_steps(layers).min(axis=-1)
     layer = int(np.argmin(steps))
     return StepBound(float(steps[layer]), layer)
 

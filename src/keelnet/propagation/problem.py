@@ -11,7 +11,7 @@ from torch import Tensor
 
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics
 from keelnet.dynamics.forms import Form, forms_of
-from keelnet.propagation.integrators import Euler, Integrator, State
+from keelnet.propagation.integrators import RK4, Euler, Integrator, State
 from keelnet.propagation.shears import Leapfrog, Midpoint, ShearIntegrator, Verlet
 
 Controls = dict[str, Tensor]
@@ -25,6 +25,28 @@ class Move(NamedTuple):
     of: int
     scale: float
     form: Form | None
+
+
+Layers = tuple[tuple[Move, ...], tuple[Move, ...]]
+
+
+class Stages(NamedTuple):
+    """kᵢ = f(s + ahead[i] kᵢ₋₁), every part of the state s at once; s ← s + Σᵢ weights[i] kᵢ.
+
+    Explicit methods each of whose slopes needs only the one before: Euler and RK4. ``rates`` holds k,
+    a move a part by its rate alone.
+    """
+
+    rates: tuple[Move, ...]
+    ahead: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+# By exact type, in units of h: a subclass may have another step.
+_TABLEAUS: dict[type, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    Euler: ((0.0,), (1.0,)),
+    RK4: ((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +99,7 @@ class Problem:
         return isinstance(self.integrator, ShearIntegrator) and self.integrator.swaps
 
     @cached_property
-    def moves(self) -> tuple[tuple[Move, ...], tuple[Move, ...]] | None:
+    def moves(self) -> Layers | None:
         """Those of the first layer and those of every other; None where a layer is not made of such moves."""
         forms = forms_of(self.field)
         if forms is None:
@@ -88,6 +110,25 @@ class Problem:
         if type(self.integrator) not in (Verlet, Leapfrog, Midpoint):
             return None
         return self._shears(forms, 0), self._shears(forms, 1)
+
+    @cached_property
+    def stages(self) -> Stages | None:
+        """A layer that moves all parts at once, by stages; None where it is made of moves or of neither."""
+        forms, tableau = forms_of(self.field), _TABLEAUS.get(type(self.integrator))
+        if self.moves is not None or forms is None or tableau is None:
+            return None
+        last = len(forms) - 1
+        rates = tuple(Move(part, last - part, 1.0, form) for part, form in enumerate(forms))
+        ahead, weights = (tuple(self.h * factor for factor in row) for row in tableau)
+        return Stages(rates, ahead, weights)
+
+    @property
+    def tabled(self) -> Layers:
+        """The moves that compiled kernels read of a table: those of ``moves``, or the rates of every stage."""
+        if self.stages is not None:
+            return self.stages.rates, self.stages.rates
+        assert self.moves is not None
+        return self.moves
 
     def _shears(self, forms: tuple[Form, ...], layer: int) -> tuple[Move, ...]:
         assert isinstance(self.integrator, ShearIntegrator)

@@ -155,7 +155,7 @@ def engine_of(
 ) -> Choice:
     """Which engine ``propagate`` takes for these arguments, and why; nothing is propagated.
 
-    The answer's ``name`` is "narrow", "dense", "conv" or "reference", its ``str()`` the reason and
+    The answer's ``name`` is "narrow", "dense", "conv", "staged" or "reference", its ``str()`` the reason and
     what kept each other engine from the call.
     """
     field, state, ready, count = _prepared(

@@ -23,6 +23,8 @@ SETTINGS = {
     "blocks": ("dense", kn.Euler(), kn.SingleField(kn.DenseKernel(26)), (70, 26)),
     "products": ("dense", kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(4, 5)), (9, 9)),
     "conv": ("conv", kn.Euler(), kn.SingleField(kn.ConvKernel(3, 2, 3)), (2, 3, 5, 4)),
+    "staged": ("staged", kn.RK4(), kn.SingleField(kn.DenseKernel(6)), (70, 6)),
+    "staged pair": ("staged", kn.Euler(), kn.HamiltonianField(kn.DenseKernel(3, 5)), (20, 8)),
 }
 EVERY = pytest.mark.parametrize("name", list(SETTINGS))
 STRATEGIES = [kn.store_all, kn.checkpointed, kn.reversible]
@@ -177,7 +179,7 @@ def test_features_may_be_the_imaginary_part_of_a_conjugate(name):
     alike(name, lambda case, **given: [case.run(imaginary(case.y0()), case.controls(), **given)])
 
 
-@pytest.mark.parametrize("name", ["narrow", "narrow pair", "blocks", "products"])
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "conv"])
 def test_controls_may_be_the_imaginary_part_of_a_conjugate(name):
     def law(case, **settings):
         controls = {each: imaginary(value) for each, value in case.controls().items()}
@@ -495,7 +497,7 @@ def test_features_may_be_huge_or_tiny(name, size):
     alike(name, law)
 
 
-@pytest.mark.parametrize("name", ["narrow", "blocks"])
+@pytest.mark.parametrize("name", ["narrow", "blocks", "staged"])
 def test_a_saturated_unit_has_no_slope(name):
     case = Case(name)
     controls = {each: torch.ones_like(x) for each, x in case.controls(torch.float32).items()}
@@ -505,7 +507,7 @@ def test_a_saturated_unit_has_no_slope(name):
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.4, -0.3])
-@pytest.mark.parametrize("name", ["narrow", "blocks", "conv"])
+@pytest.mark.parametrize("name", ["narrow", "blocks", "conv", "staged"])
 def test_a_damping_that_is_learned_may_take_any_value(name, damping):
     found = []
     for engine in (None, "reference"):
@@ -521,7 +523,7 @@ def test_a_damping_that_is_learned_may_take_any_value(name, damping):
 
 
 @pytest.mark.parametrize("depth", [1, 1000])
-@pytest.mark.parametrize("name", list(SETTINGS)[:4])
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "conv"])
 def test_depth_may_be_one_or_a_thousand(name, depth):
     def law(case, **settings):
         y0, controls = case.leaves()

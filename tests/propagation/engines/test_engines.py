@@ -13,7 +13,13 @@ from keelnet.propagation.engines import block_loop
 
 H = 0.1
 STRATEGIES = [kn.store_all, kn.checkpointed, kn.reversible]
-NAMES = ["narrow", "dense", "blocks", "conv"]  # blocks: the compiled loop of the dense engine
+NAMES = [
+    "narrow",
+    "dense",
+    "blocks",
+    "conv",
+    "staged",
+]  # blocks: the compiled loop of the dense engine
 ON_ROWS = ["narrow", "dense", "blocks"]
 
 
@@ -88,6 +94,15 @@ def test_every_engine_takes_every_scheme_that_it_promises():
         assert {key for name, key in TAKEN if name == each} == {
             key for key in dense if "normed" not in key
         }
+    assert {key for name, key in TAKEN if name == "staged"} == {
+        key
+        for key, scheme in SCHEMES.items()
+        if key.startswith(("rk4", "euler"))
+        and key not in moved
+        and not scheme.case.space
+        and "normed" not in key
+        and "module" not in key
+    }
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda each: each.__name__)
@@ -244,8 +259,9 @@ def test_the_choice_says_which_engine_and_why():
 def test_what_no_engine_takes_goes_to_the_reference_with_the_reason():
     y0, weight = randn(5, 3), randn(4, 3, 3)
     dense = kn.SingleField(kn.DenseKernel(3))
+    implicit = kn.IMEX(kn.DenseDiffusion(torch.eye(3, dtype=y0.dtype)))
     cases = {
-        "not a sequence of moves": (kn.RK4(), dense, y0, weight),
+        "not a sequence of moves": (implicit, dense, y0, weight),
         "neither float32": (kn.Euler(), dense, y0.bfloat16(), weight.bfloat16()),
         "no samples": (kn.Euler(), dense, y0[:0], weight),
         "keelnet knows": (

@@ -21,8 +21,14 @@ import keelnet
 TESTS = Path(__file__).parents[2]
 BOUND = {"float32": 1e-5, "float64": 1e-13}
 BY_TYPE = {
-    "float32": ["narrow float32", "blocks float32", "conv float32", "filtered float32"],
-    "float64": ["narrow float64", "blocks float64", "reversible float64"],
+    "float32": [
+        "narrow float32",
+        "staged float32",
+        "blocks float32",
+        "conv float32",
+        "filtered float32",
+    ],
+    "float64": ["narrow float64", "staged float64", "blocks float64", "reversible float64"],
 }
 ONE = ["narrow float32"]
 
@@ -37,6 +43,7 @@ import keelnet as kn
 
 CASES = {
     "narrow": ("narrow", kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(3, 5)), (37, 8)),
+    "staged": ("staged", kn.RK4(), kn.HamiltonianField(kn.DenseKernel(3, 5)), (37, 8)),
     "blocks": ("dense", kn.Euler(), kn.SingleField(kn.DenseKernel(40)), (100, 40)),
     "reversible": ("dense", kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(40)), (100, 80)),
     "conv": ("conv", kn.Verlet(), kn.HamiltonianField(kn.ConvKernel(3, 2, 3)), (2, 6, 7, 5)),

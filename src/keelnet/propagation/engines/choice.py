@@ -15,11 +15,12 @@ from keelnet.propagation.engines.conv import Conv, Precision
 from keelnet.propagation.engines.dense import Dense
 from keelnet.propagation.engines.execution import Engine
 from keelnet.propagation.engines.narrow import Narrow
+from keelnet.propagation.engines.staged import Staged
 from keelnet.propagation.engines.sweep import DEVICES
 from keelnet.propagation.gradients import checkpointed, reversible, store_all
 from keelnet.propagation.problem import Problem
 
-ENGINES: tuple[Engine, ...] = (Narrow(), Dense(), Conv())
+ENGINES: tuple[Engine, ...] = (Narrow(), Dense(), Conv(), Staged())
 NAMES = ("auto", *(engine.name for engine in ENGINES), "reference")
 
 
@@ -121,10 +122,10 @@ def general_obstacle(problem: Problem) -> str | None:
         return "the numbers have more than one type (autocast?)"
     if first.dtype not in (torch.float32, torch.float64):
         return f"{first.dtype} is neither float32 nor float64"
-    if problem.moves is None:
+    if problem.moves is None and problem.stages is None:
         return (
             f"a layer of {type(problem.integrator).__name__} on {type(problem.field).__name__} is not"
-            " a sequence of moves by linear maps and activations that keelnet knows"
+            " a sequence of moves or stages by linear maps and activations that keelnet knows"
         )
     return watched(tensors)
 

@@ -12,6 +12,7 @@ from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import ConvKernel
 from keelnet.dynamics.norms import InstanceNorm
 from keelnet.propagation.engines.conv_products import ConvProducts, Prepared
+from keelnet.propagation.engines.execution import NO_MOVES
 from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.products import Products
 from keelnet.propagation.engines.sweep import DEVICES, Sweep
@@ -72,7 +73,8 @@ class Conv(Swept):
         self._owner = ConvProducts(products)
 
     def obstacle(self, problem: Problem) -> str | None:
-        assert problem.moves is not None
+        if problem.moves is None:
+            return NO_MOVES
         device = problem.state[0].device.type
         if device not in DEVICES:
             return f"it runs on {' and '.join(DEVICES)}"

@@ -13,6 +13,7 @@ from keelnet.dynamics.kernels import DenseKernel
 from keelnet.dynamics.norms import InstanceNorm
 from keelnet.propagation.engines import block_loop
 from keelnet.propagation.engines.effective import effective_weight
+from keelnet.propagation.engines.execution import NO_MOVES
 from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.products import Products
 from keelnet.propagation.engines.sweep import DEVICES, Sweep
@@ -66,7 +67,8 @@ class Dense(Swept):
     name: ClassVar[str] = "dense"
 
     def obstacle(self, problem: Problem) -> str | None:
-        assert problem.moves is not None
+        if problem.moves is None:
+            return NO_MOVES
         if problem.state[0].device.type not in DEVICES:
             return f"it runs on {' and '.join(DEVICES)}"
         forms = [move.form for move in problem.moves[0] if move.form is not None]

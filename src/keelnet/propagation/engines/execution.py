@@ -14,6 +14,8 @@ from keelnet.propagation.gradients import require_strategy, reversible
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
 
+NO_MOVES = "a layer is not a sequence of moves"
+
 Gradients = tuple[Tensor | None, ...]
 
 

@@ -45,7 +45,10 @@ class Slot(IntEnum):
     PULL_STEP_1 = 34
     PULLED_STEP_0 = 35
     PULLED_STEP_1 = 36
-    COUNT = 37
+    STAGES = 37  # number of stages a layer, of methods that have any
+    AHEAD = 38  # float64, one a stage: how far along the slope before it lies
+    WEIGHTS = 39  # float64, one a stage: how far its slope moves the state
+    COUNT = 40
 
 
 class Column(IntEnum):

@@ -91,8 +91,8 @@ def _accumulated(lanes: Lanes, vectors: int, rows: int, first: Value, x: Value, 
 def product(typingctx, vectors, name, double, work, x, w, si, sk, n, outputs, bias, step, target, dest, kept, scale):  # type: ignore[no-untyped-def]  # fmt: skip
     """r = f(Σᵢ x[i] w[i si + k sk] + bias[k step]); dest[k] = target[k] + scale r; kept[k] = r or its argument.
 
-    ``work`` names what is done: "moves" (dest, from target), "keeps", "moves and keeps", or "fills"
-    (dest = scale r). What it does not name is not read; known beforehand, it costs no branch.
+    ``work`` names what is done: "moves" (dest, from target), "keeps", "moves and keeps", "fills"
+    (dest = scale r), or "fills and keeps". What it does not name is not read; known beforehand, it costs no branch.
     """
     if not _literal(vectors, name, double, work):
         return None
@@ -109,7 +109,7 @@ def product(typingctx, vectors, name, double, work, x, w, si, sk, n, outputs, bi
                 lanes.store(value if bend.keeps_value else argument, kept, at)
             if "moves" in done:
                 lanes.store(lanes.fma(factor, value, lanes.load(target, at)), dest, at)
-            if done == "fills":
+            if "fills" in done:
                 lanes.store(lanes.mul(factor, value), dest, at)
 
         def block(first: Value, rows: int) -> None:

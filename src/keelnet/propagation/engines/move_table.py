@@ -31,8 +31,7 @@ class MoveTable:
         straight: bool = False,
         known: dict[str, Tensor] | None = None,
     ) -> None:
-        assert problem.moves is not None
-        self.problem, self.moves, self._straight = problem, problem.moves, straight
+        self.problem, self.moves, self._straight = problem, problem.tabled, straight
         self.rows = np.zeros((len(self.moves[0]), int(Column.COUNT)), np.int64)
         self.scales = np.array([move.scale for moves in self.moves for move in moves])
         signs = [1.0 if move.form is None else move.form.sign for m in self.moves for move in m]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from keelnet.dynamics.forms import Form
-from keelnet.dynamics.kernels import DenseKernel
 from keelnet.propagation.engines import block_loop
-from keelnet.propagation.engines.compiler import has_numba
-from keelnet.propagation.engines.execution import Engine, Gradients
-from keelnet.propagation.engines.tile_call import TileCall, rows
+from keelnet.propagation.engines.execution import NO_MOVES, Engine, Gradients
+from keelnet.propagation.engines.tile_call import TileCall
+from keelnet.propagation.engines.tile_obstacle import (
+    LARGEST_RECORD,
+    channels,
+    record_bytes,
+    tile_obstacle,
+)
 from keelnet.propagation.gradients import reversible
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -22,7 +24,6 @@ from keelnet.propagation.problem import Problem
 WIDEST = 24  # above, blocks of wider tiles are as fast
 WIDEST_OF_FEW = 128  # the same for fewer samples than those take; then torch's own products
 WIDEST_OF_FEW_FORWARD = 256  # and where no gradient is asked for
-LARGEST_RECORD = 1 << 28  # bytes that one thread may keep of a tile
 
 
 class Narrow(Engine):
@@ -31,41 +32,27 @@ class Narrow(Engine):
     name: ClassVar[str] = "narrow"
 
     def obstacle(self, problem: Problem) -> str | None:
-        assert problem.moves is not None
-        if problem.state[0].device.type != "cpu":
-            return "it runs on the processor"
-        forms = [move.form for move in problem.moves[0] if move.form is not None]
+        if problem.moves is None:
+            return NO_MOVES
         widest = _widest(problem)
-        for form in forms:
-            if max(form.inputs, form.inner) > widest:
-                return f"more than {widest} channels: other engines are as fast"
-            found = _form_obstacle(form)
-            if found is not None:
-                return found
-        if problem.state[0].numel() == 0:
-            return "there are no samples"
-        if problem.strategy is not reversible and _record_bytes(problem) > LARGEST_RECORD:
+        if channels(problem) > widest:
+            return f"more than {widest} channels: other engines are as fast"
+        obstacle = tile_obstacle(problem)
+        if obstacle is not None:
+            return obstacle
+        if problem.strategy is not reversible and record_bytes(problem) > LARGEST_RECORD:
             return "one tile's path would not fit into memory"
-        return None if has_numba() else "Numba cannot be imported"
+        return None
 
     def reason(self, problem: Problem) -> str:
         widths = " and ".join(str(part.shape[-1]) for part in problem.state)
         return f"dense layers of {widths} channels: all layers on tiles that stay in the cache"
 
     def forward(self, problem: Problem, remembers: bool) -> tuple[State, tuple[Tensor, ...]]:
-        call = TileCall(problem)
-        outs = call.outputs()
-        call.run("forward", IN=call.inputs, OUT=outs)
-        return call.shaped(outs), ()
+        return TileCall(problem).forward("forward"), ()
 
     def path(self, problem: Problem, layers: Sequence[int]) -> list[State]:
-        call = TileCall(problem)
-        picks = np.full(problem.depth, -1, np.int64)
-        picks[np.asarray(layers, np.int64) - 1] = np.arange(len(layers))
-        paths = [part.new_empty((len(layers), *part.shape)) for part in call.inputs]
-        call.run("forward", IN=call.inputs, PATH=paths, PICKS=picks)
-        states = zip(*(path.unbind() for path in paths), strict=True)
-        return [call.shaped(list(state)) for state in states]
+        return TileCall(problem).path("forward", layers)
 
     def backward(
         self,
@@ -76,11 +63,7 @@ class Narrow(Engine):
         wanted: tuple[bool, ...],
     ) -> Gradients:
         call = TileCall(problem, wanted)
-        pulls = [rows(grad) for grad in costate]
-        pulled = call.outputs()
-        undoes = problem.strategy is reversible
-        call.run("backward", IN=call.inputs, PULL=pulls, PULLED=pulled, REVERSIBLE=undoes)
-        return (*call.shaped(pulled), *call.control_gradients())
+        return call.pulled("backward", costate, undoes=problem.strategy is reversible)
 
 
 def _widest(problem: Problem) -> int:
@@ -89,36 +72,3 @@ def _widest(problem: Problem) -> int:
         return WIDEST
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in problem.tensors)
     return WIDEST_OF_FEW if graph else WIDEST_OF_FEW_FORWARD
-
-
-def _form_obstacle(form: Form) -> str | None:
-    if type(form.kernel) is not DenseKernel:
-        return "the kernel is a convolution"
-    if form.norm is not None:
-        return "it fuses no norm"
-    if not has_numba():
-        return "Numba cannot be imported"
-    from keelnet.propagation.engines.bends import bend_of
-
-    bend = bend_of(form.activation)
-    if bend is None:
-        return f"activation {form.activation.name} is not among those that it knows"
-    if form.closed and not bend.keeps_value:
-        return f"the slope of {bend.name} does not follow from its value"
-    return None
-
-
-def _record(problem: Problem) -> int:
-    """Channels that a tile keeps of one layer."""
-    assert problem.moves is not None
-    kept = sum(0 if move.form is None else move.form.inner for move in problem.moves[0])
-    return kept + sum(problem.state[move.to].shape[-1] for move in problem.moves[0])
-
-
-def _record_bytes(problem: Problem) -> int:
-    return (
-        _record(problem)
-        * problem.depth
-        * 256
-        * (2 if problem.state[0].dtype == torch.float64 else 1)
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,7 @@ LARGEST_SPREAD = 1 << 20  # bytes of gradients that are summed lane by lane
 
 
 def _inner(problem: Problem) -> int:
-    assert problem.moves is not None
-    return max(move.form.inner for move in problem.moves[0] if move.form is not None)
+    return max(move.form.inner for move in problem.tabled[0] if move.form is not None)
 
 
 def _double(problem: Problem) -> bool:
@@ -31,13 +32,9 @@ def _double(problem: Problem) -> bool:
 
 
 def _kernel(name: str) -> Any:
-    if name == "forward":
-        from keelnet.propagation.engines.tiles_forward import forward
-
-        return forward
-    from keelnet.propagation.engines.tiles_backward import backward
-
-    return backward
+    """What compiles the kernel of this name; loading it loads Numba."""
+    kind = name if name.startswith("stages") else f"tiles_{name}"
+    return getattr(import_module(f"keelnet.propagation.engines.{kind}"), name)
 
 
 def _nothing(name: str, form: Form) -> None:
@@ -64,8 +61,7 @@ class TileCall:
         self.problem, self.kernels = problem, layout
         self.inputs = [rows(part.detach()) for part in problem.state]
         self.batch = len(self.inputs[0])
-        assert problem.moves is not None
-        self.moves = problem.moves
+        self.moves = problem.tabled
         form = next(move.form for move in self.moves[0] if move.form is not None)
         bend = bends.bend_of(form.activation)
         assert bend is not None
@@ -91,7 +87,12 @@ class TileCall:
             for move in self.moves[0]
             if move.form is not None
         )
-        return 1 + work // 4_000_000
+        return 1 + work * self._stages // 4_000_000
+
+    @property
+    def _stages(self) -> int:
+        """Times that a layer evaluates its rates."""
+        return 1 if self.problem.stages is None else len(self.problem.stages.weights)
 
     def _fill(self) -> int:
         """Where each move keeps its part of a layer's record; the numbers that a layer keeps."""
@@ -134,6 +135,30 @@ class TileCall:
             part.reshape(like.shape) for part, like in zip(parts, self.problem.state, strict=True)
         )
 
+    def forward(self, kernel: str) -> State:
+        """The last state, by this forward kernel."""
+        outs = self.outputs()
+        self.run(kernel, IN=self.inputs, OUT=outs)
+        return self.shaped(outs)
+
+    def path(self, kernel: str, layers: Sequence[int]) -> list[State]:
+        """The states after these layers, counted from 1."""
+        picks = np.full(self.problem.depth, -1, np.int64)
+        picks[np.asarray(layers, np.int64) - 1] = np.arange(len(layers))
+        paths = [part.new_empty((len(layers), *part.shape)) for part in self.inputs]
+        self.run(kernel, IN=self.inputs, PATH=paths, PICKS=picks)
+        shaped = [  # once, not state by state: a thousand views take as long as the layers
+            path.view(len(layers), *like.shape).unbind()
+            for path, like in zip(paths, self.problem.state, strict=True)
+        ]
+        return list(zip(*shaped, strict=True))
+
+    def pulled(self, kernel: str, costate: State, undoes: bool = False) -> Gradients:
+        """The gradients of the problem's tensors, by this backward kernel."""
+        pulls, pulled = [rows(grad) for grad in costate], self.outputs()
+        self.run(kernel, IN=self.inputs, PULL=pulls, PULLED=pulled, REVERSIBLE=undoes)
+        return (*self.shaped(pulled), *self.control_gradients())
+
     def run(self, kernel: str, **named: Any) -> None:
         """Fill the block and start the threads; two-part names take a list of tensors."""
         slot = self.kernels.Slot
@@ -151,9 +176,10 @@ class TileCall:
                 block[slot[name]] = int(value)
         widths = [part.shape[-1] for part in self.inputs]
         inner = _inner(problem)
-        records = kernel == "backward" and not named["REVERSIBLE"]
-        share = tall * (2 * sum(widths) + widths[0] + 2 * inner + 16)
-        share += tall * self.place * problem.depth if records else 0
+        records = "PULL" in named and not named["REVERSIBLE"]
+        copies = 2 if problem.stages is None else 4
+        share = tall * (copies * sum(widths) + widths[0] + 2 * inner + 16)
+        share += tall * self.place * (problem.depth * self._stages + 1) if records else 0
         scratch = pool.empty((self.threads * share + 16,), problem.state[0].dtype)
         pointers = np.empty(
             self.threads * problem.depth * len(self.moves[0]) if records else 0, np.int64
@@ -162,6 +188,10 @@ class TileCall:
         block[slot.BATCH], block[slot.DEPTH] = self.batch, problem.depth
         block[slot.MOVES], block[slot.TABLE] = len(self.moves[0]), self.table.rows.ctypes.data
         block[slot.SCALES], block[slot.SCRATCH] = self.table.scales.ctypes.data, scratch.data_ptr()
+        if problem.stages is not None:
+            steps = np.array((problem.stages.ahead, problem.stages.weights))
+            block[slot.STAGES] = steps.shape[1]
+            block[slot.AHEAD], block[slot.WEIGHTS] = (row.ctypes.data for row in steps)
         block[slot.SHARE], block[slot.INNER] = share, inner
         block[slot.ROWS_0] = widths[0]
         block[slot.ROWS_1] = widths[1] if len(widths) > 1 else 0

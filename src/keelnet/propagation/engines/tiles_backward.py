@@ -10,8 +10,9 @@ from numba import carray, types
 from keelnet.propagation.engines.lanes import BYTES
 from keelnet.propagation.engines.layout import Column, Slot
 from keelnet.propagation.engines.memory import put, real, ticket, whole
-from keelnet.propagation.engines.microkernels import outer, product, pull, shift
+from keelnet.propagation.engines.microkernels import product, shift
 from keelnet.propagation.engines.tile_parts import gather, linear, scatter
+from keelnet.propagation.engines.tile_pull import pulled_back
 from keelnet.propagation.engines.tile_sources import compiled, digest
 
 _BLOCK = types.void(types.CPointer(types.int64))
@@ -112,57 +113,7 @@ def backward(vectors: int, bend: str, double: bool) -> Any:
                         else:
                             product(vectors, bend, double, "keeps", x, w, si, sk, n, k, u, v, 0, 0, kept, 1.0)  # fmt: skip
                             product(vectors, "identity", double, "moves", kept, w, sk, si, k, n, 0, 0, target, target, 0, -scale)  # fmt: skip
-                        spread = whole(row, 19)
-                        dw = whole(row, 12)
-                        if dw != 0:
-                            dw += (
-                                me * whole(row, 13) + j * n * k * (lanes if spread != 0 else 1)
-                            ) * size
-                        du = whole(row, 14)
-                        if du != 0:
-                            du += (me * whole(row, 15) + j * (k if v != 0 else 1)) * size
-                        costate, factor = pulled, scale
-                        if kind == 2:
-                            product(vectors, "identity", double, "fills", pulled, w, si, sk, n, k, 0, 0, 0, bent, 0, scale)  # fmt: skip
-                            if dw != 0:
-                                if whole(row, 16) != 0:
-                                    outer(
-                                        vectors,
-                                        bend,
-                                        double,
-                                        0,
-                                        kept,
-                                        pulled,
-                                        dw,
-                                        k,
-                                        n,
-                                        spread,
-                                        scale,
-                                    )
-                                else:
-                                    outer(
-                                        vectors,
-                                        bend,
-                                        double,
-                                        0,
-                                        pulled,
-                                        kept,
-                                        dw,
-                                        n,
-                                        k,
-                                        spread,
-                                        scale,
-                                    )
-                            costate, factor = bent, 1.0
-                        pull(
-                            vectors, bend, double, 0, kept, costate, bent, k, du, min(v, 1), factor
-                        )
-                        if dw != 0:
-                            if whole(row, 16) != 0:
-                                outer(vectors, bend, double, 0, bent, x, dw, k, n, spread, 1.0)
-                            else:
-                                outer(vectors, bend, double, 0, x, bent, dw, n, k, spread, 1.0)
-                        product(vectors, "identity", double, "moves", bent, w, sk, si, k, n, 0, 0, onto, onto, 0, 1.0)  # fmt: skip
+                        pulled_back(vectors, bend, double, row, j, me, x, kept, pulled, bent, onto, scale)  # fmt: skip
             scatter(size, samples, ly, begin, count, rows_0, a[23], a[35])
             scatter(size, samples, lz, begin, count, rows_1, a[24], a[36])
 
