@@ -118,6 +118,17 @@ def test_the_arrows_are_what_the_first_layer_does(name):
     )
 
 
+@pytest.mark.parametrize("bias", [0.7, -2.0])
+def test_arrows_under_a_bias_are_second_differences(bias):
+    scene = replace(EVERY["verlet-hamiltonian-half"], bias=((bias, bias),))
+    model = Model(replace(scene, step_size=1e-4, depth=2))
+    _, rates = arrows(model, model.y0.numpy())
+    y = Paths(model).y.astype(float)
+    # y moves by h f(u) in every layer, too; what is left of two layers is y'' h².
+    second = (y[2] - 2 * y[1] + y[0]) / 1e-8
+    np.testing.assert_allclose(second, rates, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "name", ["verlet-hamiltonian-half", "leapfrog-symmetric-half", "verlet-double_hamiltonian-half"]
 )

@@ -93,11 +93,15 @@ def test_a_density_lies_where_the_path_does(points):
         {},
         {"variation": "abrupt", "strength": 0.3, "period": 0.9, "cloud": 20, "activation": "relu"},
         {"variation": "smooth", "strength": 0.3, "period": 0.9, "features": (), "cloud": 3},
+        {"bias": ((0.3, -0.2),)},
     ],
-    ids=["constant", "abrupt", "smooth"],
+    ids=["constant", "abrupt", "smooth", "bias"],
 )
 def test_the_exported_python_gives_the_exported_numbers(name, changes):
-    picture = Picture(replace(EVERY[name], **changes))
+    scene = EVERY[name]
+    if "bias" in changes:
+        changes = {"bias": changes["bias"] * scene.biases[0]}
+    picture = Picture(replace(scene, **changes))
     table = json.loads(as_json(picture))
     found = {"__name__": "exported"}
     exec(compile(as_python(picture), "scene.py", "exec"), found)

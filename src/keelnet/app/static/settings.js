@@ -3,11 +3,11 @@
 import { colourOf, MARKS } from "./brush.js";
 
 const WORDS = {
-  plain: "plain: f(y K)",
-  antisymmetric: "antisymmetric: f(½ y (K − Kᵀ − γ I))",
-  symmetric: "symmetric: −f(y K) Kᵀ",
-  hamiltonian: "Hamiltonian, one kernel: y′ = f(z Kᵀ), z′ = −f(y K)",
-  double_hamiltonian: "Hamiltonian, two kernels: y′ = f(z K) Kᵀ, z′ = −f(y K) Kᵀ",
+  plain: "plain: f(y K + u)",
+  antisymmetric: "antisymmetric: f(½ y (K − Kᵀ − γ I) + u)",
+  symmetric: "symmetric: −f(y K + u) Kᵀ",
+  hamiltonian: "Hamiltonian, one kernel: y′ = f(z Kᵀ + u), z′ = −f(y K + u)",
+  double_hamiltonian: "Hamiltonian, two kernels: y′ = f(z K + u₁) Kᵀ, z′ = −f(y K + u₂) Kᵀ",
   euler: "Euler: the residual network",
   rk4: "Runge–Kutta, fourth order",
   midpoint: "midpoint, two steps",
@@ -56,6 +56,7 @@ export class Settings {
     byId("damping-auto").checked = auto;
     byId("damping").value = auto ? "" : this.scene.damping;
     this.writeKernel(matrix(this.scene.kernel));
+    this.writeBias(matrix(this.scene.bias));
     this.writeFeatures(matrix(this.scene.features));
     this.arrange();
   }
@@ -72,6 +73,9 @@ export class Settings {
       this.writeKernel(Array.from({ length: rows }, (_, i) => Array.from({ length: columns }, (__, j) => old[i]?.[j] ?? (i === j ? "1" : "0"))));
     }
     this.scene.kernel = text(this.kernel());
+    this.writeBias(entries("bias"));
+    const bias = entries("bias");
+    this.scene.bias = bias.flat().every((value) => value !== "" && Number(value) === 0) ? "" : text(bias); // none is 0
     this.scene.features = text(this.features());
     this.scene.damping = byId("damping-auto").checked ? "auto" : byId("damping").value.trim() || "0";
     this.arrange();
@@ -83,25 +87,37 @@ export class Settings {
   }
 
   kernel() {
-    const rows = byId("kernel").dataset.rows;
-    const values = Array.from(byId("kernel").querySelectorAll("input"), (input) => input.value.trim());
-    const columns = values.length / rows;
-    return Array.from({ length: rows }, (_, i) => values.slice(i * columns, (i + 1) * columns));
+    return entries("kernel");
   }
 
   writeKernel(rows) {
-    const place = byId("kernel");
+    this.writeEntries("kernel", rows, (i, j) => `Kernel entry, row ${i}, column ${j}`);
+    byId("rows").value = rows.length;
+    byId("columns").value = rows[0].length;
+  }
+
+  // As many numbers as this field and kernel take (Scene.biases); those that were there stay.
+  writeBias(old) {
+    const kernel = this.kernel();
+    const [rows, columns] = [kernel.length, kernel[0].length];
+    const width = this.scene.field === "hamiltonian" && rows !== columns ? 1 : columns;
+    const two = this.scene.field === "double_hamiltonian";
+    const wanted = Array.from({ length: two ? 2 : 1 }, (_, i) => Array.from({ length: width }, (__, j) => old[i]?.[j] ?? "0"));
+    if (text(wanted) === text(entries("bias"))) return; // an input that is written anew would lose the focus
+    this.writeEntries("bias", wanted, (i, j) => `Bias ${two ? ["u₁ (in y′)", "u₂ (in z′)"][i - 1] : "u"}, entry ${j}`);
+  }
+
+  writeEntries(name, rows, label) {
+    const place = byId(name);
     place.dataset.rows = rows.length;
     place.style.gridTemplateColumns = `repeat(${rows[0].length}, 1fr)`;
     place.replaceChildren();
     rows.forEach((row, i) => row.forEach((value, j) => {
-      const input = numberInput(value, `Kernel entry, row ${i + 1}, column ${j + 1}`);
-      input.id = `kernel-${i + 1}-${j + 1}`;
-      this.listen(input, "kernel");
+      const input = numberInput(value, label(i + 1, j + 1));
+      input.id = `${name}-${i + 1}-${j + 1}`;
+      this.listen(input, name);
       place.append(input);
     }));
-    byId("rows").value = rows.length;
-    byId("columns").value = rows[0].length;
   }
 
   features() {
@@ -167,6 +183,14 @@ export class Settings {
   }
 }
 
+// The numbers of a table of inputs, row by row.
+function entries(name) {
+  const rows = Number(byId(name).dataset.rows ?? 0);
+  const values = Array.from(byId(name).querySelectorAll("input"), (input) => input.value.trim());
+  const columns = values.length / rows;
+  return Array.from({ length: rows }, (_, i) => values.slice(i * columns, (i + 1) * columns));
+}
+
 function numberInput(value, label) {
   const input = document.createElement("input");
   input.type = "text";
@@ -187,7 +211,7 @@ function step(event, done) {
   done();
 }
 
-function matrix(words) {
+function matrix(words = "") {
   return words.split(";").filter(Boolean).map((row) => row.split(","));
 }
 
