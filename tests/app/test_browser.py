@@ -191,6 +191,7 @@ def test_presets_draw_the_seeds_numbers(page):
     page.drawn(before)
     assert page.by("badge").text == "✓ stable" and not page.by("remedy").is_displayed()
     assert page.query["kernel"] == "2,-2;0,2" and page.query["integrator"] == "verlet"
+    assert page.by("field-words").text == "y′ = f(z Kᵀ + u), z′ = −f(y K + u)"
 
 
 def test_every_control_changes_the_picture_and_the_link(page):

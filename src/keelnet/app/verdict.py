@@ -94,11 +94,17 @@ def _what(paths: Paths, level: Level, amplification: float, grown: float) -> str
         return (
             f"Dissipative: differences shrink slowly; after {layers} they can still be told apart."
         )
+    drift = ""
+    if grown > SLOW:
+        drift = (
+            f" A small difference is at most {figure(grown)} times as large, {grown ** (1 / depth):.4g} a layer:"
+            " paths drift apart in phase."
+        )
     if apart is None:
-        return f"Stable: after {layers} the feature has neither grown nor died out."
+        return f"Stable: after {layers} the feature has neither grown nor died out.{drift}"
     return (
         f"Stable: after {layers} every distance between features is {apart[0]:.2g} to {apart[1]:.2g}"
-        " times what it was. Nothing explodes, nothing dies out."
+        f" times what it was. Nothing explodes, nothing dies out.{drift}"
     )
 
 

@@ -9,8 +9,8 @@ const WORDS = {
   hamiltonian: "Hamiltonian, one kernel: y′ = f(z Kᵀ + u), z′ = −f(y K + u)",
   double_hamiltonian: "Hamiltonian, two kernels: y′ = f(z K + u₁) Kᵀ, z′ = −f(y K + u₂) Kᵀ",
   euler: "Euler: the residual network",
-  rk4: "Runge–Kutta, fourth order",
-  midpoint: "midpoint, two steps",
+  rk4: "Runge–Kutta: fourth order",
+  midpoint: "midpoint: two steps",
   leapfrog: "leapfrog: y″ = f",
   verlet: "Verlet: z first, then y with the new z",
   full: "a whole one (as in the source)",
@@ -29,7 +29,7 @@ export class Settings {
     this.changed = changed;
     this.scene = {};
     for (const [name, known] of Object.entries(given.choices)) {
-      for (const value of known) byId(name).add(new Option(WORDS[value] ?? value, value));
+      for (const value of known) byId(name).add(new Option(words(value)[0], value));
       byId(name).addEventListener("change", () => this.read(name));
     }
     for (const name of [...PLAIN, "damping"]) this.listen(byId(name), name);
@@ -138,7 +138,6 @@ export class Settings {
     const sign = document.createElement("span");
     sign.className = "mark";
     sign.textContent = MARKS[index % MARKS.length];
-    sign.style.color = colourOf(index);
     sign.setAttribute("aria-hidden", "true");
     const inputs = feature.map((value, axis) => numberInput(value, `Feature ${index + 1}, ${["first", "second"][axis]} coordinate`));
     for (const input of inputs) this.listen(input, "features");
@@ -154,6 +153,13 @@ export class Settings {
     return item;
   }
 
+  // The marks in the colours of the theme.
+  paint() {
+    document.querySelectorAll("#features .mark").forEach((sign, index) => {
+      sign.style.color = colourOf(index);
+    });
+  }
+
   // A method that cannot move the chosen field gives way to one that can.
   fitMethod() {
     const fits = (name) => this.given.moves[name].includes(this.scene.field);
@@ -164,6 +170,7 @@ export class Settings {
   // What does not matter for this network is not shown.
   arrange() {
     for (const option of byId("integrator").options) option.disabled = !this.given.moves[option.value].includes(this.scene.field);
+    for (const name of ["field", "integrator"]) byId(`${name}-words`).textContent = words(this.scene[name])[1] ?? "";
     byId("start-row").hidden = !["verlet", "leapfrog"].includes(this.scene.integrator);
     byId("damping-row").hidden = this.scene.field !== "antisymmetric";
     byId("damping").disabled = byId("damping-slide").disabled = this.scene.damping === "auto";
@@ -211,8 +218,13 @@ function step(event, done) {
   done();
 }
 
-function matrix(words = "") {
-  return words.split(";").filter(Boolean).map((row) => row.split(","));
+// The name of a choice, and its formula where it has one.
+function words(value) {
+  return (WORDS[value] ?? value).split(": ");
+}
+
+function matrix(query = "") {
+  return query.split(";").filter(Boolean).map((row) => row.split(","));
 }
 
 function text(rows) {
