@@ -9,10 +9,10 @@ import torch
 from scenes import EVERY, FIRST
 
 import keelnet as kn
-from keelnet.app.growth import growth
-from keelnet.app.model import INTEGRATORS, Model
+from keelnet.app.message import Picture
+from keelnet.app.model import Model
 from keelnet.app.paths import Paths, arrows
-from keelnet.app.spectra import eigenvalues, region
+from keelnet.app.spectra import eigenvalues
 
 # Scenes that grow are what the page is for.
 pytestmark = pytest.mark.filterwarnings("ignore::keelnet.propagation.StabilityWarning")
@@ -37,7 +37,7 @@ def by_differentiation(model, feature):
 @pytest.mark.parametrize("name", EVERY)
 def test_growth_is_that_of_the_whole_map(name, depth):
     model = Model(replace(EVERY[name], depth=depth, **CHANGING))
-    found = growth(Paths(model))
+    found = Picture(model.scene).growth
     for feature in range(2):
         wanted = by_differentiation(model, feature)
         ends = 10.0 ** np.array([found.largest[-1, feature], found.smallest[-1, feature]])
@@ -55,7 +55,7 @@ def test_growth_of_a_deep_network_is_a_power(depth):
         depth=depth,
         features=((0.0, 0.0),),
     )
-    found = growth(Paths(Model(scene)))
+    found = Picture(scene).growth
     np.testing.assert_allclose(found.largest[:, 0], found.layers * math.log10(11), atol=1e-9)
     np.testing.assert_allclose(found.smallest, found.largest, atol=1e-9)
     assert found.layers[0] == 0 and found.layers[-1] == depth
@@ -82,21 +82,6 @@ def test_eigenvalues_of_hamiltonian_fields_are_the_singular_values_of_k():
     sigma = np.linalg.svd(np.array(scene.kernel), compute_uv=False)
     np.testing.assert_allclose(found[0].real, 0, atol=1e-12)
     np.testing.assert_allclose(np.sort(np.abs(found[0].imag)), np.sort(np.repeat(sigma, 2)))
-
-
-@pytest.mark.parametrize("name", INTEGRATORS)
-def test_the_outline_is_where_a_layer_neither_adds_nor_takes(name):
-    scene = next(scene for scene in EVERY.values() if scene.integrator == name)
-    integrator = Model(scene).integrator
-    outline = region(integrator)
-    values = outline[:, 0] + 1j * outline[:, 1]
-    np.testing.assert_allclose(integrator.amplification(1.0, values), 1, atol=1e-7)
-    if len(values) > 2:
-        middle = values.mean()
-        assert np.all(integrator.amplification(1.0, middle + 1.05 * (values - middle)) > 1)
-        np.testing.assert_allclose(values[0], values[-1], atol=1e-7)
-    else:
-        assert np.all(integrator.amplification(1.0, 1.05 * values[values != 0]) > 1)
 
 
 @pytest.mark.parametrize("name", EVERY)

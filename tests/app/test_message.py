@@ -148,6 +148,15 @@ def test_what_grows_past_all_numbers_is_no_number_in_json():
     assert json.loads(as_json(Picture(scene)))["verdict"]["grown"] is None
 
 
+@pytest.mark.parametrize("depth", [1, 300, 10_000])
+def test_growth_past_all_numbers_between_two_looks_is_still_a_number(depth):
+    """10¹² a layer at the origin, where the state stays finite."""
+    scene = replace(FIRST, kernel=((1e6, 0.0), (0.0, 1e6)), step_size=1e6, features=((0.0, 0.0),))
+    picture = Picture(replace(scene, depth=depth))
+    np.testing.assert_allclose(picture.growth.largest[:, 0], 12.0 * picture.growth.layers)
+    picture.as_bytes()
+
+
 def test_a_state_that_is_not_finite_is_an_error_with_its_layer():
     scene = replace(
         FIRST, activation="identity", kernel=((2.0, 0.0), (0.0, 2.0)), step_size=500.0, depth=200

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from keelnet.analysis.path import Path
 from keelnet.app.scene import STAGGERED, FieldName, Scene
 from keelnet.dynamics import (
     AntisymmetricField,
@@ -67,6 +68,12 @@ class Model:
         return damped(
             self.integrator, self.field, self.controls, self.scene.step_size, advise=False
         )
+
+    @property
+    def path(self) -> Path:
+        """What the analysis looks along."""
+        scene, field = self.scene, self.integrator.adapted(self.resolved)
+        return Path(self.integrator, field, self.controls, scene.step_size, scene.depth, False)
 
     @cached_property
     def controls(self) -> dict[str, Tensor]:

@@ -135,7 +135,7 @@ def _pushed(field: HamiltonianField, y: Tensor, theta: Theta) -> Tensor:
     """y'' = ∂y'/∂z · z' at z = 0."""
     pushed = field.rate_of_z(y, theta)
     start = torch.zeros_like(pushed)
-    _, second = torch.func.jvp(lambda z: field.rate_of_y(z, theta), (start,), (pushed,))
+    second: Tensor = torch.func.jvp(lambda z: field.rate_of_y(z, theta), (start,), (pushed,))[1]
     return second
 
 

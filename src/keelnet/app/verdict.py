@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from keelnet.app.growth import Growth
+from keelnet.analysis.courses import Course
 from keelnet.app.model import Model
 from keelnet.app.paths import Paths
 from keelnet.dynamics import AntisymmetricField
@@ -43,7 +43,7 @@ class Verdict:
     apart: tuple[float, float] | None
 
 
-def verdict(paths: Paths, grown: Growth) -> Verdict:
+def verdict(paths: Paths, grown: Course) -> Verdict:
     """What a scene's network does, from its spectrum (frozen in time) and from what was measured."""
     model = paths.model
     h = model.scene.step_size
