@@ -1,12 +1,16 @@
 """What is advised holds, and what does not hold is not advised: both are tried."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import keelnet as kn
+from keelnet.analysis import LayerStability, Spectrum
+from keelnet.analysis.advice import advice_for
 
 
 class Linear(nn.Module):
@@ -70,6 +74,16 @@ def test_an_advised_step_and_an_advised_damping_hold_euler(matrix):
         assert torch.linalg.eigvals(each).abs().max() <= 1 + 1e-3
     if not (maps or "kn.stabilised" in advice):
         assert "constrain the branch" in advice
+
+
+def test_eigenvalues_that_are_not_known_are_no_ground_for_advice():
+    spectrum = Spectrum(np.zeros(0, complex), -math.inf, 2.0, complete=False, converged=False)
+    layer = LayerStability(0, spectrum, 1.5, 0.5, math.nan, math.nan)
+    assert advice_for(layer) == "its eigenvalues did not converge, so no method can be advised"
+    some = Spectrum(np.array([0.5 + 0j]), 0.5, 2.0, complete=False, converged=False)
+    layer = LayerStability(0, some, 1.5, 0.5, 1.5, 0.0, 1.0)
+    assert "eigenvalues μ of ∂F/∂y that were found: real, 0.5" in advice_for(layer)
+    assert some.bounds == (0.5, 2.0)
 
 
 def test_a_rotation_is_not_put_under_verlet():

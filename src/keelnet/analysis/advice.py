@@ -82,7 +82,8 @@ def _cleaned(values: Complex) -> Complex:
 def _described(values: Complex) -> str:
     size = f"|μ| ≤ {np.abs(values).max():.3g}"
     if not values.imag.any():
-        return f"real, from {values.real.min():.3g} to {values.real.max():.3g}"
+        low, high = (f"{end:.3g}" for end in (values.real.min(), values.real.max()))
+        return f"real, {low}" if low == high else f"real, from {low} to {high}"
     if not values.real.any():
         return f"imaginary, {size}, on which Euler grows at every step size"
     return f"complex, Re μ from {values.real.min():.3g} to {values.real.max():.3g}, {size}"
