@@ -171,6 +171,32 @@ def test_a_block_that_keeps_a_state_is_named():
         kn.analysis.diagnose(nn.Sequential(Cache()), torch.ones(1, 4))
 
 
+def test_a_block_that_remembers_what_it_read_is_refused():
+    class Keys:
+        """A cache as decoders pass it along."""
+
+        def __init__(self):
+            self.seen = []
+
+    class Remembering(nn.Module):
+        def forward(self, hidden_states, cache):
+            cache.seen.append(hidden_states)
+            return hidden_states + 0.1 * torch.stack(cache.seen).sum(0)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Remembering()
+
+        def forward(self, x):
+            return self.block(
+                x, cache=Keys()
+            )  # anew in each pass, so that the network itself is repeatable
+
+    with pytest.raises(ValueError, match=r"block gives another value .*use_cache"):
+        kn.analysis.diagnose(Network(), torch.ones(1, 4))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_measured_in_float32(dtype):
     torch.manual_seed(0)

@@ -84,9 +84,14 @@ def not_finite(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]
 
 
 def require_apart(name: str, whole: Tensor, alone: Tensor) -> None:
-    """Raise ValueError where the first sample's value depends on the others: ``alone`` it was read without them."""
+    """Raise ValueError where the first sample's value depends on the others, or on calls before: ``alone`` came later."""
     if whole.shape[1:] == alone.shape[1:] and _alike(whole[:1], alone):
         return
+    if len(whole) == 1:
+        raise ValueError(
+            f"block {name} gives another value when it is called again; if it keeps a state, such as a cache of keys"
+            " (use_cache), switch that off"
+        )
     raise ValueError(
         f"block {name} does not treat the samples of x apart: the first alone gets another value than among"
         f" {len(whole)}. Samples go along axis 0 (attention: batch_first=True); or give x of one sample"
