@@ -103,6 +103,14 @@ def test_the_arrows_are_what_the_first_layer_does(name):
     )
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_the_bound_of_a_verdict_is_that_of_the_library(name):
+    scene = replace(EVERY[name], **CHANGING)
+    model = Model(scene)
+    wanted = kn.step_bound(model.integrator, model.resolved, model.controls, scene.step_size)
+    assert Picture(scene).verdict.step_bound == pytest.approx(wanted.step_size, rel=1e-12)
+
+
 @pytest.mark.parametrize("bias", [0.7, -2.0])
 def test_arrows_under_a_bias_are_second_differences(bias):
     scene = replace(EVERY["verlet-hamiltonian-half"], bias=((bias, bias),))
