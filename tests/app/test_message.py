@@ -157,6 +157,14 @@ def test_growth_past_all_numbers_between_two_looks_is_still_a_number(depth):
     picture.as_bytes()
 
 
+def test_distances_past_all_numbers_are_sent_as_none():
+    """Coordinates of 10²³⁶ are finite, their squares are not."""
+    scene = replace(FIRST, activation="identity", kernel=((1e6, 1.0), (0.0, 1e6)), step_size=0.1)
+    picture = Picture(replace(scene, integrator="midpoint", depth=42))
+    header, _ = unpacked(picture.as_bytes())
+    assert header["verdict"]["apart"] == [None, None] and header["window"] > 1e150
+
+
 def test_a_state_that_is_not_finite_is_an_error_with_its_layer():
     scene = replace(
         FIRST, activation="identity", kernel=((2.0, 0.0), (0.0, 2.0)), step_size=500.0, depth=200

@@ -73,6 +73,10 @@ def test_presets_have_keys_of_their_own_and_can_be_linked_to():
         ({"features": ";".join(["1,1"] * 13)}, "number of features must lie between 0 and 12"),
         ({"damping": "-1"}, "damping γ must lie between 0"),
         ({"strength": "2"}, "strength must lie between 0 and 1"),
+        (
+            {"period": "1e-300", "variation": "smooth"},
+            "period must lie between 1e-09 and 1,000,000",
+        ),
         ({"period": "0"}, "period must be a finite number above 0"),
         ({"integrator": "heun"}, "integrator must be one of euler, rk4"),
         ({"integrator": "verlet"}, "verlet does not move the plain field"),

@@ -185,11 +185,10 @@ def _padded(content: bytes, with_: bytes = b"\0") -> bytes:
     return content + with_ * (-len(content) % 4)
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def _finite(value: Any) -> Any:
     """JSON knows no infinity: null."""
-    bad = {
-        key
-        for key, value in values.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    }
-    return values | dict.fromkeys(bad)
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -41,6 +41,7 @@ MOST_LAYERS = 10_000
 MOST_FEATURES = 12
 MOST_PATHS = 1000
 MOST_POINTS = 2_000_000  # paths × layers: beyond, a picture takes seconds
+SHORTEST = 1e-9  # of a period: below, its sine is that of no number
 LARGEST = 1e6  # of a typed number: past it nothing can be seen
 
 
@@ -163,6 +164,8 @@ class Scene:
         ):
             if not value > 0 or not value <= LARGEST:
                 raise ValueError(f"{name} must be a finite number above 0, got {value:g}")
+        if self.variation != "constant":
+            _require_between("period", self.period, SHORTEST, LARGEST)
         _require_between("strength", self.strength, 0, 1)
 
     def _require_size(self) -> None:
