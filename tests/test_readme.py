@@ -29,6 +29,18 @@ def test_the_python_runs():
     assert "StepBound" in done.stdout and "torch.Size([8, 10])" in done.stdout
 
 
+def test_the_example_of_a_diagnosis_runs_and_prints_what_it_says():
+    page = (ROOT / "docs" / "stability.md").read_text()
+    (code,) = (
+        each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import" in each
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "largest: block 2 multiplies a perturbation by 1.500" in lines
+    assert "2 1.5" in lines
+
+
 def test_every_command_line_is_one_that_exists():
     command = get_command(app)
     lines = [line for block in blocks("sh") for line in block.splitlines()]

@@ -108,11 +108,39 @@ def test_blocks_can_be_named():
 
 @pytest.mark.parametrize(
     ("blocks", "message"),
-    [(["9"], "no submodule is named 9"), (["2"], "does not keep the shape")],
+    [
+        (["9"], "no submodule is named 9; see named_modules"),
+        (["1.1.frist"], "no submodule is named 1.1.frist; did you mean 1.1.first"),
+        ("1.1", "blocks must be a list of dotted names"),
+        ([], "or left out to search"),
+    ],
 )
 def test_bad_names_are_refused(blocks, message):
+    """A network's owner names blocks by hand."""
     with pytest.raises(ValueError, match=message):
         kn.analysis.diagnose(stacked(Plain), torch.randn(2, 3, 8, 8), blocks=blocks)
+
+
+def test_a_named_block_may_change_the_shape_and_what_is_passed_by_is_named():
+    torch.manual_seed(0)
+    network = ResNet(Basic, (2, 2, 2, 2), 1)
+    x = torch.randn(1, 3, 32, 32)
+    (note,) = (each for each in kn.analysis.diagnose(network, x).notes if "not looked at" in each)
+    assert "layer2.0, layer3.0, layer4.0," in note
+    (row,) = kn.analysis.diagnose(network, x, blocks=["layer4.0"], spectra=True).blocks
+    exact = torch.func.jacrev(network.eval().layer4[0])(_reaching(network, "layer4.0", x))
+    largest = torch.linalg.matrix_norm(exact.detach().reshape(256, 512).double(), 2)
+    assert row.growth == pytest.approx(float(largest), rel=0.01) and row.layers == ()
+    assert "changes the shape" in row.advice
+
+
+def _reaching(network, name, x):
+    found = []
+    block = network.get_submodule(name)
+    handle = block.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    network(x)
+    handle.remove()
+    return found[0].detach()
 
 
 class Bottleneck(nn.Module):

@@ -191,6 +191,7 @@ def test_presets_draw_the_seeds_numbers(page):
     page.drawn(before)
     assert page.by("badge").text == "✓ stable" and not page.by("remedy").is_displayed()
     assert page.query["kernel"] == "2,-2;0,2" and page.query["integrator"] == "verlet"
+    assert page.by("field-words").text == "y′ = f(z Kᵀ + u), z′ = −f(y K + u)"
 
 
 def test_every_control_changes_the_picture_and_the_link(page):
@@ -217,6 +218,7 @@ def test_every_control_changes_the_picture_and_the_link(page):
         "rows": "3",
         "columns": "3",
         "kernel-3-3": "0.7",
+        "bias-1-2": "0.4",
         "across": "2",
         "up": "4",
     }
@@ -230,6 +232,7 @@ def test_every_control_changes_the_picture_and_the_link(page):
         )
         assert value in page.query.get(key, value), name
     assert page.query["kernel"] == "2,-1.5,0;0.5,2,0;0,0,0.7"
+    assert page.query["bias"] == "0,0.4,0"
     link = page.driver.current_url
     table = page.export("json")[0]
     page.open(link.removeprefix(page.address))
@@ -255,6 +258,33 @@ def test_a_field_brings_a_method_that_moves_it(page):
     assert not page.driver.find_element(By.CSS_SELECTOR, "#integrator [value=verlet]").is_enabled()
     page.set("rows", "3")
     assert page.query["kernel"].count(";") == 2 and page.query["kernel"].count(",") == 6
+
+
+def test_a_bias_has_a_place_for_every_number_that_the_field_takes(page):
+    page.open("/?preset=fig2b")
+    page.set("bias-1-1", "0.5")
+    assert 'controls["bias"] = torch.tensor([0.5, 0.0]' in page.export("py")[0]
+    shapes = {}
+    for field, rows, columns in (
+        ("hamiltonian", "2", "2"),
+        ("hamiltonian", "3", "2"),
+        ("double_hamiltonian", "2", "3"),
+        ("symmetric", "2", "3"),
+    ):
+        for name, value in (("field", field), ("rows", rows), ("columns", columns)):
+            if page.by(name).get_attribute("value") != value:
+                page.set(name, value)
+            assert not page.error
+        shapes[field, rows] = page.query["bias"]
+    assert shapes == {
+        ("hamiltonian", "2"): "0.5,0",
+        ("hamiltonian", "3"): "0.5",
+        ("double_hamiltonian", "2"): "0.5,0,0;0,0,0",
+        ("symmetric", "2"): "0.5,0,0",
+    }
+    page.set("bias-1-2", "NaN")
+    assert "bias entry 1, 2 must be a finite number" in page.error
+    assert page.by("bias-1-2").get_attribute("aria-invalid") == "true"
 
 
 def test_features_are_added_by_pointer_and_by_keys_and_removed(page):

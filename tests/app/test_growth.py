@@ -9,10 +9,10 @@ import torch
 from scenes import EVERY, FIRST
 
 import keelnet as kn
-from keelnet.app.growth import growth
-from keelnet.app.model import INTEGRATORS, Model
+from keelnet.app.message import Picture
+from keelnet.app.model import Model
 from keelnet.app.paths import Paths, arrows
-from keelnet.app.spectra import eigenvalues, region
+from keelnet.app.spectra import eigenvalues
 
 # Scenes that grow are what the page is for.
 pytestmark = pytest.mark.filterwarnings("ignore::keelnet.propagation.StabilityWarning")
@@ -37,7 +37,7 @@ def by_differentiation(model, feature):
 @pytest.mark.parametrize("name", EVERY)
 def test_growth_is_that_of_the_whole_map(name, depth):
     model = Model(replace(EVERY[name], depth=depth, **CHANGING))
-    found = growth(Paths(model))
+    found = Picture(model.scene).growth
     for feature in range(2):
         wanted = by_differentiation(model, feature)
         ends = 10.0 ** np.array([found.largest[-1, feature], found.smallest[-1, feature]])
@@ -55,7 +55,7 @@ def test_growth_of_a_deep_network_is_a_power(depth):
         depth=depth,
         features=((0.0, 0.0),),
     )
-    found = growth(Paths(Model(scene)))
+    found = Picture(scene).growth
     np.testing.assert_allclose(found.largest[:, 0], found.layers * math.log10(11), atol=1e-9)
     np.testing.assert_allclose(found.smallest, found.largest, atol=1e-9)
     assert found.layers[0] == 0 and found.layers[-1] == depth
@@ -84,21 +84,6 @@ def test_eigenvalues_of_hamiltonian_fields_are_the_singular_values_of_k():
     np.testing.assert_allclose(np.sort(np.abs(found[0].imag)), np.sort(np.repeat(sigma, 2)))
 
 
-@pytest.mark.parametrize("name", INTEGRATORS)
-def test_the_outline_is_where_a_layer_neither_adds_nor_takes(name):
-    scene = next(scene for scene in EVERY.values() if scene.integrator == name)
-    integrator = Model(scene).integrator
-    outline = region(integrator)
-    values = outline[:, 0] + 1j * outline[:, 1]
-    np.testing.assert_allclose(integrator.amplification(1.0, values), 1, atol=1e-7)
-    if len(values) > 2:
-        middle = values.mean()
-        assert np.all(integrator.amplification(1.0, middle + 1.05 * (values - middle)) > 1)
-        np.testing.assert_allclose(values[0], values[-1], atol=1e-7)
-    else:
-        assert np.all(integrator.amplification(1.0, 1.05 * values[values != 0]) > 1)
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_the_arrows_are_what_the_first_layer_does(name):
     """y moves along them: at once, or by h² where a velocity has to be gained first."""
@@ -116,6 +101,25 @@ def test_the_arrows_are_what_the_first_layer_does(name):
     np.testing.assert_allclose(
         directions, np.linalg.norm(moved, axis=-1) * np.linalg.norm(rates, axis=-1), rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_bound_of_a_verdict_is_that_of_the_library(name):
+    scene = replace(EVERY[name], **CHANGING)
+    model = Model(scene)
+    wanted = kn.step_bound(model.integrator, model.resolved, model.controls, scene.step_size)
+    assert Picture(scene).verdict.step_bound == pytest.approx(wanted.step_size, rel=1e-12)
+
+
+@pytest.mark.parametrize("bias", [0.7, -2.0])
+def test_arrows_under_a_bias_are_second_differences(bias):
+    scene = replace(EVERY["verlet-hamiltonian-half"], bias=((bias, bias),))
+    model = Model(replace(scene, step_size=1e-4, depth=2))
+    _, rates = arrows(model, model.y0.numpy())
+    y = Paths(model).y.astype(float)
+    # y moves by h f(u) in every layer, too; what is left of two layers is y'' h².
+    second = (y[2] - 2 * y[1] + y[0]) / 1e-8
+    np.testing.assert_allclose(second, rates, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,15 @@ def test_a_density_lies_where_the_path_does(points):
         {},
         {"variation": "abrupt", "strength": 0.3, "period": 0.9, "cloud": 20, "activation": "relu"},
         {"variation": "smooth", "strength": 0.3, "period": 0.9, "features": (), "cloud": 3},
+        {"bias": ((0.3, -0.2),)},
     ],
-    ids=["constant", "abrupt", "smooth"],
+    ids=["constant", "abrupt", "smooth", "bias"],
 )
 def test_the_exported_python_gives_the_exported_numbers(name, changes):
-    picture = Picture(replace(EVERY[name], **changes))
+    scene = EVERY[name]
+    if "bias" in changes:
+        changes = {"bias": changes["bias"] * scene.biases[0]}
+    picture = Picture(replace(scene, **changes))
     table = json.loads(as_json(picture))
     found = {"__name__": "exported"}
     exec(compile(as_python(picture), "scene.py", "exec"), found)
@@ -142,6 +146,23 @@ def test_what_grows_past_all_numbers_is_no_number_in_json():
     header, _ = unpacked(Picture(scene).as_bytes())
     assert header["verdict"]["grown"] is None and "10³⁰⁸" in header["verdict"]["what"]
     assert json.loads(as_json(Picture(scene)))["verdict"]["grown"] is None
+
+
+@pytest.mark.parametrize("depth", [1, 300, 10_000])
+def test_growth_past_all_numbers_between_two_looks_is_still_a_number(depth):
+    """10¹² a layer at the origin, where the state stays finite."""
+    scene = replace(FIRST, kernel=((1e6, 0.0), (0.0, 1e6)), step_size=1e6, features=((0.0, 0.0),))
+    picture = Picture(replace(scene, depth=depth))
+    np.testing.assert_allclose(picture.growth.largest[:, 0], 12.0 * picture.growth.layers)
+    picture.as_bytes()
+
+
+def test_distances_past_all_numbers_are_sent_as_none():
+    """Coordinates of 10²³⁶ are finite, their squares are not."""
+    scene = replace(FIRST, activation="identity", kernel=((1e6, 1.0), (0.0, 1e6)), step_size=0.1)
+    picture = Picture(replace(scene, integrator="midpoint", depth=42))
+    header, _ = unpacked(picture.as_bytes())
+    assert header["verdict"]["apart"] == [None, None] and header["window"] > 1e150
 
 
 def test_a_state_that_is_not_finite_is_an_error_with_its_layer():

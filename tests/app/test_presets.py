@@ -75,3 +75,11 @@ def test_the_page_and_reproduce_give_the_same_numbers():
 )
 def test_the_verdict_is_the_one_that_the_title_promises(key, level):
     assert Picture(SCENES[key].scene).verdict.level == level
+
+
+@pytest.mark.parametrize("key", ["plus-verlet", "fig3-N1000-y_in_R2", "fig3-N20-y_in_R2"])
+def test_a_stable_verdict_does_not_hide_how_far_differences_drift(key):
+    verdict = Picture(SCENES[key].scene).verdict
+    rate = verdict.grown ** (1 / SCENES[key].scene.depth)
+    said = f"{rate:.4g} a layer: paths drift apart" in verdict.what
+    assert said == (verdict.grown > 2) and rate < 1.05

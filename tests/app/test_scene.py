@@ -4,13 +4,14 @@ from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scenes import EVERY, FIRST
 
 from keelnet.app.model import Model
 from keelnet.app.presets import PRESETS
-from keelnet.app.scene import LARGEST, MOST_LAYERS, Scene
+from keelnet.app.scene import LARGEST, MOST_LAYERS, SQUARE, Scene
 
 NUMBERS = st.floats(-LARGEST, LARGEST)
 POSITIVE = st.floats(1e-9, LARGEST)
@@ -57,6 +58,9 @@ def test_presets_have_keys_of_their_own_and_can_be_linked_to():
         ({"kernel": "1,2;3"}, "2 or 3 rows and 2 or 3 columns"),
         ({"kernel": ""}, "2 or 3 rows and 2 or 3 columns"),
         ({"kernel": "1,2,3;4,5,6"}, "plain field needs a square kernel, got 2 × 3"),
+        ({"bias": "1,2,3"}, "bias of the plain field and this kernel has 1 × 2 numbers, got 3"),
+        ({"bias": "1,nan"}, "bias entry 1, 2 must be a finite number"),
+        ({"bias": "1,"}, "bias must be a number, got ''"),
         ({"depth": "10000000"}, "depth must lie between 1 and 10,000 layers, got 10,000,000"),
         ({"depth": "0"}, "depth must lie between 1"),
         ({"depth": "2.5"}, "depth must be a whole number"),
@@ -69,6 +73,10 @@ def test_presets_have_keys_of_their_own_and_can_be_linked_to():
         ({"features": ";".join(["1,1"] * 13)}, "number of features must lie between 0 and 12"),
         ({"damping": "-1"}, "damping γ must lie between 0"),
         ({"strength": "2"}, "strength must lie between 0 and 1"),
+        (
+            {"period": "1e-300", "variation": "smooth"},
+            "period must lie between 1e-09 and 1,000,000",
+        ),
         ({"period": "0"}, "period must be a finite number above 0"),
         ({"integrator": "heun"}, "integrator must be one of euler, rk4"),
         ({"integrator": "verlet"}, "verlet does not move the plain field"),
@@ -78,6 +86,29 @@ def test_presets_have_keys_of_their_own_and_can_be_linked_to():
 def test_what_cannot_be_shown_is_refused(query, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(")):
         Scene.from_query(query)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("kernel", [FIRST.kernel, ((0.6, -1.1), (0.4, 0.3), (0.2, 0.1))])
+def test_a_bias_is_that_of_the_library(name, kernel):
+    """u is added before f in every layer, and a query gives it back."""
+    if len(kernel) == 3 and EVERY[name].field in SQUARE:
+        return
+    scene = replace(EVERY[name], kernel=kernel)
+    count, width = scene.biases
+    assert Model(replace(scene, bias=((0.0,) * width,) * count)).controls.keys() == (
+        Model(scene).controls.keys()
+    )
+    scene = replace(scene, bias=tuple((0.3 + i,) * width for i in range(count)))
+    assert again(scene) == scene
+    model = Model(scene)
+    theta = {key: value[0] for key, value in model.controls.items()}
+    bare = {key: value for key, value in theta.items() if not key.startswith("bias")}
+    zero = [torch.zeros(1, n, dtype=torch.float64) for n in scene.channels if n]
+    moved = model.resolved.rates(tuple(zero), theta)
+    still = model.resolved.rates(tuple(zero), bare)
+    assert all(float(part.abs().max()) == 0 for part in still)
+    assert all(float(part.abs().max()) > 0.05 for part in moved)
 
 
 def test_names_that_are_the_pages_own_are_left_alone():

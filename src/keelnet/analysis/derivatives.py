@@ -94,7 +94,7 @@ def differentiated(function: Map, y: Tensor) -> Derivative:
     same = linearised(function)
     try:
         jacobian = Jacobian(same, y)
-        jacobian.pushed(torch.zeros_like(jacobian.value))
+        jacobian.pushed(torch.zeros_like(jacobian.y))
     except RuntimeError as reason:
         if "differentiat" not in str(reason) and "derivative" not in str(reason):
             raise

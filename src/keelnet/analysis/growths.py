@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keelnet.analysis.courses import course_of
+from keelnet.analysis.layers import precise
 from keelnet.analysis.path import Path, PathDerivative
 from keelnet.analysis.singular import SMALL, Derivative, Extremes, Real, extremes
 
@@ -73,10 +75,14 @@ def growth_by_layer(path: Path, y: Tensor) -> Real:
     size = y[0].numel()
     if size > SMALL:
         return _followed(path, y)
-    identity = torch.eye(size, dtype=y.dtype, device=y.device).reshape(size, *y.shape[1:])
-    tangents = path.tangents(y.repeat(size, *(1,) * (y.ndim - 1)), identity)
-    rows = [torch.linalg.svdvals(each.flatten(1).double())[[0, -1]] for each in tangents]
-    return torch.stack(rows).cpu().numpy()
+    with torch.no_grad():
+        path, start = precise(path, path.begin(y))
+        states = [start, *path.states(start, range(path.depth))]
+    found = course_of(
+        path, tuple(map(torch.stack, zip(*states, strict=True))), np.arange(path.depth + 1)
+    )
+    with np.errstate(over="ignore"):
+        return 10 ** np.concatenate([found.largest[1:], found.smallest[1:]], axis=1)
 
 
 def _followed(path: Path, y: Tensor) -> Real:

@@ -62,9 +62,9 @@ class LayerStability:
 
 def layer_stability(path: Path, state: State, layer: int, steps: int = STEPS) -> LayerStability:
     """The stability of one layer at its state of one sample (parts (1, …)); ``steps`` as in `spectrum_of`."""
-    path, state = _precise(path, state)
+    path, state = precise(path, state)
     spectrum = _spectrum(path, state, layer, steps)
-    found = extremes(differentiated(_layer_map(path, state, layer), _joined(state)), small=DENSE)
+    found = extremes(differentiated(_layer_map(path, state, layer), joined(state)), small=DENSE)
     ends = float(found.largest[0]), float(found.smallest[0])
     return as_layer(layer, spectrum, ends, path.integrator, path.h)
 
@@ -101,7 +101,7 @@ def euler_damping(h: float, eigenvalues: Complex) -> float | None:
     return 2 * least / h if least <= high.min() else None
 
 
-def _precise(path: Path, state: State) -> tuple[Path, State]:
+def precise(path: Path, state: State) -> tuple[Path, State]:
     """In float64, except for modules, whose buffers have a type of their own."""
     if isinstance(path.field, (ModuleField, _ModulePair)):
         return path, state
@@ -118,8 +118,8 @@ def _spectrum(path: Path, state: State, layer: int, steps: int) -> Spectrum:
         return oscillation_of(of_z, of_y, _oscillates(field), steps)
     # Leapfrog and Midpoint carry a second part that is no argument of the rate.
     parts = state if isinstance(field, PartitionedField) else state[:1]
-    rate = _flattened(lambda given: field.rates(given, theta), parts)
-    return spectrum_of(jacobian_at(rate, _joined(parts)), steps)
+    rate = flattened(lambda given: field.rates(given, theta), parts)
+    return spectrum_of(jacobian_at(rate, joined(parts)), steps)
 
 
 def _oscillates(field: PartitionedField) -> bool:
@@ -151,15 +151,15 @@ def _vector(x: Tensor) -> Real:
 
 
 def _layer_map(path: Path, state: State, layer: int) -> Flat:
-    return _flattened(lambda parts: path.step(parts, layer), state)
+    return flattened(lambda parts: path.step(parts, layer), state)
 
 
-def _joined(parts: State) -> Tensor:
+def joined(parts: State) -> Tensor:
     """All numbers of each sample in a row."""
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
-def _flattened(function: Callable[[State], State], parts: State) -> Flat:
+def flattened(function: Callable[[State], State], parts: State) -> Flat:
     """The same map on rows of all numbers of a sample."""
     shapes = [part.shape[1:] for part in parts]
     sizes = [part[0].numel() for part in parts]
@@ -167,6 +167,6 @@ def _flattened(function: Callable[[State], State], parts: State) -> Flat:
     def flat(x: Tensor) -> Tensor:
         pieces = torch.split(x, sizes, dim=1)
         given = [piece.reshape(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
-        return _joined(function(tuple(given)))
+        return joined(function(tuple(given)))
 
     return flat

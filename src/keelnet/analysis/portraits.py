@@ -9,13 +9,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from keelnet.analysis.outlines import outline
 from keelnet.analysis.reports import BlockStability
 from keelnet.propagation import Integrator, Leapfrog
 
 # Okabe and Ito: apart for every kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 REGION = "#DCE9F2"
-EDGE = 1e-9  # above 1 still inside: rounding
 
 
 def spectra_figure(block: BlockStability) -> Figure:
@@ -34,7 +34,7 @@ def spectra_figure(block: BlockStability) -> Figure:
     window = _window(np.concatenate(points), second)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
-    _region(axes, method, window)
+    _region(axes, method)
     numbers = [layer.layer + 1 for layer in block.layers]
     many = numbers[-1] > numbers[0]
     colours = Normalize(numbers[0], numbers[-1] if many else numbers[0] + 1)
@@ -72,31 +72,18 @@ def _window(points: np.ndarray, second: bool) -> tuple[float, float, float, floa
     return left - spare, right + spare, -top, top
 
 
-def _region(axes: Axes, method: Integrator, window: tuple[float, float, float, float]) -> None:
+def _region(axes: Axes, method: Integrator) -> None:
     """|R| ≤ 1: shaded, and as a thick line where it is no wider than one."""
-    x, y = np.linspace(*window[:2], 401), np.linspace(*window[2:], 401)
-    grid = method.amplification(1.0, (x[None] + 1j * y[:, None]).astype(complex))
-    inside = grid <= 1 + EDGE
-    if inside[1:, 1:].sum() > 500:
-        axes.contourf(x, y, grid, levels=[0, 1], colors=[REGION], zorder=0)
-        axes.contour(x, y, grid, levels=[1], colors=[BLUE], linewidths=1.2, zorder=1)
-        axes.plot([], [], color=BLUE, linewidth=1.2, label="|R| ≤ 1: no growth (shaded)")
+    points = outline(method)
+    if len(points) > 2:
+        axes.fill(*points.T, color=REGION, zorder=0)
+        label = "|R| ≤ 1: no growth (shaded)"
+        axes.plot(*points.T, color=BLUE, linewidth=1.2, zorder=1, label=label)
     else:
-        _segment(axes, method, window)
+        label = "|R| ≤ 1: no growth"
+        axes.plot(*points.T, color=BLUE, linewidth=5, alpha=0.4, zorder=1, label=label)
     for draw in (axes.axhline, axes.axvline):
         draw(0, color="0.8", linewidth=0.8, zorder=0.5)
-
-
-def _segment(axes: Axes, method: Integrator, window: tuple[float, float, float, float]) -> None:
-    label = "|R| ≤ 1: no growth"
-    for line, limits in ((1j, window[2:]), (1.0, window[:2])):
-        along = np.linspace(*limits, 2001)
-        held = method.amplification(1.0, (along * line).astype(complex)) <= 1 + EDGE
-        if held.sum() > 10:
-            shown = np.where(held, along, np.nan)
-            still = np.zeros_like(shown)
-            across, up = (still, shown) if line == 1j else (shown, still)
-            axes.plot(across, up, color=BLUE, linewidth=5, alpha=0.4, zorder=1, label=label)
 
 
 def growth_figure(block: BlockStability) -> Figure:

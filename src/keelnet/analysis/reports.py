@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from keelnet.analysis.advice import GROWS, advice_for
 from keelnet.analysis.layers import LayerStability
-from keelnet.analysis.tables import figure, table
+from keelnet.analysis.tables import factor, figure, listed, table, wrapped
 from keelnet.propagation import Integrator
 
 # A layer that grows by less than this is lost in the rounding of float32.
@@ -31,6 +32,7 @@ class BlockStability:
     without growth, set by bound_layer (None where no spectrum is known). damping: the γ that would hold Euler at this
     h; None where none would, and for other methods. energy_deviation, energy_drift and reversal_error as in
     `Invariants`. layers: details of those asked for; course: (largest, least) after every layer, see `growth_by_layer`.
+    obstacle: why there is no growth to measure; then growth is inf for the block that is to blame, nan for others.
     """
 
     name: str
@@ -52,6 +54,7 @@ class BlockStability:
     layers: tuple[LayerStability, ...] = ()
     course: tuple[tuple[float, float], ...] = ()
     integrator: Integrator | None = None
+    obstacle: str | None = None
 
     @property
     def final_time(self) -> float | None:
@@ -61,7 +64,7 @@ class BlockStability:
     @property
     def exponents(self) -> tuple[float, float] | None:
         """Finite-time Lyapunov exponents log(σ) / T, the largest and the least; of a block without h, T is its depth."""
-        if self.smallest is None:
+        if self.smallest is None or not math.isfinite(self.growth):
             return None
         time = self.final_time or self.depth
         return tuple(
@@ -82,10 +85,12 @@ class BlockStability:
         The amplification takes f' at its largest: where activations saturate, the growth that was
         measured stays far below its power. A growth above `GROWN` is unstable though no frozen layer grows.
         """
+        if math.isnan(self.growth):
+            return f"not measured: {self.obstacle or 'not finite'}"
         if not math.isfinite(self.growth):
-            return "unstable: not finite"
+            return f"unstable: {self.obstacle or 'not finite'}"
         if self.amplification is None:
-            return "grows" if self.growth > 1 + 1e-3 else "does not grow"
+            return "grows" if self.growth > 1 + GROWS else "does not grow"
         if self.amplification > 1 + TOLERANCE:
             return f"unstable: up to ×{self.amplification:.6g} a layer"
         if self.growth > GROWN:
@@ -126,10 +131,12 @@ class BlockStability:
     @property
     def advice(self) -> str | None:
         """What would hold an unstable block; None for others."""
-        if not self.unstable:
+        if not self.unstable or self.obstacle is not None:
             return None
         if self.amplification is None and self.step_size is None:
-            return "put its branch under a stable method: kn.stabilised(…)"
+            if self.integrator is None:
+                return "it changes the shape, so no method holds it as a step; smaller weights do"
+            return advice_for(self.layers[0] if self.layers else None)
         if self.amplification is None:
             return 'look at the spectra of its layers (layers="all"): a smaller h, or a branch with another spectrum'
         if self.amplification <= 1 + TOLERANCE:
@@ -148,19 +155,22 @@ class BlockStability:
 
 @dataclass(frozen=True)
 class StabilityReport:
-    """The blocks in the order in which they are met; ``str()`` is a table."""
+    """The blocks in the order in which they are met, and what a reader must know; ``str()`` is a table."""
 
     blocks: tuple[BlockStability, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def stable(self) -> bool:
-        """Whether no block was found unstable or growing."""
-        return not any(block.unstable for block in self.blocks)
+        """Whether no block was found unstable or growing, and none was left unmeasured."""
+        return not any(block.unstable or math.isnan(block.growth) for block in self.blocks)
 
     @property
     def worst(self) -> BlockStability:
-        """The block that grows most."""
-        return max(self.blocks, key=lambda block: block.growth)
+        """The block that grows most; of blocks that are not finite the first."""
+        return max(
+            self.blocks, key=lambda block: -1.0 if math.isnan(block.growth) else block.growth
+        )
 
     def as_table(self) -> dict[str, Any]:
         """Plain values; what is not finite is None, a complex number [real, imaginary]."""
@@ -172,7 +182,12 @@ class StabilityReport:
             }
             for block in self.blocks
         ]
-        return {"stable": self.stable, "blocks": blocks}
+        return {
+            "stable": self.stable,
+            "largest": self.worst.name,
+            "blocks": blocks,
+            "notes": list(self.notes),
+        }
 
     def to_json(self) -> str:
         """``as_table`` as JSON."""
@@ -186,21 +201,44 @@ class StabilityReport:
         for block in self.blocks:
             if block.step_size is not None:
                 parts.append(f"{block.name}: {block.reasons}\n")
-            if block.advice is not None:
-                parts.append(f"{block.name}: to hold it, {block.advice}\n")
+        parts.append(f"{self._largest()}\n")
+        parts += [wrapped(f"{listed(names)}: {advice}") for advice, names in self._advised()]
+        parts += [wrapped(f"note: {note}") for note in self.notes]
         return "".join(parts)
+
+    def _largest(self) -> str:
+        worst = self.worst
+        if not math.isfinite(worst.growth):
+            return f"largest: block {worst.name}: {worst.obstacle or 'not finite'}"
+        at_least = "" if worst.converged else "at least "
+        return f"largest: block {worst.name} multiplies a perturbation by {at_least}{factor(worst.growth)}"
+
+    def _advised(self) -> list[tuple[str, list[str]]]:
+        """Each advice once, with the blocks that it is for."""
+        found: dict[str, list[str]] = {}
+        for block in self.blocks:
+            if block.advice is not None:
+                aim = "" if block.step_size is None else "to hold it, "
+                found.setdefault(aim + block.advice, []).append(block.name)
+        return list(found.items())
 
     def _columns(self) -> dict[str, list[str]]:
         """Cells by heading; a column of empty ones is not shown."""
         return {
             "block": [block.name for block in self.blocks],
             "method": [block.method for block in self.blocks],
-            "layers": [str(block.depth) for block in self.blocks],
+            "layers": [
+                "" if block.step_size is None else str(block.depth) for block in self.blocks
+            ],
             "h": [figure(block.step_size) for block in self.blocks],
             "step bound": [figure(block.step_bound) for block in self.blocks],
-            "growth": [figure(block.growth) for block in self.blocks],
+            "growth": [_growth(block) for block in self.blocks],
             "verdict": [block.verdict for block in self.blocks],
         }
+
+
+def _growth(block: BlockStability) -> str:
+    return factor(block.growth) if block.converged else f"≥ {factor(block.growth)}"
 
 
 def _layer_columns(looked: list[tuple[BlockStability, LayerStability]]) -> dict[str, list[str]]:

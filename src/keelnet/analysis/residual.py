@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from keelnet.analysis.derivatives import differentiated, exact_attention
+from keelnet.analysis.calls import NARROW, Call
+from keelnet.analysis.conditions import (
+    not_finite,
+    require_apart,
+    require_readable,
+    require_repeatable,
+)
+from keelnet.analysis.derivatives import differentiated
 from keelnet.analysis.growths import Growth, growth_of
 from keelnet.analysis.layers import LayerStability, as_layer, jacobian_at
 from keelnet.analysis.reports import BlockStability, StabilityReport
+from keelnet.analysis.search import residual_blocks
 from keelnet.analysis.spectra import spectrum_of
-from keelnet.analysis.visits import evaluating, require_readable, require_repeatable, visit
+from keelnet.analysis.tables import listed
+from keelnet.analysis.visits import evaluating, visit
+from keelnet.dynamics.kernels import require_count
 from keelnet.propagation import Euler
 
-# Operations that may stand on the way of the identity: sums, shapes, activations and norms after the
-# sum. What multiplies by weights (Addmm, Mm, Convolution, …) belongs to a branch.
-CARRIERS = (
-    "Add",
-    "Relu",
-    "Gelu",
-    "Silu",
-    "Elu",
-    "Tanh",
-    "Hardtanh",
-    "LeakyRelu",
-    "NativeLayerNorm",
-)
 SETTLED = 2e-3  # of a growth: a block is left when five iterations raise it by less
-SHAPES = ("View", "Reshape", "Transpose", "Permute", "Clone", "Alias", "UnsafeView", "Unsqueeze")
 
 
 def diagnose(
@@ -41,150 +39,204 @@ def diagnose(
     spectra: bool = False,
     iterations: int = 30,
 ) -> StabilityReport:
-    """The growth of every residual block of an ordinary network at the inputs x (samples, …).
+    """The growth of every residual block of an ordinary network at the inputs x (samples, …); tokens are whole numbers.
 
     A residual block is a submodule whose output is its own input plus something of it: its graph has a way
-    from output to input through sums (of which another term depends on the input, too), activations and norms
-    alone, and no submodule of it has one. It may be without parameters.
-    Or name them by their dotted names in ``blocks``. Each is taken for a step y + F(y) of Euler with h = 1: the largest
-    and the least singular value of its Jacobian at the features that reach it, the worst of the samples. ``spectra``
+    from output to input through sums (of which another term depends on the input, too), factors of one number, activations
+    and norms alone, and no submodule of it has one. It may be without parameters. Of a block of several tensors the
+    first that it is given and the first of that shape that it answers are meant (`Call`); the others are held.
+    Or name them by their dotted names in ``blocks``; such a block may change the shape. Each is taken for a step y + F(y) of
+    Euler with h = 1: the largest and the least singular value of its Jacobian at the features that reach it, the worst of
+    the samples. A block that is called several times is measured at each call. ``spectra``
     adds the spectrum of ∂F/∂y of each, the margin of 1 + λ to the unit circle, and the largest h for which y + h F(y)
     would not grow.
 
-    The module is put in evaluation mode meanwhile. Raises ValueError where no block is found, for unknown names, for
-    blocks that do not keep their shape, for x that is not finite or on another device, and for modules that draw random
-    numbers in evaluation mode.
+    A block whose weights, output or derivative are not finite is reported with its reason, and what follows as not measured.
+    Half-precision blocks are measured in float32. The module is put in evaluation mode meanwhile (dropout off, running
+    statistics). Raises ValueError where no block is found, for unknown names, where weights outside of blocks are not finite,
+    for x that is not finite or on another device or that the module cannot read, and for modules that draw random
+    numbers in evaluation mode or mix the samples.
     """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile was given
     require_readable(module, x)
+    require_count("iterations", iterations)
     named = dict(module.named_modules())
-    unknown = [name for name in blocks or () if name not in named]
-    if unknown:
-        raise ValueError(f"no submodule is named {', '.join(unknown)}; see named_modules()")
+    _require_names(blocks, named)
+    names = {part: name or "0" for name, part in named.items()}
     with evaluating(module):
         require_repeatable(module, x)
-        chosen = [named[name] for name in blocks] if blocks else _found(module, x)
-        names = {part: name for name, part in named.items()}
-        rows: list[BlockStability] = []
-
-        def look(part: nn.Module, y: Tensor) -> None:
-            rows.append(_measured(names[part] or "0", part, y, spectra, iterations))
-
-        visit(module, chosen, x, look)
-    lost = [
-        names[part] for part in chosen if (names[part] or "0") not in {row.name for row in rows}
-    ]
+        if blocks is None:
+            chosen, notes = residual_blocks(module, x, names)
+        else:
+            chosen, notes = [named[name] for name in dict.fromkeys(blocks)], []
+        _require_finite_outside(module, chosen)
+        rows = _looked_at(module, chosen, x, names, spectra, iterations)
+    lost = [names[part] for part in chosen if names[part] not in rows]
     if lost:
-        raise ValueError(f"{', '.join(lost)} did not get one tensor while the module read x")
-    return StabilityReport(tuple(rows))
-
-
-def _found(module: nn.Module, x: Tensor) -> list[nn.Module]:
-    """The innermost residual blocks; raises ValueError where there are none."""
-    residual: list[nn.Module] = []
-
-    def look(part: nn.Module, y: Tensor) -> None:
-        # What is inside has been looked at before: only one block's graph is alive at a time.
-        outer = any(inner in residual for inner in part.modules())
-        if not outer and _is_residual(part, y):
-            residual.append(part)
-
-    visit(module, _compound(module), x[:1], look, keeping=True)
-    if not residual:
         raise ValueError(
-            f"no residual block was found in {type(module).__name__}; name them with"
-            " blocks=[…], by the dotted names of named_modules()"
+            f"{', '.join(lost)} got no tensor of floating-point numbers while the module read x"
         )
-    return residual
+    return StabilityReport(tuple(rows.values()), (*notes, *_notes(module, chosen)))
 
 
-def _compound(module: nn.Module) -> list[nn.Module]:
-    """Submodules that may hold a sum: all but torch's own single operations, in the order of definition."""
-    return [
-        part
-        for part in module.modules()
-        if next(part.children(), None) is not None or not type(part).__module__.startswith("torch.")
+def _require_names(blocks: Sequence[str] | None, named: dict[str, nn.Module]) -> None:
+    if blocks is None:
+        return
+    if isinstance(blocks, str) or not all(isinstance(name, str) for name in blocks) or not blocks:
+        raise ValueError(
+            'blocks must be a list of dotted names, such as ["layer3.1"], or left out to search for residual'
+            f" blocks; got {blocks!r}"
+        )
+    unknown = [name for name in blocks if name not in named]
+    if unknown:
+        near = get_close_matches(unknown[0], named)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see named_modules()"
+        raise ValueError(f"no submodule is named {', '.join(unknown)}; {hint}")
+
+
+def _require_finite_outside(module: nn.Module, chosen: Sequence[nn.Module]) -> None:
+    inside = {id(own) for block in chosen for own in (*block.parameters(), *block.buffers())}
+    outside = [
+        words for name, words in not_finite(module) if id(_tensor(module, name)) not in inside
     ]
+    if outside:
+        raise ValueError(
+            f"{listed(outside)}, outside of every residual block, so there is nothing to measure; take weights from"
+            " before they were lost"
+        )
 
 
-def _is_residual(part: nn.Module, y: Tensor) -> bool:
-    """Whether a way from the output to the input runs through at least one sum and no weights."""
-    if not y.is_floating_point():
-        return False
-    leaf = y[:1].clone().requires_grad_()
-    with torch.enable_grad(), exact_attention():
-        value = part(leaf.clone())  # it may change its input in place
-    if not isinstance(value, Tensor) or value.shape != leaf.shape or value.grad_fn is None:
-        return False
-    return _reaches(value.grad_fn, leaf, summed=False)
-
-
-def _reaches(node: Node, leaf: Tensor, summed: bool) -> bool:
-    depends = _dependent(node, leaf)
-    pending = [(node, summed)]
-    while pending:
-        current, has_sum = pending.pop()
-        if getattr(current, "variable", None) is leaf and has_sum:
-            return True
-        name = current.name().rsplit("::", 1)[-1]
-        if not name.startswith((*CARRIERS, *SHAPES)) or name.startswith(("Addmm", "Addbmm")):
-            continue
-        terms = [after for after, _ in current.next_functions if after in depends]
-        # x plus a constant, such as an encoding of positions, is no step.
-        has_sum = has_sum or (name.startswith("AddBackward") and len(terms) > 1)
-        pending += [(after, has_sum) for after in terms]
-    return False
-
-
-def _dependent(node: Node, leaf: Tensor) -> set[Node]:
-    """The nodes of the graph behind ``node`` whose values depend on the leaf."""
-    order, seen, pending = [], {node}, [node]
-    while pending:
-        current = pending.pop()
-        order.append(current)
-        for after, _ in current.next_functions:
-            if after is not None and after not in seen:
-                seen.add(after)
-                pending.append(after)
-    users: dict[Node, list[Node]] = {}
-    for current in order:
-        for after, _ in current.next_functions:
-            if after is not None:
-                users.setdefault(after, []).append(current)
-    found = {each for each in order if getattr(each, "variable", None) is leaf}
-    pending = list(found)
-    while pending:
-        for user in users.get(pending.pop(), []):
-            if user not in found:
-                found.add(user)
-                pending.append(user)
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    owner, _, own = name.rpartition(".")
+    found: Tensor = getattr(module.get_submodule(owner), own)
     return found
 
 
-def _measured(
-    name: str, part: nn.Module, y: Tensor, spectra: bool, iterations: int
-) -> BlockStability:
-    with torch.no_grad():
-        value = part(y[:1].clone())
-    if not isinstance(value, Tensor) or value.shape != y[:1].shape:
-        raise ValueError(f"block {name} does not keep the shape of its input, so it is no step")
-    growth = growth_of(lambda some: differentiated(part, some), y, iterations, SETTLED)
+def _looked_at(
+    module: nn.Module,
+    chosen: Sequence[nn.Module],
+    x: Tensor,
+    names: dict[nn.Module, str],
+    spectra: bool,
+    iterations: int,
+) -> dict[str, BlockStability]:
+    """Rows by name, in the order of the calls. Where blocks get other tensors, too, one sample at a time."""
+    rows: dict[str, BlockStability] = {}
+    alone = True
+
+    def measured(sample: int | None) -> None:
+        calls: dict[nn.Module, int] = {}
+
+        def look(call: Call) -> None:
+            nonlocal alone
+            alone = alone and (call.alone or sample is not None)
+            if not alone:
+                return
+            count = calls[call.part] = calls.get(call.part, 0) + 1
+            name = names[call.part] + (f" (call {count})" if count > 1 else "")
+            row = _measured(name, call, spectra, iterations)
+            row = row if sample is None else replace(row, sample=sample)
+            rows[name] = row if name not in rows else _worse(rows[name], row)
+
+        visit(module, chosen, x if sample is None else x[sample : sample + 1], look, again=True)
+
+    measured(None if len(x) > 1 else 0)
+    if not alone:
+        rows.clear()
+        alone = True
+        for sample in range(len(x)):
+            measured(sample)
+    return rows
+
+
+def _worse(one: BlockStability, other: BlockStability) -> BlockStability:
+    """Of one block at two samples."""
+    if math.isnan(one.growth) or math.isnan(other.growth):
+        return one if math.isnan(other.growth) else other
+    assert one.smallest is not None and other.smallest is not None
+    most = other if other.growth > one.growth else one
+    least = other if other.smallest < one.smallest else one
+    return replace(
+        most,
+        smallest=least.smallest,
+        least_converged=least.least_converged,
+        converged=one.converged and other.converged,
+    )
+
+
+def _measured(name: str, call: Call, spectra: bool, iterations: int) -> BlockStability:
+    kind = type(call.part).__name__
+    bad = next(not_finite(call.part, name), None)
+    if bad is not None:
+        return _not_finite(name, kind, bad[1])
+    if not bool(call.y.isfinite().all()):
+        reason = "what reaches it is not finite"
+        return BlockStability(name, kind, 1, math.nan, obstacle=reason, integrator=Euler())
+    shape = _shape_of_one(name, call)
+    if shape is None:
+        size = float(call.y.abs().max())
+        return _not_finite(
+            name, kind, f"its output is not finite, what reaches it is (up to {size:.3g})"
+        )
+    step = shape == call.y[:1].shape
+    call = call.precise()
+    growth = growth_of(lambda some: differentiated(call, some), call.y, iterations, SETTLED)
+    if not math.isfinite(growth.largest):
+        return _not_finite(name, kind, "its derivative is not finite")
     row = BlockStability(
         name,
-        type(part).__name__,
+        kind,
         1,
         growth.largest,
         smallest=growth.smallest,
         converged=growth.converged,
         least_converged=growth.least_converged,
         sample=growth.sample,
-        integrator=Euler(),
+        integrator=Euler() if step else None,
     )
-    if not spectra:
+    if not (spectra and step):
         return row
-    return replace(row, layers=(_as_step(part, y[growth.sample : growth.sample + 1], growth),))
+    return replace(row, layers=(_as_step(call, call.y[growth.sample : growth.sample + 1], growth),))
 
 
-def _as_step(part: nn.Module, y: Tensor, growth: Growth) -> LayerStability:
+def _shape_of_one(name: str, call: Call) -> torch.Size | None:
+    """Of the output for one sample; None where an output is not finite. Raises ValueError where samples mix."""
+    with torch.no_grad():
+        whole, alone = call(call.y.clone()), call(call.y[:1].clone())
+    if not bool(whole.isfinite().all()):
+        return None
+    require_apart(name, whole, alone)
+    return alone.shape
+
+
+def _not_finite(name: str, kind: str, reason: str) -> BlockStability:
+    return BlockStability(
+        name, kind, 1, math.inf, smallest=0.0, obstacle=reason, integrator=Euler()
+    )
+
+
+def _as_step(call: Call, y: Tensor, growth: Growth) -> LayerStability:
     """y + F(y) as a step of Euler with h = 1, at one sample."""
-    spectrum = spectrum_of(jacobian_at(lambda some: part(some) - some, y))
+    spectrum = spectrum_of(jacobian_at(lambda some: call(some) - some, y))
     return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0)
+
+
+def _notes(module: nn.Module, chosen: Sequence[nn.Module]) -> list[str]:
+    """What a reader must know of how it was measured."""
+    inside = [part for block in chosen for part in block.modules()]
+    notes = []
+    unused = [
+        each
+        for each in inside
+        if isinstance(each, _BatchNorm)
+        and each.num_batches_tracked is not None
+        and int(each.num_batches_tracked) == 0
+    ]
+    if unused:
+        notes.append(
+            f"batch norms that have seen no batch yet: {len(unused)}. Their running statistics are 0 and 1, so growth is that"
+            " without normalisation; let the network read some batches in train() first"
+        )
+    if any(own.dtype in NARROW for block in chosen for own in block.parameters()):
+        notes.append("blocks of half precision were measured in float32")
+    return notes

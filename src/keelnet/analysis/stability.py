@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from keelnet.analysis.calls import Call
+from keelnet.analysis.conditions import require_readable, require_repeatable
 from keelnet.analysis.growths import growth_by_layer, growth_of
 from keelnet.analysis.invariants import invariants
 from keelnet.analysis.layers import euler_damping, layer_stability
 from keelnet.analysis.path import Path, PathDerivative
 from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.spectra import Complex
-from keelnet.analysis.visits import evaluating, require_readable, require_repeatable, visit
+from keelnet.analysis.visits import evaluating, visit
 from keelnet.dynamics.fields import AntisymmetricField
 from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
@@ -56,9 +58,9 @@ def stability(
         )
     rows: list[BlockStability] = []
 
-    def look(part: nn.Module, y: Tensor) -> None:
-        assert isinstance(part, Block)
-        rows.append(_measured(blocks[part], part, y, layers, iterations))
+    def look(call: Call) -> None:
+        assert isinstance(call.part, Block)
+        rows.append(_measured(blocks[call.part], call.part, call.y, layers, iterations))
 
     with evaluating(network):
         require_repeatable(network, x)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 WIDTH = 120
+SHOWN = 5  # names in a sentence
 TEXT = ("block", "method", "verdict")  # columns that are read, not compared
 
 
@@ -34,3 +36,19 @@ def figure(value: float | None) -> str:
     if value is not None and math.isnan(value):
         return "?"
     return "" if value is None else f"{value + 0.0:.4g}"
+
+
+def factor(value: float) -> str:
+    """Four digits, with zeros at their end: 1.500 is not 1.5003."""
+    return figure(value) if not 1e-3 <= abs(value) < 1e3 else f"{value:#.4g}"
+
+
+def wrapped(line: str) -> str:
+    """A sentence as wide as a table, with its line end."""
+    return textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) + "\n"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are beside them."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from keelnet.analysis.conditions import require_finite
 from keelnet.analysis.derivatives import Jacobian
-from keelnet.analysis.visits import evaluating, require_finite
+from keelnet.analysis.visits import evaluating
 from keelnet.networks.network import blocks_of
 from keelnet.propagation import store_all
 

@@ -1,16 +1,17 @@
-"""Visits: what reaches the parts of a network while it reads x, and the conditions for looking at it."""
+"""Visits: how the parts of a network are called while it reads x."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as trees
 
-Look = Callable[[nn.Module, Tensor], None]
+from keelnet.analysis.calls import Call, answered
+
+Look = Callable[[Call], None]
 
 
 def visit(
@@ -19,23 +20,37 @@ def visit(
     x: Tensor,
     look: Look,
     keeping: bool = False,
+    again: bool = False,
 ) -> None:
-    """Let the network read x; ``look`` is called with each part and the one tensor that first reaches it.
+    """Let the network read x; ``look`` is given the first call of each part (``again``: every one).
 
-    It looks while the network reads, so that what reached other parts need not be kept. Parts that do not get
-    exactly one tensor are passed by. ``keeping``: only at parts that keep the shape, each when it has answered, so
-    that parts come before what holds them; the tensor may have been changed in place by then.
+    It looks while the network reads, so that what reached other parts need not be kept. Calls without a floating-point
+    tensor are passed by. ``keeping``: each when it has answered, so that parts come before what holds them; the
+    features may have been changed in place by then, so that only calls that answer in their shape are looked at.
     """
-    wanted = set(parts)
+    wanted, looking = set(parts), False
 
-    def stop(part: nn.Module, inputs: tuple[object, ...], *answer: object) -> None:
-        if part in wanted and len(inputs) == 1 and isinstance(inputs[0], Tensor):
-            wanted.remove(part)  # before it looks, which may call the part again
-            if not keeping or _shape(answer[0]) == inputs[0].shape:
-                look(part, inputs[0].detach())
+    def stop(
+        part: nn.Module, args: tuple[Any, ...], named: dict[str, Any], *answer: object
+    ) -> None:
+        nonlocal looking
+        call = None if looking or part not in wanted else Call.of(part, args, named)
+        if call is None:
+            return
+        if not again:
+            wanted.remove(part)
+        if keeping and not _keeps(call, answer[0]):
+            return
+        looking = True  # looking may call parts again
+        try:
+            look(call)
+        finally:
+            looking = False
 
     handles = [
-        part.register_forward_hook(stop) if keeping else part.register_forward_pre_hook(stop)
+        part.register_forward_hook(stop, with_kwargs=True)
+        if keeping
+        else part.register_forward_pre_hook(stop, with_kwargs=True)
         for part in parts
     ]
     try:
@@ -46,8 +61,9 @@ def visit(
             handle.remove()
 
 
-def _shape(answer: object) -> torch.Size | None:
-    return answer.shape if isinstance(answer, Tensor) else None
+def _keeps(call: Call, answer: object) -> bool:
+    value = answered(answer, call.y.shape)
+    return value is not None and value.shape == call.y.shape
 
 
 @contextmanager
@@ -60,43 +76,3 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def require_finite(x: Tensor) -> None:
-    """Raise ValueError unless x is a tensor of finite floating-point numbers."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not bool(x.isfinite().all()):
-        raise ValueError("x must be a tensor of finite floating-point numbers, one sample a row")
-
-
-def require_readable(network: nn.Module, x: Tensor) -> None:
-    """Raise ValueError for an x that the network cannot read: of another device, not finite, of no sample."""
-    if isinstance(x, Tensor):
-        homes = {own.device for own in chain(network.parameters(), network.buffers())}
-        if homes and x.device not in homes:
-            home = str(next(iter(homes)))
-            raise ValueError(f"x is on {x.device}, but the network on {home}; use x.to({home!r})")
-    require_finite(x)
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(
-            f"x must hold at least one sample, (samples, channels, …); got {tuple(x.shape)}"
-        )
-
-
-def require_repeatable(network: nn.Module, x: Tensor) -> None:
-    """Raise ValueError where a network gives another value the second time, though it is in evaluation mode."""
-    with torch.no_grad():
-        before = torch.get_rng_state()
-        first = network(x[:1])
-        if torch.equal(before, torch.get_rng_state()):
-            return  # it drew no random numbers
-        again = network(x[:1])
-    if not _alike(first, again):
-        raise ValueError(
-            f"{type(network).__name__} draws random numbers in evaluation mode too (functional dropout?), so it has"
-            " no derivative to measure; turn them off, for example with dropout(x, training=self.training)"
-        )
-
-
-def _alike(first: object, second: object) -> bool:
-    pairs = zip(trees.tree_leaves(first), trees.tree_leaves(second), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from keelnet.analysis.outlines import outline
 from keelnet.app.message import ARROWS, Picture
 from keelnet.app.paths import arrows
-from keelnet.app.spectra import eigenvalues, region
+from keelnet.app.spectra import eigenvalues
 from keelnet.experiments.figures import field_arrows
 from keelnet.experiments.pictures import png as png_bytes
 
@@ -88,12 +89,12 @@ def _plane(axes: Axes, picture: Picture) -> None:
 
 def _spectrum(axes: Axes, picture: Picture) -> None:
     model = picture.paths.model
-    outline = region(model.integrator)
+    edge = outline(model.integrator)
     squared = picture.scene.integrator == "leapfrog"
     scale = picture.scene.step_size ** (2 if squared else 1)
     values = scale * eigenvalues(picture.paths)[1]
-    axes.fill(*outline.T, color="#009E73", alpha=0.25)
-    axes.plot(*outline.T, color="#009E73", linewidth=2 if len(outline) == 2 else 1)
+    axes.fill(*edge.T, color="#009E73", alpha=0.25)
+    axes.plot(*edge.T, color="#009E73", linewidth=2 if len(edge) == 2 else 1)
     axes.plot(values.real.ravel(), values.imag.ravel(), ".", color="#777777", markersize=3)
     axes.plot(values[0].real, values[0].imag, "X", color="#D55E00", markersize=8)
     name = "h² λ" if squared else "h λ"

@@ -135,8 +135,21 @@ def _controls(scene: Scene) -> list[str]:
         ]
     if scene.field == "double_hamiltonian":
         constant = "kernel.repeat(depth, 1, 1)"
-        return [*lines, f'controls = {{"weight_1": {constant}, "weight_2": weights}}']
-    return [*lines, 'controls = {"weight": weights}']
+        lines.append(f'controls = {{"weight_1": {constant}, "weight_2": weights}}')
+        return lines + _biases(scene, "bias_1", "bias_2")
+    return [*lines, 'controls = {"weight": weights}', *_biases(scene, "bias")]
+
+
+def _biases(scene: Scene, *names: str) -> list[str]:
+    """u, the same in every layer, where it is not 0."""
+    if not any(value for row in scene.bias for value in row):
+        return []
+    one = scene.biases[1] == 1
+    times = "depth" if one else "depth, 1"
+    return [
+        f'controls["{name}"] = torch.tensor({list(row)!r}, dtype=torch.float64).repeat({times})'
+        for name, row in zip(names, scene.bias, strict=True)
+    ]
 
 
 EXPORTS: Mapping[str, tuple[str, Callable[[Picture], bytes]]] = {

@@ -19,16 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keelnet.analysis.courses import Course, course_of, sampled
+from keelnet.analysis.outlines import outline
 from keelnet.app.density import density
-from keelnet.app.growth import Growth, growth, sampled
 from keelnet.app.model import Model
 from keelnet.app.paths import Paths, arrows
 from keelnet.app.scene import Scene
-from keelnet.app.spectra import eigenvalues, region
+from keelnet.app.spectra import eigenvalues
 from keelnet.app.verdict import Verdict, verdict
 
 Array = NDArray[Any]
 ARROWS = 15  # along each side of the plane
+GROWTHS = 128  # layers at which growth is read; all are multiplied
 CURVE = 256  # layers at which a curve is drawn
 DRAWN = 2001  # layers at which a path is drawn at most
 MANY = 20_000  # points of the cloud: beyond, it is drawn as a density
@@ -57,8 +59,10 @@ class Picture:
         return Paths(Model(self.scene))
 
     @cached_property
-    def growth(self) -> Growth:
-        return growth(self.paths)
+    def growth(self) -> Course:
+        """Of each feature, or of the first point."""
+        layers = sampled(self.scene.depth, GROWTHS)
+        return course_of(self.paths.model.path, self.paths.parts, layers)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -96,7 +100,7 @@ class Picture:
             "shrinking": self.growth.smallest.T,
             "eigen_layers": layers,
             "eigenvalues": np.stack([values.real, values.imag], axis=-1),
-            "region": region(self.paths.model.integrator),
+            "region": outline(self.paths.model.integrator),
         }
         header = {
             "verdict": _finite(asdict(self.verdict)),
@@ -181,11 +185,10 @@ def _padded(content: bytes, with_: bytes = b"\0") -> bytes:
     return content + with_ * (-len(content) % 4)
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def _finite(value: Any) -> Any:
     """JSON knows no infinity: null."""
-    bad = {
-        key
-        for key, value in values.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    }
-    return values | dict.fromkeys(bad)
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

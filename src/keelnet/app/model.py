@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from keelnet.analysis.path import Path
 from keelnet.app.scene import STAGGERED, FieldName, Scene
 from keelnet.dynamics import (
     AntisymmetricField,
@@ -68,13 +69,31 @@ class Model:
             self.integrator, self.field, self.controls, self.scene.step_size, advise=False
         )
 
+    @property
+    def path(self) -> Path:
+        """What the analysis looks along."""
+        scene, field = self.scene, self.integrator.adapted(self.resolved)
+        return Path(self.integrator, field, self.controls, scene.step_size, scene.depth, False)
+
     @cached_property
     def controls(self) -> dict[str, Tensor]:
         """One name a control, layers first."""
         changing = self._kernel * self.factors[:, None, None]
         if self.scene.field != "double_hamiltonian":
-            return {"weight": changing}
-        return {"weight_1": self._kernel.expand_as(changing).clone(), "weight_2": changing}
+            return {"weight": changing} | self._biases("bias")
+        constant = self._kernel.expand_as(changing).clone()
+        return {"weight_1": constant, "weight_2": changing} | self._biases("bias_1", "bias_2")
+
+    def _biases(self, *names: str) -> dict[str, Tensor]:
+        """u of every layer, where it is not 0."""
+        if not any(value for row in self.scene.bias for value in row):
+            return {}
+        depth, scalar = self.scene.depth, self.scene.biases[1] == 1
+        rows = torch.tensor(self.scene.bias, dtype=torch.float64)
+        return {
+            name: (row[0] if scalar else row).expand(depth, *row.shape[scalar:]).clone()
+            for name, row in zip(names, rows, strict=True)
+        }
 
     @cached_property
     def factors(self) -> Tensor:

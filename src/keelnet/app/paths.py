@@ -131,6 +131,14 @@ class Paths:
         return torch.func.vmap(energy)(first, second, controls).numpy()
 
 
+def _pushed(field: HamiltonianField, y: Tensor, theta: Theta) -> Tensor:
+    """y'' = ∂y'/∂z · z' at z = 0."""
+    pushed = field.rate_of_z(y, theta)
+    start = torch.zeros_like(pushed)
+    second: Tensor = torch.func.jvp(lambda z: field.rate_of_y(z, theta), (start,), (pushed,))[1]
+    return second
+
+
 def _half_square(y: Tensor, _: Tensor, theta: Theta) -> Tensor:
     return 0.5 * y.square().sum(-1)
 
@@ -139,17 +147,20 @@ def arrows(model: Model, points: Array) -> tuple[str, Array] | None:
     """What moves y at points (..., 2) of its first two coordinates: in words, and (..., 2).
 
     y' of fields of one part, any other coordinate 0, y'' under Leapfrog. Of a Hamiltonian field y' depends on z
-    alone; shown is what the first layers do, y'' at z = 0: −f(y K) Kᵀ. None of two kernels.
+    alone; shown is what the first layers add to f(u), y'' at z = 0: −f(y K + u) Kᵀ times f'(u), which is taken for 1
+    where u is 0. None of two kernels.
     """
     field = model.resolved
+    theta = {name: value[0] for name, value in model.controls.items()}
+    y = torch.nn.functional.pad(torch.from_numpy(points), (0, model.scene.channels[0] - 2))
     words = "y′"
     if isinstance(model.integrator, Leapfrog):
         words = "y″"
     if isinstance(field, HamiltonianField):
-        field, words = SymmetricField(field.kernel, field.activation), "y″ where z = 0"
+        words = "y″ where z = 0"
+        if "bias" in theta:
+            return words, _pushed(field, y, theta)[..., :2].numpy()
+        field = SymmetricField(field.kernel, field.activation)
     if not isinstance(field, Field):
         return None
-    theta = {name: value[0] for name, value in model.controls.items()}
-    y = torch.from_numpy(points)
-    y = torch.nn.functional.pad(y, (0, model.scene.channels[0] - 2))
     return words, field.rate(y, theta)[..., :2].numpy()

@@ -78,7 +78,7 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         "fig2b",
         "Fig. 2(b): Euler, K₊: unstable",
-        "y₁ and y₂ begin side by side and leave in opposite directions.",
+        "Features 1 (●) and 2 (■) begin side by side and leave in opposite directions.",
         _EULER,
     ),
     Preset(

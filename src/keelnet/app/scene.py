@@ -41,6 +41,7 @@ MOST_LAYERS = 10_000
 MOST_FEATURES = 12
 MOST_PATHS = 1000
 MOST_POINTS = 2_000_000  # paths × layers: beyond, a picture takes seconds
+SHORTEST = 1e-9  # of a period: below, its sine is that of no number
 LARGEST = 1e6  # of a typed number: past it nothing can be seen
 
 
@@ -48,7 +49,8 @@ LARGEST = 1e6  # of a typed number: past it nothing can be seen
 class Scene:
     """A network of N identical (or slowly changing) layers, and the features that go through it.
 
-    kernel: K, acting as ``y @ K``. K(t) = K (1 + strength · s(t)): s = 0 ("constant"), sin(2π t / period)
+    kernel: K, acting as ``y @ K``. bias: u of f(y K + u), one row for each bias of the field (`biases`) or none for 0; the
+    same in all layers. K(t) = K (1 + strength · s(t)): s = 0 ("constant"), sin(2π t / period)
     ("smooth") or its sign ("abrupt"); of two kernels the second alone changes. damping: γ of the
     antisymmetric field, None for the least that holds. features: the first two coordinates of each, any other
     starts at 0. cloud: so many more points, spread over a disc of radius ``spread``.
@@ -60,6 +62,7 @@ class Scene:
     start: Start = "full"
     activation: str = "tanh"
     kernel: Rows = ((2.0, -2.0), (0.0, 2.0))
+    bias: Rows = ()
     damping: float | None = 0.0
     step_size: float = 0.1
     depth: int = 21
@@ -77,6 +80,7 @@ class Scene:
                     f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
                 )
         self._require_fit()
+        self._require_bias()
         self._require_numbers()
         self._require_size()
 
@@ -92,6 +96,14 @@ class Scene:
         if self.field not in TWO_PARTS:
             return rows, 0
         return rows, columns if self.field == "hamiltonian" else rows
+
+    @property
+    def biases(self) -> tuple[int, int]:
+        """How many biases the field has, and numbers in each: one for both halves of a rectangular Hamiltonian kernel."""
+        rows, columns = len(self.kernel), len(self.kernel[0])
+        if self.field == "hamiltonian":
+            return 1, columns if rows == columns else 1
+        return (2 if self.field == "double_hamiltonian" else 1), columns
 
     def as_query(self) -> str:
         """The query string of a permalink: what differs from the first scene is enough, all is said."""
@@ -123,6 +135,17 @@ class Scene:
                 f"the {self.field} field needs a square kernel, got {rows} × {columns.pop()}"
             )
 
+    def _require_bias(self) -> None:
+        count, width = self.biases
+        if self.bias and [len(row) for row in self.bias] != [width] * count:
+            raise ValueError(
+                f"the bias of the {self.field} field and this kernel has {count} × {width} numbers, got"
+                f" {' + '.join(str(len(row)) for row in self.bias)}"
+            )
+        for i, row in enumerate(self.bias, 1):
+            for j, value in enumerate(row, 1):
+                _require_finite(f"bias entry {i}, {j}", value)
+
     def _require_numbers(self) -> None:
         for i, row in enumerate(self.kernel, 1):
             for j, value in enumerate(row, 1):
@@ -141,6 +164,8 @@ class Scene:
         ):
             if not value > 0 or not value <= LARGEST:
                 raise ValueError(f"{name} must be a finite number above 0, got {value:g}")
+        if self.variation != "constant":
+            _require_between("period", self.period, SHORTEST, LARGEST)
         _require_between("strength", self.strength, 0, 1)
 
     def _require_size(self) -> None:
@@ -206,6 +231,7 @@ def _as_it_is(name: str, text: str) -> str:
 
 _READERS: Mapping[str, Callable[[str, str], object]] = {
     "kernel": _rows,
+    "bias": _rows,
     "features": _rows,
     "damping": _damping,
     "depth": _count,

@@ -22,14 +22,20 @@ class Control(nn.Module):
     straight lines and holds the last value to T. Layer j of N sees θ(j T / N), so N = M gives the
     knots themselves.
 
-    values: one tensor a name, knots first. Raises ValueError for unequal numbers of knots.
+    values: one tensor a name, knots first; of a field without parameters none, then ``knots`` counts.
+    Raises ValueError for unequal numbers of knots.
     """
 
     def __init__(
-        self, values: Mapping[str, Tensor], interpolation: Interpolation = "linear"
+        self,
+        values: Mapping[str, Tensor],
+        interpolation: Interpolation = "linear",
+        knots: int | None = None,
     ) -> None:
         super().__init__()
         counts = {name: value.shape[0] if value.ndim else 0 for name, value in values.items()}
+        if knots is not None:
+            counts["knots"] = knots
         if len(set(counts.values())) != 1 or min(counts.values()) < 1:
             raise ValueError(
                 f"all controls need the same number of knots, at least 1; got {counts or 'none'}"
@@ -75,7 +81,7 @@ class Control(nn.Module):
                     gain / math.sqrt(slot.kernel.fan_in)
                 )
             values[name] = one.expand(knots, *shape).clone()
-        return cls(values, interpolation)
+        return cls(values, interpolation, knots)
 
     def values(self) -> dict[str, Tensor]:
         """The parameters by control name, knots first."""
@@ -99,7 +105,7 @@ class Control(nn.Module):
                 name: self._sampled(value, factor * self.knots).clone()
                 for name, value in self.values().items()
             }
-        return Control(values, self.interpolation)
+        return Control(values, self.interpolation, factor * self.knots)
 
     def _sampled(self, value: Tensor, depth: int) -> Tensor:
         """Integer arithmetic keeps the knots exact."""

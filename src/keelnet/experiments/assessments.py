@@ -88,9 +88,12 @@ def _advised(block: BlockStability) -> list[str]:
     if bound is None or block.step_size is None:
         return []
     if needed is None or not math.isfinite(bound):
-        return [
-            f"{block.name}: {'every' if bound else 'no'} step size is stable" + _otherwise(block)
-        ]
+        held = (
+            f"; damping γ = {block.damping:.4g} holds it"
+            if block.damping and block.unstable
+            else ""
+        )
+        return [f"{block.name}: {'every' if bound else 'no'} step size is stable{held}"]
     return [
         f"{block.name}: advised step size h ≤ {bound:.4g}, {needed} or more layers at T = {block.final_time:.4g}"
         f" (now h = {block.step_size:.4g}, {block.depth} layers)" + _otherwise(block)

@@ -65,7 +65,7 @@ class Block(nn.Module):
             self.control.at_layers(self.depth),
             self.step_size,
             strategy,
-            depth=None,
+            depth=self.depth,
             checked=self.checked,
             advise=advise,
         )

@@ -44,7 +44,8 @@ def stabilised(
 
     blocks: modules of one shape that keep that of their input; whole=False: they are the branches themselves. Their
     parameters are copied into the Block's Control, a knot a layer. Raises ValueError for blocks whose
-    parameters differ in shape, and for several with buffers (batch norm), which a Control cannot hold.
+    parameters differ in shape, for several with buffers (batch norm), which a Control cannot hold, and under Verlet for
+    blocks whose layers do not tell how many ``channels`` they read.
     """
     if not blocks or not all(isinstance(block, nn.Module) for block in blocks):
         raise ValueError(f"stabilised needs a list of modules, at least one; got {blocks!r}")
@@ -63,4 +64,9 @@ def stabilised(
     depth = len(branches)
     field = ModuleField(branches[0], channels, axis)
     method = Verlet() if integrator is None else integrator
-    return Block(method, field, depth, depth * step_size, Control(values), strategy)
+    if isinstance(method, Verlet) and field.width is None:
+        raise ValueError(
+            "the layers of the blocks do not tell how many channels they read, so whether features are to be split in two"
+            " halves cannot be told; pass channels=…"
+        )
+    return Block(method, field, depth, depth * step_size, Control(values, knots=depth), strategy)

@@ -1,12 +1,12 @@
 // The curves by layer, and the eigenvalues on the region of the method.
 
-import { brushOf, colourOf, COLOURS, shortly, themed, ticks } from "./brush.js";
+import { brushOf, colourOf, shortly, themed, ticks } from "./brush.js";
 import { placeOf } from "./message.js";
 
 const LEFT = 46;
 const BOTTOM = 30;
 const TOP = 8;
-const RIGHT = 34;
+const RIGHT = 38;
 
 // curves: [{values, colour, name}], at the layers given; logarithmic: the values are powers of ten already.
 export function drawCurves(canvas, layers, curves, { layer, depth, logarithmic = false, level = null }) {
@@ -23,23 +23,34 @@ export function drawCurves(canvas, layers, curves, { layer, depth, logarithmic =
   }
   brush.lineWidth = 1.6;
   let taken = [];
-  for (const { values, colour, name } of curves) {
+  curves.forEach(({ values, colour, name }, index) => {
+    // Over a curve that it would hide a curve is dashed.
+    const hides = curves.slice(0, index).some((other) => values.every((value, at) => Math.abs(y(value) - y(other.values[at])) < 1.5));
+    brush.setLineDash(hides ? [7, 7] : []);
     brush.strokeStyle = colour;
-    stroke(brush, Array.from(values, (value, index) => [x(layers[index]), y(value)]));
-    taken = label(brush, name, colour, width - RIGHT + 3, y(values[values.length - 1]) + 4, taken);
-  }
+    stroke(brush, Array.from(values, (value, at) => [x(layers[at]), y(value)]));
+    brush.setLineDash([]);
+    taken = label(brush, name, colour, width - RIGHT + 3, y(values[values.length - 1]) + 4, height - BOTTOM, taken);
+  });
   brush.strokeStyle = themed("ink");
   brush.lineWidth = 1;
   stroke(brush, [[x(layer), TOP], [x(layer), height - BOTTOM]]);
 }
 
-// A name at the end of its curve, or below the names that stand there.
-function label(brush, name, colour, x, y, taken) {
+// A name at the end of its curve with a stroke of its colour, or below the names that stand there; above them at the bottom.
+function label(brush, name, colour, x, end, bottom, taken) {
   if (!name) return taken;
-  while (taken.some((other) => Math.abs(other - y) < 11)) y += 1;
+  const free = (step) => {
+    let y = Math.min(end, bottom);
+    while (taken.some((other) => Math.abs(other - y) < 12)) y += step;
+    return y;
+  };
+  const y = free(1) <= bottom ? free(1) : free(-1);
   brush.fillStyle = colour;
+  brush.fillRect(x, y - 9, 3, 10);
+  brush.fillStyle = themed("ink");
   brush.textAlign = "left";
-  brush.fillText(name, x, y);
+  brush.fillText(name, x + 5, y);
   return [...taken, y];
 }
 
@@ -97,8 +108,7 @@ export function drawSpectrum(canvas, picture, layer) {
   const x = (value) => width / 2 + (value - box.x) * box.unit;
   const y = (value) => (height - BOTTOM + TOP) / 2 - (value - box.y) * box.unit;
   spectrumAxes(brush, { width, height, x, y, box });
-  brush.fillStyle = COLOURS[3];
-  brush.strokeStyle = COLOURS[3];
+  brush.fillStyle = brush.strokeStyle = colourOf(3);
   brush.globalAlpha = 0.25;
   brush.beginPath();
   for (const [re, im] of outline) brush.lineTo(x(re), y(im));

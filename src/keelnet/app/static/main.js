@@ -102,6 +102,7 @@ function draw() {
   byId("remedy").hidden = verdict.level !== "unstable" || settings.scene.field.includes("hamiltonian");
   if (picture.plane[0] === 0 && picture.plane[1] === 1) byId("caption").textContent = picture.arrows ? `Arrows: ${picture.arrows}, at t = 0. Hollow: layer 0.` : "Hollow: layer 0.";
   else byId("caption").textContent = "Hollow: layer 0. Features are added in the plane of y₁ and y₂.";
+  settings.paint();
   fillPlanes();
   byId("layer").max = picture.depth;
   byId("layer").value = shownLayer();
@@ -140,7 +141,7 @@ function drawLayer() {
 
 function titles() {
   const { arrays, step_size: h, squared, damping } = picture;
-  const method = byId("integrator").selectedOptions[0].text.split(/[:,–]/)[0];
+  const method = byId("integrator").selectedOptions[0].text;
   const count = arrays.eigenvalues.shape[1];
   const scale = squared ? h * h : h;
   const first = Array.from({ length: count }, (_, index) => complex(scale * arrays.eigenvalues.values[2 * index], scale * arrays.eigenvalues.values[2 * index + 1]));
@@ -154,7 +155,7 @@ function titles() {
 }
 
 function complex(re, im) {
-  const real = shortly(Number(re.toPrecision(3)));
+  const real = Math.abs(re) < 1e-9 ? "0" : shortly(Number(re.toPrecision(3))); // rounding
   if (Math.abs(im) < 1e-9) return real;
   const imaginary = `${shortly(Number(Math.abs(im).toPrecision(3)))} i`;
   return Math.abs(re) < 1e-9 ? `±${imaginary}` : `${real} ± ${imaginary}`;

@@ -3,14 +3,14 @@
 import { colourOf, MARKS } from "./brush.js";
 
 const WORDS = {
-  plain: "plain: f(y K)",
-  antisymmetric: "antisymmetric: f(½ y (K − Kᵀ − γ I))",
-  symmetric: "symmetric: −f(y K) Kᵀ",
-  hamiltonian: "Hamiltonian, one kernel: y′ = f(z Kᵀ), z′ = −f(y K)",
-  double_hamiltonian: "Hamiltonian, two kernels: y′ = f(z K) Kᵀ, z′ = −f(y K) Kᵀ",
+  plain: "plain: f(y K + u)",
+  antisymmetric: "antisymmetric: f(½ y (K − Kᵀ − γ I) + u)",
+  symmetric: "symmetric: −f(y K + u) Kᵀ",
+  hamiltonian: "Hamiltonian, one kernel: y′ = f(z Kᵀ + u), z′ = −f(y K + u)",
+  double_hamiltonian: "Hamiltonian, two kernels: y′ = f(z K + u₁) Kᵀ, z′ = −f(y K + u₂) Kᵀ",
   euler: "Euler: the residual network",
-  rk4: "Runge–Kutta, fourth order",
-  midpoint: "midpoint, two steps",
+  rk4: "Runge–Kutta: fourth order",
+  midpoint: "midpoint: two steps",
   leapfrog: "leapfrog: y″ = f",
   verlet: "Verlet: z first, then y with the new z",
   full: "a whole one (as in the source)",
@@ -29,7 +29,7 @@ export class Settings {
     this.changed = changed;
     this.scene = {};
     for (const [name, known] of Object.entries(given.choices)) {
-      for (const value of known) byId(name).add(new Option(WORDS[value] ?? value, value));
+      for (const value of known) byId(name).add(new Option(words(value)[0], value));
       byId(name).addEventListener("change", () => this.read(name));
     }
     for (const name of [...PLAIN, "damping"]) this.listen(byId(name), name);
@@ -56,6 +56,7 @@ export class Settings {
     byId("damping-auto").checked = auto;
     byId("damping").value = auto ? "" : this.scene.damping;
     this.writeKernel(matrix(this.scene.kernel));
+    this.writeBias(matrix(this.scene.bias));
     this.writeFeatures(matrix(this.scene.features));
     this.arrange();
   }
@@ -72,6 +73,9 @@ export class Settings {
       this.writeKernel(Array.from({ length: rows }, (_, i) => Array.from({ length: columns }, (__, j) => old[i]?.[j] ?? (i === j ? "1" : "0"))));
     }
     this.scene.kernel = text(this.kernel());
+    this.writeBias(entries("bias"));
+    const bias = entries("bias");
+    this.scene.bias = bias.flat().every((value) => value !== "" && Number(value) === 0) ? "" : text(bias); // none is 0
     this.scene.features = text(this.features());
     this.scene.damping = byId("damping-auto").checked ? "auto" : byId("damping").value.trim() || "0";
     this.arrange();
@@ -83,25 +87,37 @@ export class Settings {
   }
 
   kernel() {
-    const rows = byId("kernel").dataset.rows;
-    const values = Array.from(byId("kernel").querySelectorAll("input"), (input) => input.value.trim());
-    const columns = values.length / rows;
-    return Array.from({ length: rows }, (_, i) => values.slice(i * columns, (i + 1) * columns));
+    return entries("kernel");
   }
 
   writeKernel(rows) {
-    const place = byId("kernel");
+    this.writeEntries("kernel", rows, (i, j) => `Kernel entry, row ${i}, column ${j}`);
+    byId("rows").value = rows.length;
+    byId("columns").value = rows[0].length;
+  }
+
+  // As many numbers as this field and kernel take (Scene.biases); those that were there stay.
+  writeBias(old) {
+    const kernel = this.kernel();
+    const [rows, columns] = [kernel.length, kernel[0].length];
+    const width = this.scene.field === "hamiltonian" && rows !== columns ? 1 : columns;
+    const two = this.scene.field === "double_hamiltonian";
+    const wanted = Array.from({ length: two ? 2 : 1 }, (_, i) => Array.from({ length: width }, (__, j) => old[i]?.[j] ?? "0"));
+    if (text(wanted) === text(entries("bias"))) return; // an input that is written anew would lose the focus
+    this.writeEntries("bias", wanted, (i, j) => `Bias ${two ? ["u₁ (in y′)", "u₂ (in z′)"][i - 1] : "u"}, entry ${j}`);
+  }
+
+  writeEntries(name, rows, label) {
+    const place = byId(name);
     place.dataset.rows = rows.length;
     place.style.gridTemplateColumns = `repeat(${rows[0].length}, 1fr)`;
     place.replaceChildren();
     rows.forEach((row, i) => row.forEach((value, j) => {
-      const input = numberInput(value, `Kernel entry, row ${i + 1}, column ${j + 1}`);
-      input.id = `kernel-${i + 1}-${j + 1}`;
-      this.listen(input, "kernel");
+      const input = numberInput(value, label(i + 1, j + 1));
+      input.id = `${name}-${i + 1}-${j + 1}`;
+      this.listen(input, name);
       place.append(input);
     }));
-    byId("rows").value = rows.length;
-    byId("columns").value = rows[0].length;
   }
 
   features() {
@@ -122,7 +138,6 @@ export class Settings {
     const sign = document.createElement("span");
     sign.className = "mark";
     sign.textContent = MARKS[index % MARKS.length];
-    sign.style.color = colourOf(index);
     sign.setAttribute("aria-hidden", "true");
     const inputs = feature.map((value, axis) => numberInput(value, `Feature ${index + 1}, ${["first", "second"][axis]} coordinate`));
     for (const input of inputs) this.listen(input, "features");
@@ -138,6 +153,13 @@ export class Settings {
     return item;
   }
 
+  // The marks in the colours of the theme.
+  paint() {
+    document.querySelectorAll("#features .mark").forEach((sign, index) => {
+      sign.style.color = colourOf(index);
+    });
+  }
+
   // A method that cannot move the chosen field gives way to one that can.
   fitMethod() {
     const fits = (name) => this.given.moves[name].includes(this.scene.field);
@@ -148,6 +170,7 @@ export class Settings {
   // What does not matter for this network is not shown.
   arrange() {
     for (const option of byId("integrator").options) option.disabled = !this.given.moves[option.value].includes(this.scene.field);
+    for (const name of ["field", "integrator"]) byId(`${name}-words`).textContent = words(this.scene[name])[1] ?? "";
     byId("start-row").hidden = !["verlet", "leapfrog"].includes(this.scene.integrator);
     byId("damping-row").hidden = this.scene.field !== "antisymmetric";
     byId("damping").disabled = byId("damping-slide").disabled = this.scene.damping === "auto";
@@ -165,6 +188,14 @@ export class Settings {
       else input.removeAttribute("aria-invalid");
     }
   }
+}
+
+// The numbers of a table of inputs, row by row.
+function entries(name) {
+  const rows = Number(byId(name).dataset.rows ?? 0);
+  const values = Array.from(byId(name).querySelectorAll("input"), (input) => input.value.trim());
+  const columns = values.length / rows;
+  return Array.from({ length: rows }, (_, i) => values.slice(i * columns, (i + 1) * columns));
 }
 
 function numberInput(value, label) {
@@ -187,8 +218,13 @@ function step(event, done) {
   done();
 }
 
-function matrix(words) {
-  return words.split(";").filter(Boolean).map((row) => row.split(","));
+// The name of a choice, and its formula where it has one.
+function words(value) {
+  return (WORDS[value] ?? value).split(": ");
+}
+
+function matrix(query = "") {
+  return query.split(";").filter(Boolean).map((row) => row.split(","));
 }
 
 function text(rows) {

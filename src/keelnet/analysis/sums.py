@@ -1,0 +1,83 @@
+"""Sums: whether a value is its input plus something of it, by the graph that computed it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+# Operations that may stand on the way of the identity: sums, shapes, activations and norms after the
+# sum. What multiplies by weights (Addmm, Mm, Convolution, …) belongs to a branch.
+SUMS = ("Add", "Sub", "Rsub", "Addcmul", "Addcdiv")
+CARRIERS = (
+    *SUMS,
+    "Relu",
+    "Gelu",
+    "Silu",
+    "Elu",
+    "Tanh",
+    "Hardtanh",
+    "LeakyRelu",
+    "NativeLayerNorm",
+    "ToCopy",
+)
+SHAPES = ("View", "Reshape", "Transpose", "Permute", "Clone", "Alias", "UnsafeView", "Unsqueeze")
+PRODUCTS = ("Addmm", "Addbmm", "Addmv", "Addr")  # sums by their name alone
+SCALINGS = ("Mul", "Div")  # by one number
+
+
+def is_sum(value: Tensor, leaf: Tensor) -> bool:
+    """Whether a way from ``value`` to ``leaf`` runs through at least one sum and no weights.
+
+    Another term of that sum depends on the leaf, too: x plus a constant, such as an encoding of positions, is no step.
+    """
+    if value.grad_fn is None:
+        return False
+    depends = _dependent(value.grad_fn, leaf)
+    pending: list[tuple[Any, bool]] = [(value.grad_fn, False)]
+    seen = set()
+    while pending:
+        current, summed = pending.pop()
+        if getattr(current, "variable", None) is leaf and summed:
+            return True
+        name = current.name().rsplit("::", 1)[-1]
+        terms = [after for after, _ in current.next_functions if after in depends]
+        if (current, summed) in seen or not _carries(name, current, len(terms)):
+            continue
+        seen.add((current, summed))
+        summed = summed or (name.startswith(SUMS) and len(terms) > 1)
+        pending += [(after, summed) for after in terms]
+    return False
+
+
+def _carries(name: str, node: Any, terms: int) -> bool:
+    if name.startswith(SCALINGS):
+        factors = (getattr(node, "_saved_self", None), getattr(node, "_saved_other", None))
+        return terms == 1 and any(isinstance(each, Tensor) and each.ndim == 0 for each in factors)
+    return name.startswith((*CARRIERS, *SHAPES)) and not name.startswith(PRODUCTS)
+
+
+def _dependent(node: Node, leaf: Tensor) -> set[Node]:
+    """The nodes of the graph behind ``node`` whose values depend on the leaf."""
+    order, seen, pending = [], {node}, [node]
+    while pending:
+        current = pending.pop()
+        order.append(current)
+        for after, _ in current.next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                pending.append(after)
+    users: dict[Node, list[Node]] = {}
+    for current in order:
+        for after, _ in current.next_functions:
+            if after is not None:
+                users.setdefault(after, []).append(current)
+    found = {each for each in order if getattr(each, "variable", None) is leaf}
+    pending = list(found)
+    while pending:
+        for user in users.get(pending.pop(), []):
+            if user not in found:
+                found.add(user)
+                pending.append(user)
+    return found

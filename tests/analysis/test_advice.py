@@ -1,0 +1,119 @@
+"""What is advised holds, and what does not hold is not advised: both are tried."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import keelnet as kn
+from keelnet.analysis import LayerStability, Spectrum
+from keelnet.analysis.advice import advice_for
+
+
+class Linear(nn.Module):
+    """x + x A."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(matrix, dtype=torch.float64))
+
+    def forward(self, x):
+        return x + x @ self.weight
+
+
+MATRICES = {
+    "planted": [[0.5, 0.0], [0.0, 0.5]],
+    "large": [[3.0, 0.0], [0.0, 1.0]],
+    "stiff": [[-3.0, 0.0], [0.0, -1.0]],
+    "turning": [[0.0, -1.0], [1.0, 0.0]],
+    "spiral": [[0.5, -2.0], [2.0, 0.5]],
+    "falling spiral": [[-0.5, -2.0], [2.0, -0.5]],
+    "saddle": [[1.0, 0.0], [0.0, -1.0]],
+}
+METHODS = {"Verlet": kn.Verlet(), "Leapfrog": kn.Leapfrog(), "Midpoint": kn.Midpoint()}
+X = torch.ones(1, 2, dtype=torch.float64)
+LAYERS = 400
+
+
+def advised(matrix):
+    block = Linear(matrix)
+    (row,) = kn.analysis.diagnose(nn.Sequential(block), X, spectra=True).blocks
+    return block, row.advice
+
+
+def grown(block, method, h):
+    held = kn.stabilised([block] * LAYERS, method, step_size=h, channels=2)
+    return kn.analysis.stability(held, X).blocks[0].growth
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+def test_a_method_is_advised_where_it_holds_and_only_there(matrix, method):
+    block, advice = advised(matrix)
+    offered = re.search(rf"kn\.{method}\(\)(?:, step_size=([\d.]+))?", advice)
+    if offered is None:
+        assert grown(block, METHODS[method], 0.1) > 1e6
+    else:
+        assert grown(block, METHODS[method], float(offered[1] or 1)) < 100
+
+
+@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+def test_an_advised_step_and_an_advised_damping_hold_euler(matrix):
+    block, advice = advised(matrix)
+    step, damping = re.search(r"h ≤ ([\d.]+)", advice), re.search(r"γ = ([\d.]+)", advice)
+    identity, weight = torch.eye(2, dtype=torch.float64), block.weight.detach()
+    maps = []
+    if step:
+        maps.append(identity + float(step[1]) * weight)
+    if damping:
+        maps.append(identity + weight - 0.5 * float(damping[1]) * identity)
+    for each in maps:
+        assert torch.linalg.eigvals(each).abs().max() <= 1 + 1e-3
+    if not (maps or "kn.stabilised" in advice):
+        assert "constrain the branch" in advice
+
+
+def test_eigenvalues_that_are_not_known_are_no_ground_for_advice():
+    spectrum = Spectrum(np.zeros(0, complex), -math.inf, 2.0, complete=False, converged=False)
+    layer = LayerStability(0, spectrum, 1.5, 0.5, math.nan, math.nan)
+    assert advice_for(layer) == "its eigenvalues did not converge, so no method can be advised"
+    some = Spectrum(np.array([0.5 + 0j]), 0.5, 2.0, complete=False, converged=False)
+    layer = LayerStability(0, some, 1.5, 0.5, 1.5, 0.0, 1.0)
+    assert "eigenvalues μ of ∂F/∂y that were found: real, 0.5" in advice_for(layer)
+    assert some.bounds == (0.5, 2.0)
+
+
+def test_a_rotation_is_not_put_under_verlet():
+    _, advice = advised(MATRICES["turning"])
+    assert "imaginary" in advice and "Verlet does not (×2.618 a layer)" in advice
+
+
+def test_growth_of_one_pass_alone_is_told_from_growth_that_compounds():
+    block, advice = advised([[-0.5, -9.0], [0.0, -0.5]])
+    assert "growth is that of one pass" in advice
+    power = torch.linalg.matrix_power(torch.eye(2).double() + block.weight.detach(), 100)
+    assert torch.linalg.matrix_norm(power, 2) < 1e-6
+
+
+def test_without_eigenvalues_nothing_is_promised():
+    report = kn.analysis.diagnose(nn.Sequential(*[Linear(MATRICES["planted"])] * 9), X)
+    text = " ".join(str(report).split())
+    assert text.count("spectra=True says which") == 1 and "complex μ still grow" in text
+    assert "and 4 more" in text
+
+
+def test_a_block_without_parameters_is_held():
+    class Half(nn.Module):
+        def forward(self, x):
+            return x + 0.5 * x
+
+    (row,) = kn.analysis.diagnose(nn.Sequential(Half()), torch.ones(1, 4), spectra=True).blocks
+    assert "kn.Verlet()" in row.advice
+    with pytest.raises(ValueError, match="pass channels"):
+        kn.stabilised([Half()])
+    held = kn.stabilised([Half()] * 50, channels=4)
+    assert kn.analysis.stability(held, torch.ones(1, 4)).worst.growth < 1.5
+    assert held.refined(2).depth == 100

@@ -1,0 +1,93 @@
+"""A residual block is found however its sum is written; norms, activations and positions are none."""
+
+import pytest
+import torch
+from torch import nn
+
+import keelnet as kn
+
+
+class Written(nn.Module):
+    """Around a linear branch, by a sum of the given form."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.inner, self.form = nn.Linear(6, 6), form
+
+    def forward(self, x):
+        return self.form(x, self.inner(x))
+
+
+SUMS = {
+    "x + f": lambda x, f: x + f,
+    "f + x": lambda x, f: f + x,
+    "x - f": lambda x, f: x - f,
+    "alpha": lambda x, f: torch.add(x, f, alpha=0.5),
+    "addcmul": lambda x, f: torch.addcmul(x, f, torch.ones(6)),
+    "in place": lambda x, f: f.add_(x),
+    "2 x + f": lambda x, f: 2 * x + f,
+    "(x + f) / 2": lambda x, f: (x + f) / 2,
+    "relu": lambda x, f: torch.relu(x + f),
+    "norm": lambda x, f: nn.functional.layer_norm(x + f, (6,)),
+    "0.5 norm(x) + f": lambda x, f: nn.functional.layer_norm(0.5 * x + f, (6,)),
+}
+OTHERS = {
+    "f": lambda x, f: f,
+    "x + 1": lambda x, f: x + 1,
+    "x f": lambda x, f: x * torch.sigmoid(f),
+    "by channel": lambda x, f: x * torch.arange(6.0),
+}
+
+
+@pytest.mark.parametrize("form", SUMS.values(), ids=SUMS)
+def test_a_sum_with_the_input_is_a_step(form):
+    report = kn.analysis.diagnose(nn.Sequential(nn.Linear(6, 6), Written(form)), torch.randn(2, 6))
+    assert [row.name for row in report.blocks] == ["1"]
+
+
+@pytest.mark.parametrize("form", OTHERS.values(), ids=OTHERS)
+def test_what_is_no_sum_is_no_step(form):
+    with pytest.raises(ValueError, match=r"no residual block was found.*keep the shape.*: 0, 1"):
+        kn.analysis.diagnose(nn.Sequential(Written(form), Written(form)), torch.randn(2, 6))
+
+
+class Normalised(nn.Module):
+    """A norm that is written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+
+    def forward(self, x):
+        centred = x - x.mean(-1, keepdim=True)
+        return self.scale * centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() + (
+            self.shift
+        )
+
+
+class Rotated(nn.Module):
+    """Places by turning pairs of channels."""
+
+    def forward(self, x):
+        a, b = x.chunk(2, -1)
+        angle = torch.arange(6.0)
+        return x * angle.cos() + torch.cat([-b, a], -1) * angle.sin()
+
+
+class Bent(nn.Module):
+    def forward(self, x):
+        return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.045 * x**3)))
+
+
+@pytest.mark.parametrize("inside", [Normalised, Rotated, Bent])
+def test_parts_that_add_without_stepping_do_not_hide_their_block(inside):
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.inner = inside(), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return x + self.inner(self.before(x))
+
+    (row,) = kn.analysis.diagnose(nn.Sequential(Around()), torch.randn(2, 6)).blocks
+    assert row.name == "0"
