@@ -22,7 +22,7 @@ class Rater:
     the same scan.
     """
 
-    deviation: float = 0.375
+    deviation: float = 0.3
     spacing: float = 3.0
 
     def __post_init__(self) -> None:
