@@ -33,9 +33,9 @@ def region_loss(logits: Tensor, classes: Tensor) -> Tensor:
             f" {tuple(classes.shape)}, got {tuple(logits.shape)}"
         )
     # A region at a time, and again for the gradient: what Dice and cross-entropy keep is ten times the logits.
+    pairs = zip(logits.unbind(1), region_targets(classes).unbind(1), strict=True)
     losses = [
-        checkpoint(_loss, one, mask, use_reentrant=False)
-        for one, mask in zip(logits.split(1, 1), region_targets(classes).split(1, 1), strict=True)
+        checkpoint(_loss, one[:, None], mask[:, None], use_reentrant=False) for one, mask in pairs
     ]
     return torch.stack(losses).mean()
 

@@ -20,7 +20,6 @@ from keelnet.networks.wavelets import Haar
 from keelnet.propagation.gradients import Strategy, reversible, store_all
 from keelnet.propagation.shears import Verlet
 
-
 LARGE = (
     1 << 25
 )  # bytes of the finest level's features, from which on computing them again costs less than keeping them
@@ -110,7 +109,7 @@ class Segmenter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fine, *coarse = self._ways(self._folded(x))
         if self._is_frugal(fine):
-            each = zip(*(way.split(1) for way in (fine, *coarse)), strict=True)
+            each = zip(*(torch.split(way, 1) for way in (fine, *coarse)), strict=True)
             logits = torch.cat(
                 [checkpoint(self._labelled, *one, use_reentrant=False) for one in each]
             )
