@@ -9,6 +9,7 @@ from keelnet.experiments.classification import Plane
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_run, train
 from keelnet.experiments.table import ARCHITECTURES, Design, Sweep, collected, fill
+from keelnet.propagation.bounds import NonFiniteStateError
 
 TINY = replace(recipe_named("swiss_roll"), width=4, depth=2, epochs=1, batch=514, threads=1)
 DESIGN = Design((TINY,), ("residual", "hamiltonian"), seeds=2)
@@ -170,6 +171,16 @@ def test_what_diverges_is_an_outcome_and_tried_again_only_if_asked(tmp_path, mon
     assert list(fill(tmp_path / "table", design)) == [outcome] and not calls
     assert list(fill(tmp_path / "table", design, overwrite=True)) == [outcome] and len(calls) == 1
     assert collected([tmp_path]) == [outcome]
+
+
+@pytest.mark.parametrize("look", ["final_scores", "pictures"])
+def test_a_network_that_overflows_when_it_is_judged_is_an_outcome(tmp_path, monkeypatch, look):
+    def overflow(*arguments):
+        raise NonFiniteStateError("the state is not finite after layer 976 of 1024")
+
+    monkeypatch.setattr(Plane, look, overflow)
+    (outcome,) = fill(tmp_path / "table", Design((TINY,), ("residual",), seeds=1))
+    assert outcome.scores is None and "cannot be judged: the state is not finite" in outcome.failure
 
 
 def test_runs_are_collected_from_anywhere(filled, tmp_path):

@@ -192,10 +192,11 @@ def _finish(
         )
     try:
         scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])
+        pictures = made.task.pictures(made.network)
     except NonFiniteStateError as error:
         raise DivergenceError(f"the best iterate cannot be judged: {error}") from error
     folder.write_bytes("curves.png", _curves(recipe, history))
-    for name, picture in made.task.pictures(made.network).items():
+    for name, picture in pictures.items():
         folder.write_bytes(name, picture)
     # Last, since a run with scores counts as finished.
     folder.write_text("scores.json", json.dumps(scores, indent=2) + "\n")
