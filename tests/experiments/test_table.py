@@ -173,6 +173,15 @@ def test_what_diverges_is_an_outcome_and_tried_again_only_if_asked(tmp_path, mon
     assert collected([tmp_path]) == [outcome]
 
 
+def test_a_network_that_overflows_before_it_trains_is_an_outcome(tmp_path):
+    """Its first parameters already make the state grow past every number."""
+    deep = replace(TINY, depth=1024, final_time=1e6)
+    residual, hamiltonian = fill(tmp_path / "table", replace(DESIGN, recipes=(deep,), seeds=1))
+    assert residual.scores is None and "not finite after layer" in residual.failure
+    assert hamiltonian.recipe.architecture == "hamiltonian"
+    assert [one.scores is None for one in collected([tmp_path])].count(True) >= 1
+
+
 @pytest.mark.parametrize("look", ["final_scores", "pictures"])
 def test_a_network_that_overflows_when_it_is_judged_is_an_outcome(tmp_path, monkeypatch, look):
     def overflow(*arguments):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from keelnet.experiments.problems import TASKS, network_of, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.runs import DivergenceError, load_run, train
 from keelnet.experiments.tasks import Report
+from keelnet.propagation.bounds import NonFiniteStateError
 
 ARCHITECTURES = (
     "residual",
@@ -142,7 +144,8 @@ def fill(
         _require_replaceable(out / cell.name, cell.recipe, overwrite)
         network_of(cell.recipe)
     for cell in {(cell.recipe.name, cell.name.split("/")[1]): cell for cell in cells}.values():
-        problem(cell.recipe, report)  # where the data are not here, or too few for a batch
+        with suppress(NonFiniteStateError):  # an outcome, in its turn
+            problem(cell.recipe, report)  # where the data are not here, or too few for a batch
     if not (out / SIGN).exists():
         folder.write_text(SIGN, "{}\n")
     for number, cell in enumerate(cells, 1):
@@ -182,7 +185,7 @@ def _outcome(folder: OutputFolder, cell: Cell, overwrite: bool, report: Report) 
         return Outcome(cell.recipe, path, None, known["failure"])
     try:
         _train(path, cell.recipe, report)
-    except DivergenceError as error:
+    except (DivergenceError, NonFiniteStateError) as error:  # the latter before the first step
         _note(folder, cell, str(error))
         return Outcome(cell.recipe, path, None, str(error))
     if known:
