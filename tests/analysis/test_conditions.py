@@ -146,9 +146,26 @@ class Counting(nn.Module):
         ),
         (nn.Sequential(Mixing()), X, "block 0 does not treat the samples of x apart"),
         (nn.Sequential(Counting()), X, "gives another value the second time"),
-        (nn.TransformerEncoderLayer(4, 2), torch.randn(3, 2, 4), "batch_first=True"),
+        (
+            nn.TransformerEncoderLayer(4, 2),
+            torch.arange(24.0).sin().view(3, 2, 4),
+            "batch_first=True",
+        ),
     ],
-    ids=str,
+    ids=(
+        "double",
+        "half",
+        "narrow",
+        "list",
+        "one sample",
+        "complex",
+        "out of range",
+        "function",
+        "batch norm",
+        "mixing",
+        "counting",
+        "sequence first",
+    ),
 )
 def test_what_has_no_derivative_of_its_own_is_refused(network, x, message):
     with pytest.raises(ValueError, match=message):
