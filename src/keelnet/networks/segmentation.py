@@ -20,9 +20,8 @@ from keelnet.networks.wavelets import Haar
 from keelnet.propagation.gradients import Strategy, reversible, store_all
 from keelnet.propagation.shears import Verlet
 
-LARGE = (
-    1 << 25
-)  # bytes of the finest level's features, from which on computing them again costs less than keeping them
+# Bytes of the finest level's features: of more than that they are computed again instead of kept.
+LARGE = 1 << 25
 
 
 class Segmenter(nn.Module):
