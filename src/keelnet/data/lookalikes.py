@@ -15,18 +15,23 @@ from keelnet.data.subjects import smooth_noise
 Mask = NDArray[np.bool_]
 Classes = NDArray[np.uint8]
 
+SWELLING = (5.0, 10.0)  # how far it goes from a ring, least and most, in mm
+
 
 @dataclass(frozen=True)
 class Lookalikes:
     """How many of each are drawn, least and most, and how large they are (diameters in mm).
 
     gliosis: of edema's size and signal, some with an enhancing rim at the cortex, some with a cavity;
+    rings: what a tumour is made of, voxel by voxel, but too small for one (a plaque, an abscess);
     vessels: thin and enhancing; cavities: small, of necrosis' signal; dura: a thin enhancing patch
     at the surface. All stay ``apart`` mm from the tumour.
     """
 
     gliosis: tuple[int, int] = (4, 8)
     gliosis_size: tuple[float, float] = (12.0, 28.0)
+    rings: tuple[int, int] = (3, 7)
+    ring_size: tuple[float, float] = (12.0, 18.0)
     vessels: tuple[int, int] = (2, 5)
     cavities: tuple[int, int] = (10, 25)
     cavity_size: tuple[float, float] = (3.0, 9.0)
@@ -40,6 +45,8 @@ class Lookalikes:
         mimics = np.zeros_like(tumour)
         for _ in range(random.integers(self.gliosis[0], self.gliosis[1] + 1)):
             self._gliosis(head, free, mimics, random)
+        for _ in range(random.integers(self.rings[0], self.rings[1] + 1)):
+            self._ring(head, free, mimics, random)
         for _ in range(random.integers(self.cavities[0], self.cavities[1] + 1)):
             size = random.uniform(*self.cavity_size)
             blob, box = _blob(head, free & (head.csf < 0.5), size, 0.15, random)
@@ -68,6 +75,21 @@ class Lookalikes:
             depth = ndimage.distance_transform_edt(part)
             mimics[box][depth > 0.55 * max(depth.max(), 1)] = NECROSIS
 
+    def _ring(
+        self, head: BrainMaps, free: Mask, mimics: Classes, random: np.random.Generator
+    ) -> None:
+        """A small core, dead inside, enhancing around, patchy as a tumour's is, and swollen white matter about it."""
+        voxel = head.voxel_size
+        blob, box = _blob(head, free & (head.wm > 0.6), random.uniform(*self.ring_size), 0.2, random, SWELLING[1])  # fmt: skip
+        core = blob & free[box] & (head.csf[box] < 0.5)
+        away = ndimage.distance_transform_edt(~core) * voxel
+        swollen = (away < random.uniform(*SWELLING)) & (head.wm[box] > 0.5) & free[box]
+        patches = smooth_noise(core.shape, 6 / voxel, random)
+        inside = ndimage.distance_transform_edt(core) * voxel > random.uniform(3, 5)
+        mimics[box][swollen] = EDEMA
+        mimics[box][core] = ENHANCING
+        mimics[box][core & ((inside & (patches < 0.9)) | (patches < -0.9))] = NECROSIS
+
     def _vessel(
         self, head: BrainMaps, free: Mask, mimics: Classes, random: np.random.Generator
     ) -> None:
@@ -89,12 +111,17 @@ class Lookalikes:
 
 
 def _blob(
-    head: BrainMaps, allowed: Mask, diameter: float, rough: float, random: np.random.Generator
+    head: BrainMaps,
+    allowed: Mask,
+    diameter: float,
+    rough: float,
+    random: np.random.Generator,
+    margin: float = 0.0,
 ) -> tuple[Mask, tuple[slice, ...]]:
-    """A rough ball around a random allowed voxel, on a box of its own."""
+    """A rough ball around a random allowed voxel, on a box of its own with so many mm around it."""
     places = np.argwhere(allowed)
     centre = places[random.integers(len(places))]
-    half = int(np.ceil(diameter / head.voxel_size * 0.5 * (1 + 2 * rough))) + 1
+    half = int(np.ceil((0.5 * diameter * (1 + 2 * rough) + margin) / head.voxel_size)) + 1
     box = tuple(
         slice(max(0, int(c) - half), min(side, int(c) + half + 1))
         for c, side in zip(centre, allowed.shape, strict=True)

@@ -24,7 +24,7 @@ from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report
 
 SYNTHETIC = "brats2023"  # the layout of synthetic sets
-EDITION = 2  # of the generator; a set of another edition is made anew
+EDITION = 3  # of the generator; a set of another edition is made anew
 
 
 @dataclass(frozen=True)
