@@ -15,6 +15,8 @@ from jobs import Job, Kind, Record, Records
 from settings import Settings
 
 REGIONS = ("WT", "TC", "ET")
+# Steps beyond the grid of rates, at most: where everything diverges no rate is the best.
+BEYOND = 3
 
 
 def mean_dice(columns: Record) -> float:
@@ -62,17 +64,17 @@ class Schedule:
                     yield Job("train", name, rate, seed)
 
     def searches(self, name: str) -> list[Job]:
-        """The grid, and a step beyond it where the best lies at its edge."""
+        """The grid, and steps beyond it until the best lies inside: no one is left with a rate at the edge of what was tried."""
         own = CONTESTANTS[name].rates
-        rates = own or self.settings.rates
+        rates = sorted(own or self.settings.rates)
         if len(rates) == 1:
             return []
-        jobs = [Job("search", name, rate) for rate in rates]
-        found = [self.records.get(job) for job in jobs]
-        if not own and None not in found:
-            values = [worth(record) for record in found if record is not None]
-            jobs += [Job("search", name, rate) for rate in _beyond(rates, values)]
-        return jobs
+        for _ in range(0 if own else BEYOND):
+            found = [self.records.get(Job("search", name, rate)) for rate in rates]
+            if None in found:
+                break
+            rates = _widened(rates, [worth(record) for record in found if record is not None])
+        return [Job("search", name, rate) for rate in rates]
 
     def rate(self, name: str) -> float | None:
         """What was found for it or for whom it follows; None while that is not known."""
@@ -87,12 +89,12 @@ class Schedule:
         return jobs[int(np.argmax([worth(one) for one in found if one is not None]))].rate
 
 
-def _beyond(rates: Sequence[float], values: Sequence[float]) -> list[float]:
-    """The next rate where the best is the first or the last."""
+def _widened(rates: Sequence[float], values: Sequence[float]) -> list[float]:
+    """With the next rate where the best is the first or the last."""
     best = int(np.argmax(values))
     if best == 0:
-        return [rates[0] ** 2 / rates[1]]
-    return [rates[-1] ** 2 / rates[-2]] if best == len(rates) - 1 else []
+        return [rates[0] ** 2 / rates[1], *rates]
+    return [*rates, rates[-1] ** 2 / rates[-2]] if best == len(rates) - 1 else [*rates]
 
 
 @dataclass

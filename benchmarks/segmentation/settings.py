@@ -25,7 +25,7 @@ class Settings:
     training, validation, test: cases of three seeds of the generator; test 0: validation cases are shown in place
     of them, for comparisons by which something is chosen. seconds: the budget of a run on ``clock``
     (wall: of the day, with ``threads`` threads; cpu: of the process, on one thread). search_seconds: of a run that
-    a learning rate is tried by. rates: what is tried for everyone, rising by one factor; one more step of it where the
+    a learning rate is tried by. rates: what is tried for everyone, rising by one factor; more steps of it while the
     best lies at an edge. deep_seeds: of ours at other depths. batch: cubes a step, of side ``crop`` voxels, a share
     ``lesion`` of them around tumour; judged are whole brains. epoch: cubes between two looks at the first
     ``judged`` validation cases; looking costs nothing of the budget. scale, shift: logits = scale · network +
