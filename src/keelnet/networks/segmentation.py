@@ -103,17 +103,21 @@ class Segmenter(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(batch, width[0], *space / 2^folds): what the classifier reads."""
-        return self._joined(*self._ways(self._folded(x)))
+        x = self._folded(x)
+        return self._joined(*self._ways(x, again=False), again=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        fine, *coarse = self._ways(self._folded(x))
-        if self._is_frugal(fine):
+        x = self._folded(x)
+        frugal = self._is_frugal(x)
+        again = frugal and not self.has_fine_layers
+        fine, *coarse = self._ways(x, again)
+        if frugal:
             each = zip(*(torch.split(way, 1) for way in (fine, *coarse)), strict=True)
             logits = torch.cat(
-                [checkpoint(self._labelled, *one, use_reentrant=False) for one in each]
+                [checkpoint(self._labelled, *one, again=again, use_reentrant=False) for one in each]
             )
         else:
-            logits = self._labelled(fine, *coarse)
+            logits = self._labelled(fine, *coarse, again=again)
         for _ in range(self.folds):
             assert self.haar is not None
             logits = self.haar.inverse(logits)
@@ -130,13 +134,13 @@ class Segmenter(nn.Module):
             x = self.haar(x)
         return x
 
-    def _ways(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _ways(self, x: Tensor, again: bool) -> tuple[Tensor, ...]:
         """Down to the coarsest level and up again, but for the finest: what its skip is made of, and what comes up.
 
-        Where the finest level has no layers on the way down, its features are as cheap as an opening, and x stands for them.
+        ``again``: the skip is to be opened again from x, which costs an opening and keeps nothing.
         """
         y = self.levels[0](self.opening(x))
-        seen = [y if len(self.levels) == 1 or self.has_fine_layers else x]
+        seen = [x if again else y]
         for level, down in zip(self.levels[1:], self.down, strict=True):
             y = level(down(y))
             seen.append(y)
@@ -147,15 +151,15 @@ class Segmenter(nn.Module):
             y = rise(skip + up(y))
         return seen[0], y
 
-    def _joined(self, fine: Tensor, *coarse: Tensor) -> Tensor:
+    def _joined(self, fine: Tensor, *coarse: Tensor, again: bool) -> Tensor:
         """The finest level's features, from both ways."""
         if not coarse:
             return fine
-        skip = fine if self.has_fine_layers else self.opening(fine)
+        skip = self.opening(fine) if again else fine
         return self.rises[0](skip + self.up[0](*coarse))
 
-    def _labelled(self, fine: Tensor, *coarse: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self._joined(fine, *coarse))
+    def _labelled(self, fine: Tensor, *coarse: Tensor, again: bool) -> Tensor:
+        logits: Tensor = self.classifier(self._joined(fine, *coarse, again=again))
         return logits
 
 
