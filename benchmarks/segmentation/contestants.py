@@ -15,14 +15,21 @@ import keelnet as kn
 INPUTS, REGIONS = 4, 3
 Role = Literal["ours", "control", "peer", "variant", "deep", "weighed"]
 
-# keelnet's own: width, depth (down) and rise (up) of each level, from the cases' own resolution down to a quarter of it.
+# keelnet's own: width, depth (down) and rise (up) of each level, from the cases' own resolution down to an eighth of it.
 OURS: dict[str, Any] = {
-    "width": (8, 32, 64),
-    "depth": (0, 2, 4),
-    "rise": (1, 2),
+    "width": (8, 32, 64, 64),
+    "depth": (0, 1, 3, 4),
+    "rise": (1, 2, 0),
     "final_time": 2.0,
     "activation": "relu",
 }
+# What else was tried for it, a change or two at a time: the ablation.
+TRIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "silu": ("silu", {"activation": "silu"}),
+    "three-levels": ("three levels", {"width": (8, 32, 64), "depth": (0, 2, 4), "rise": (1, 2)}),
+    "longer": ("final time 4", {"final_time": 4.0}),
+    "larger": ("wider and deeper", {"width": (8, 32, 64, 96), "depth": (0, 2, 3, 4), "rise": (1, 2, 1)}),
+}  # fmt: skip
 DEPTHS = (2, 8, 32)
 
 
@@ -157,8 +164,7 @@ def _deep(layers: int) -> list[Contestant]:
     ]
 
 
-# One more line is one more row of the table, for example
-#   Contestant("coarse", "steps at the coarsest level", segmenter, "variant", OURS | {"depth": (0, 0, 8)}),
+# One more line, here or in TRIED, is one more row of the table.
 CONTESTANTS = {
     each.name: each
     for each in (
@@ -171,5 +177,9 @@ CONTESTANTS = {
         Contestant("unet-checkpointed", "UNet, checkpointed", unet, "peer", {"checkpointed": True}, rate_of="unet"),
         Contestant("iunet", "iUNet", iunet, "peer", environment="iunets"),
         *(each for layers in DEPTHS for each in _deep(layers)),
+        *(
+            Contestant(name, f"keelnet, {title}", segmenter, "variant", OURS | change, rate_of="keelnet")
+            for name, (title, change) in TRIED.items()
+        ),
     )
 }  # fmt: skip

@@ -40,9 +40,10 @@ class Schedule:
     kinds: Sequence[Kind] = ("search", "train", "memory")
 
     def jobs(self) -> Iterator[Job]:
-        """Everything that can be said now, first things first: rates, a seed of everyone, memory, more seeds, depths."""
-        trained = [name for name in self.names if CONTESTANTS[name].role not in ("deep", "weighed")]
-        deep = [name for name in self.names if CONTESTANTS[name].role == "deep"]
+        """Everything that can be said now, first things first: rates, a seed of everyone, memory, more seeds, our variants."""
+        aside = ("deep", "variant", "weighed")
+        trained = [name for name in self.names if CONTESTANTS[name].role not in aside]
+        deep = [name for name in self.names if CONTESTANTS[name].role in aside[:2]]
         sources = dict.fromkeys(CONTESTANTS[name].rate_of or name for name in trained + deep)
         if "search" in self.kinds:
             for name in sources:

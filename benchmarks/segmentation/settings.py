@@ -26,11 +26,11 @@ class Settings:
     of them, for comparisons by which something is chosen. seconds: the budget of a run on ``clock``
     (wall: of the day, with ``threads`` threads; cpu: of the process, on one thread). search_seconds: of a run that
     a learning rate is tried by. rates: what is tried for everyone, rising by one factor; more steps of it while the
-    best lies at an edge. deep_seeds: of ours at other depths. batch: cubes a step, of side ``crop`` voxels, a share
-    ``lesion`` of them around tumour; judged are whole brains. epoch: cubes between two looks at the first
-    ``judged`` validation cases; looking costs nothing of the budget. scale, shift: logits = scale · network +
-    shift, for all. perturbation: deviation of the noise that test cases are given, in deviations of the brain. side:
-    of the cubes that memory is measured on.
+    best lies at an edge. deep_seeds: of ours at other depths, and of what was tried for it. batch: cubes a step, of
+    side ``crop`` voxels, a share ``lesion`` of them around tumour; judged are whole brains. epoch: cubes between two
+    looks at the first ``judged`` validation cases; looking costs nothing of the budget. scale, shift: logits =
+    scale · network + shift, for all. perturbation: deviation of the noise that test cases are given, in deviations of
+    the brain. side: of the cubes that memory is measured on.
     """
 
     resolution: int = 4
