@@ -1,7 +1,7 @@
 """Table and picture of the Q-tips study.
 
 From the records that are kept, without running anything, from the project's root:
-.venv/bin/python benchmarks/qtips_page.py benchmarks/qtips.json --out FOLDER
+.venv/bin/python benchmarks/qtips_page.py docs/qtips.json --out FOLDER
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _figure(found: Sequence[Record]) -> Figure:
 def _panel(axes: Axes, found: Sequence[Record], length: float) -> None:
     axes.set_title(f"rods of {length:g} pixels", fontsize=11)
     axes.axhline(CHANCE, color="0.5", lw=1, ls=":", label="one end seen, or none: ½")
-    for name, dashes in (("residual", (5, 2)), ("verlet", (1, 1.5))):
+    for name, dashes in (("residual", (5, 2)), ("verlet", (7, 2, 1, 2))):
         _draw_bound(axes, found, length, name, dashes)
     for name in NETWORKS:
         _draw(axes, _of(found, network=name), name)
@@ -178,7 +178,7 @@ def _panel(axes: Axes, found: Sequence[Record], length: float) -> None:
 
 
 def _draw_bound(
-    axes: Axes, found: Sequence[Record], length: float, name: str, dashes: tuple[float, float]
+    axes: Axes, found: Sequence[Record], length: float, name: str, dashes: tuple[float, ...]
 ) -> None:
     job = Job(**found[0]["job"])
     values = [_bound(length, job.size, job.rods, reach(name, depth)) for depth in DEPTHS]
