@@ -38,9 +38,9 @@ class Settings:
     validation: int = 40
     test: int = 60
     judged: int = 12
-    seconds: float = 300.0
-    search_seconds: float = 100.0
-    rates: tuple[float, ...] = (1e-3, 4e-3, 1.6e-2)
+    seconds: float = 600.0
+    search_seconds: float = 80.0
+    rates: tuple[float, ...] = (4e-3, 1.6e-2)
     clock: Literal["wall", "cpu"] = "cpu"
     threads: int = 1
     seeds: int = 3
