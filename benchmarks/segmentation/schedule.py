@@ -41,9 +41,11 @@ class Schedule:
 
     def jobs(self) -> Iterator[Job]:
         """Everything that can be said now, first things first: rates, a seed of everyone, memory, more seeds, our variants."""
-        aside = ("deep", "variant", "weighed")
-        trained = [name for name in self.names if CONTESTANTS[name].role not in aside]
-        deep = [name for name in self.names if CONTESTANTS[name].role in aside[:2]]
+        of_ours = ("deep", "variant")
+        trained = [
+            name for name in self.names if CONTESTANTS[name].role not in (*of_ours, "weighed")
+        ]
+        deep = [name for name in self.names if CONTESTANTS[name].role in of_ours]
         sources = dict.fromkeys(CONTESTANTS[name].rate_of or name for name in trained + deep)
         if "search" in self.kinds:
             for name in sources:

@@ -29,10 +29,9 @@ def drawn(seed, tumour=None, **kinds):
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_drawn_alone_of_its_classes_inside_the_brain(kind):
     asked, classes = KINDS[kind]
-    found = np.maximum.reduce([drawn(seed, **asked) for seed in range(6)])
-    everything = set().union(*(np.unique(drawn(seed, **asked)) for seed in range(6))) - {0}
-    assert everything == classes
-    assert not found[~HEAD.mask].any()
+    found = np.stack([drawn(seed, **asked) for seed in range(6)])
+    assert set(np.unique(found)) - {0} == classes
+    assert not found[:, ~HEAD.mask].any()
 
 
 def test_none_are_drawn_where_none_are_asked_for():
@@ -46,8 +45,8 @@ def test_a_ring_is_swollen_around_a_core_too_small_for_a_tumour(seed):
     assert core.any() and (mimics == EDEMA).any()
     away = ndimage.distance_transform_edt(~core) * HEAD.voxel_size
     assert away[mimics == EDEMA].max() < SWELLING[1]
-    # A rough ball of the largest diameter: a tumour's smallest core is 9 ml, of the second focus 2.7 ml.
-    assert core.sum() * HEAD.voxel_size**3 / 1000 < np.pi / 6 * 1.8**3 * 1.4**3
+    # The smallest tumour has 9 ml of core; the lesser of two foci, in one case of five, may have 2.7.
+    assert core.sum() * HEAD.voxel_size**3 / 1000 < 4.5
 
 
 @pytest.mark.parametrize("kind", KINDS)

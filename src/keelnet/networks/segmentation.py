@@ -123,9 +123,9 @@ class Segmenter(nn.Module):
             logits = self.haar.inverse(logits)
         return logits
 
-    def _is_frugal(self, fine: Tensor) -> bool:
+    def _is_frugal(self, x: Tensor) -> bool:
         """Whether the finest level is computed again: where it is large, and for training."""
-        size = fine[:, 0].numel() * self.opening.kernel.outputs * fine.element_size()
+        size = x[:, 0].numel() * self.opening.kernel.outputs * x.element_size()
         return self.frugal and self.training and torch.is_grad_enabled() and size > LARGE
 
     def _folded(self, x: Tensor) -> Tensor:
