@@ -74,6 +74,7 @@ def test_help_shows_an_example(command):
         (("plan", "digits", "--memory", "lots"), "written like 4GB"),
         (("plan", "digits", "--set", "depth=0"), "depth must be an integer of at least 1"),
         (("plan", "tumour", "--set", "patch=30"), "divisible by 8, got (30, 30, 30)"),
+        (("plan", "tumour", "--set", "folder=nowhere"), "folder nowhere does not exist"),
         (("plan", "digits", "--set", "device=abacus"), "planned for device cpu, got 'abacus'"),
         (("train", "cifar10"), "cifar10 needs --data FOLDER"),
         (("table", "tumour"), "recipe tumour has none"),

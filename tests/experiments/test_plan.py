@@ -140,6 +140,7 @@ def test_a_plan_fits_with_a_margin():
         ({"patch": (30,)}, "divisible by 8, got \\(30, 30, 30\\)"),
         ({"patch": (8, 8)}, "one side or three"),
         ({"device": "cuda"}, "planned for device cpu, got 'cuda'"),
+        ({"folder": "nowhere"}, "folder nowhere does not exist"),
         ({"width": (7, 8, 16)}, "even"),
         ({"architecture": "hamiltonian", "folds": 0}, "segmenter"),
     ],

@@ -137,6 +137,11 @@ def _check_values(modality: str, values: NDArray[np.float32]) -> None:
         raise ValueError(f"{modality} holds {bad} voxels that are NaN or infinite")
     if not values.any():
         raise ValueError(f"{modality} is 0 everywhere")
+    inside = values[values != 0]
+    if inside.min() == inside.max():
+        raise ValueError(
+            f"{modality} is {inside[0]:g} wherever it is not 0, as a mask is; the scan itself is wanted"
+        )
 
 
 def _classes(path: Path, convention: Convention, geometry: Geometry) -> NDArray[np.uint8]:

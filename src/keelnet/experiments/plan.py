@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from keelnet.experiments.ledger import Ledger, Line, Weights
@@ -74,13 +75,15 @@ def plan(
 
     First on next to nothing, then on the whole batch, or on a part of it where that is large: peaks and seconds are
     affine in the share, so that a run can be planned on a machine that could not hold it. Of a ``known`` plan
-    of another patch or width the first is taken over. Raises ValueError for a recipe that cannot work, and
-    on devices and systems where memory is not measured.
+    of another patch or width the first is taken over. Raises ValueError for a recipe that cannot work, for a
+    folder that is not there (what lies in one is not read), and on devices and systems where memory is not measured.
     """
     if recipe.device != "cpu":
         raise ValueError(f"memory is planned for device cpu, got {recipe.device!r}")
     if recipe.batch == 0:
         raise ValueError("what all samples at once take is not planned; use batch=1 or more")
+    if recipe.folder and not Path(recipe.folder).exists():
+        raise ValueError(f"folder {recipe.folder} does not exist")
     parameters = sum(value.nbytes for value in network_of(recipe).parameters())
     found: list[tuple[float, Measured]] = []
     if known is None:
