@@ -173,6 +173,9 @@ def broken(tmp_path, what):
         write(t1, 0 * values)
     if what == "mask":
         write(t1, (values > 0.5).astype(np.float32) * 7)
+    if what == "background":
+        values[[0, -1]] = -2.5
+        write(t1, values)
     if what == "5-D":
         write(t1, np.stack([x, x], -1))
     if what == "slice":
@@ -193,6 +196,7 @@ REASONS = {
     "nan": "t1 holds 1 voxels that are NaN",
     "zero": "t1 is 0 everywhere",
     "mask": "t1 is 7 wherever it is not 0, as a mask is",
+    "background": "t1 is -2.5 around the head, where 0 is wanted",
     "5-D": "has shape",
     "slice": "a slice, not a volume",
     "label": "labels hold 5, 10, 15, but BraTS 2017-2021 has only 0, 1, 2, 4",

@@ -142,6 +142,11 @@ def _check_values(modality: str, values: NDArray[np.float32]) -> None:
         raise ValueError(
             f"{modality} is {inside[0]:g} wherever it is not 0, as a mask is; the scan itself is wanted"
         )
+    corners = values[:: values.shape[0] - 1, :: values.shape[1] - 1, :: values.shape[2] - 1]
+    if corners[0, 0, 0] != 0 and (corners == corners[0, 0, 0]).all():
+        raise ValueError(
+            f"{modality} is {corners[0, 0, 0]:g} around the head, where 0 is wanted; set it to 0 there"
+        )
 
 
 def _classes(path: Path, convention: Convention, geometry: Geometry) -> NDArray[np.uint8]:
