@@ -24,6 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))  # after its own folder: environments.py, machine.py
 
+from ceiling import Ceiling  # noqa: E402
 from cohort import Cohort, make_missing  # noqa: E402
 from contestants import CONTESTANTS  # noqa: E402
 from drawing import draw  # noqa: E402
@@ -73,11 +74,13 @@ class Comparison:
         scores = scores_of(self.records, self.settings, list(CONTESTANTS), refused)
         shown = [one for one in scores if one.runs or one.memory or one.searched or one.refused]
         out, about = self.records.out, self._machine()
+        ceiling = Ceiling.read(self.records.ceiling)
         with tempfile.TemporaryDirectory(dir=self.records.runs, prefix=".page-") as scratch:
             folder = Path(scratch)
-            pictures = draw(self.settings, shown, folder)
-            (folder / "compare.md").write_text(page(self.settings, about, shown, pictures))
-            (folder / "compare.json").write_text(record(self.settings, about, shown))
+            pictures = draw(self.settings, shown, ceiling, folder)
+            written = page(self.settings, about, shown, ceiling, pictures)
+            (folder / "compare.md").write_text(written)
+            (folder / "compare.json").write_text(record(self.settings, about, shown, ceiling))
             for path in folder.iterdir():
                 path.replace(out / path.name)
 
@@ -108,7 +111,11 @@ def _compare(comparison: Comparison, arguments: argparse.Namespace) -> None:
     deadline = time.monotonic() + 60 * arguments.minutes
     settings, kinds = comparison.settings, STAGES[arguments.stage]
     if arguments.stage != "memory":
-        make_missing(comparison.cohorts(arguments.cases), arguments.processes)
+        cohorts = comparison.cohorts(arguments.cases)
+        make_missing(cohorts, arguments.processes)
+        if not comparison.records.ceiling.exists():
+            judged = cohorts[0] if settings.test else cohorts[1]
+            Ceiling.of(judged).write(comparison.records.ceiling)
     refused = _unbuilt(comparison.asked) if kinds else {}
     names = [name for name in comparison.asked if name not in refused]
     seeds = arguments.seeds if arguments.seeds is not None else range(settings.seeds)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ceiling import Ceiling
 from contestants import DEPTHS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,10 +29,12 @@ LOOKS = {
 OTHERS = (("#000000", "*"), ("#000000", "<"), ("#000000", "h"), ("#000000", "d"), ("#000000", "p"))
 
 
-def draw(settings: Settings, scores: Sequence[Score], folder: Path) -> list[str]:
+def draw(
+    settings: Settings, scores: Sequence[Score], ceiling: Ceiling | None, folder: Path
+) -> list[str]:
     """Writes what there are numbers for; the names of the files without .png."""
     makers = {
-        "dice": lambda: _dice(settings, scores),
+        "dice": lambda: _dice(settings, scores, ceiling),
         "loss": lambda: _loss(settings, scores),
         "memory": lambda: _memory(settings, scores),
     }
@@ -50,8 +53,8 @@ def _looks(titles: Sequence[str]) -> dict[str, tuple[str, str]]:
     return LOOKS | {title: OTHERS[n % len(OTHERS)] for n, title in enumerate(others)}
 
 
-def _dice(settings: Settings, scores: Sequence[Score]) -> Figure | None:
-    """A dot a test case, a box over the middle half of them, a marker at the mean; as they are, and under noise."""
+def _dice(settings: Settings, scores: Sequence[Score], ceiling: Ceiling | None) -> Figure | None:
+    """A dot a test case, a box over the middle half, a marker at the mean; as they are, and under noise; a line at the ceiling."""
     trained = sorted((one for one in scores if one.runs), key=lambda one: one.dice("test"))
     if not trained:
         return None
@@ -59,22 +62,37 @@ def _dice(settings: Settings, scores: Sequence[Score]) -> Figure | None:
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     looks = _looks([one.title for one in trained])
     noise = f"with noise of {settings.perturbation:g} deviations"
+    least = _least([one.cases(on) for one in trained for on in ("test", "perturbed")])
     for panel, on, title in zip(panels, ("test", "perturbed"), ("as they are", noise), strict=True):
         for place, one in enumerate(trained):
-            _row(panel, place, one.cases(on), *looks[one.title])
+            _row(panel, place, one.cases(on), least, *looks[one.title])
+        if ceiling is not None:
+            panel.axvline(ceiling.mean(), color="black", linestyle=":", linewidth=1.2, zorder=1)
         panel.set_title(title, size=10)
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(trained)), [one.title for one in trained])
-    least, most = panels[0].get_xlim()
-    panels[0].set_xlim(least, most + 0.14 * (most - least))  # room for the numbers
+    panels[0].set_xlim(least - 0.02 * (1 - least), 1 + 0.16 * (1 - least))  # room for the numbers
     panels[0].set_ylim(-0.6, len(trained) - 0.4)
-    figure.supxlabel("mean Dice of WT, TC and ET (a dot a case, seeds averaged; box: middle half; number and marker: mean)", size=9)  # fmt: skip
+    line = "" if ceiling is None else f"; dotted: what the labels allow, {ceiling.mean():.3f}"
+    figure.supxlabel(
+        "mean Dice of WT, TC and ET: a dot a case, seeds averaged (triangle: below the axis);"
+        f"\nbox: middle half; number and marker: mean{line}",
+        size=9,
+    )
     return figure
 
 
-def _row(panel: Axes, place: int, values: Any, colour: str, marker: str) -> None:
-    shift = np.random.default_rng(0).uniform(-0.22, 0.22, len(values))
-    panel.plot(values, place + shift, ".", color="#666666", markersize=3, alpha=0.6, zorder=1)
+def _least(columns: Sequence[Any]) -> float:
+    """Where the axis begins, a multiple of 0.1: a few cases that failed must not press all others together."""
+    low = min(float(np.percentile(values, 5)) for values in columns)
+    return min(0.9, np.floor(10 * low) / 10)
+
+
+def _row(panel: Axes, place: int, values: Any, least: float, colour: str, marker: str) -> None:
+    shift = place + np.random.default_rng(0).uniform(-0.22, 0.22, len(values))
+    seen = values >= least
+    panel.plot(values[seen], shift[seen], ".", color="#666666", markersize=3, alpha=0.6, zorder=1)
+    panel.plot(0 * values[~seen] + least, shift[~seen], "<", color="#666666", markersize=5, zorder=1)  # fmt: skip
     low, high = np.percentile(values, (25, 75))
     panel.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.35, zorder=2)
     mean = float(values.mean())

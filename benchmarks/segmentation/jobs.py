@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Records:
-    """The folder of a comparison: settings.json and, in runs/, a record a finished job and a log a job."""
+    """The folder of a comparison: settings.json and, in runs/, a record a finished job, a log a job, and ceiling.json."""
 
     out: Path
 
@@ -46,6 +46,11 @@ class Records:
     @property
     def runs(self) -> Path:
         return self.out / "runs"
+
+    @property
+    def ceiling(self) -> Path:
+        """What the labels allow."""
+        return self.runs / "ceiling.json"
 
     def get(self, job: Job) -> Record | None:
         """None while it is not finished. Raises ValueError for a record of a contestant of this name that was another network."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ceiling import Ceiling
 from contestants import DEPTHS
 from jobs import rounded
 from schedule import REGIONS
@@ -18,14 +19,18 @@ COLUMNS = (*REGIONS, "mean")
 
 
 def page(
-    settings: Settings, machine: Mapping[str, str], scores: Sequence[Score], pictures: Sequence[str]
+    settings: Settings,
+    machine: Mapping[str, str],
+    scores: Sequence[Score],
+    ceiling: Ceiling | None,
+    pictures: Sequence[str],
 ) -> str:
     """The whole file."""
     trained = sorted((one for one in scores if one.runs), key=lambda one: -one.dice("test"))
     lines = ["# Segmentation: keelnet and its peers on the same cases", "", *_opening(settings), ""]
     lines += ["## Is this a test?", "", *_verdicts(is_test(scores)), ""]
     lines += ["## What was wanted", "", *_verdicts(targets(scores)), ""]
-    lines += ["## Dice", "", *_dice(trained, "test"), ""]
+    lines += ["## Dice", "", *_dice(trained, "test", ceiling), "", *_explained(ceiling)]
     lines += ["![Dice by contestant](dice.png)", ""] if "dice" in pictures else []
     lines += [f"With noise of {settings.perturbation:g} deviations of the brain added to every modality:", ""]  # fmt: skip
     lines += [*_dice(trained, "perturbed"), "", *_differences(scores)]
@@ -73,7 +78,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
     return [f"{text}.", "", *table(("condition", "wanted", "measured", ""), rows, right=False)]
 
 
-def _dice(trained: Sequence[Score], on: str) -> list[str]:
+def _dice(trained: Sequence[Score], on: str, ceiling: Ceiling | None = None) -> list[str]:
     header = ["", *COLUMNS, "look-alikes called tumour", "seeds"]
     rows = [
         [
@@ -84,7 +89,20 @@ def _dice(trained: Sequence[Score], on: str) -> list[str]:
         ]
         for one in trained
     ]
+    if ceiling is not None and rows:
+        rows.append(["*the tumours as grown*", *[f"{ceiling.mean(column):.3f}" for column in COLUMNS], "–", "–"])  # fmt: skip
     return table(header, rows) if rows else ["No run is finished yet."]
+
+
+def _explained(ceiling: Ceiling | None) -> list[str]:
+    """Of the last row."""
+    if ceiling is None:
+        return []
+    return [
+        "The labels are a reader's: the last row is how far the tumours as they were grown agree with them, which is what"
+        " a network that knew the truth would score.",
+        "",
+    ]
 
 
 def _title(score: Score) -> str:
@@ -122,7 +140,7 @@ def _training(trained: Sequence[Score]) -> list[str]:
             f"{1e3 * one.mean_of('seconds_without_loading'):.0f}",
             f"{one.mean_of('steps'):.0f}",
             f"{one.mean_of('parameters'):,.0f}",
-            _percent(one.fall()),
+            _percent(one.fall(), one.fall_spread()),
             f"{one.dice('training'):.3f}",
             f"{one.dice('validation'):.3f}",
         )
@@ -132,8 +150,10 @@ def _training(trained: Sequence[Score]) -> list[str]:
     return table(header, rows) if rows else ["No run is finished yet."]
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+def _percent(value: float | None, spread: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if spread is None else f"{100 * value:.1f} ± {100 * spread:.1f} %"
 
 
 def _memory(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
@@ -209,13 +229,19 @@ def _plain(value: object) -> str:
     return ", ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else f"{value}"
 
 
-def record(settings: Settings, machine: Mapping[str, str], scores: Sequence[Score]) -> str:
+def record(
+    settings: Settings,
+    machine: Mapping[str, str],
+    scores: Sequence[Score],
+    ceiling: Ceiling | None,
+) -> str:
     """Everything that the page and the pictures are made of: a line a run."""
     head = {
         "settings": asdict(settings),
         "machine": dict(machine),
         "is_test": [asdict(one) for one in is_test(scores)],
         "targets": [asdict(one) for one in targets(scores)],
+        "ceiling": None if ceiling is None else ceiling.columns,
     }
     lines = [f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in head.items()]
     rates = {one.contestant.name: {f"{rate:g}": value for rate, value in one.searched.items()} for one in scores if one.searched}  # fmt: skip

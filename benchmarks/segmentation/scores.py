@@ -53,6 +53,11 @@ class Score:
         found = [fall for run in self.runs if (fall := fall_of(run["losses"])) is not None]
         return statistics.fmean(found) if found else None
 
+    def fall_spread(self) -> float | None:
+        """Standard deviation over seeds of `fall`."""
+        found = [fall for run in self.runs if (fall := fall_of(run["losses"])) is not None]
+        return statistics.stdev(found) if len(found) > 1 else None
+
     def gap(self) -> float:
         """Dice of training cases, as they are, less that of validation cases."""
         return self.dice("training") - self.dice("validation")
