@@ -32,6 +32,34 @@ def test_classes_keep_their_values_and_the_grid_of_the_image(space, spacing, wan
     assert set(np.unique(moved)) <= set(np.unique(classes))
 
 
+@pytest.mark.parametrize("wanted", [2.0, 1.5, 0.7])
+@pytest.mark.parametrize("side", [40, 41])
+def test_tumours_stay_where_they_are_and_as_large(side, wanted):
+    random = np.random.default_rng(0)
+    shifts, sizes = [], []
+    for _ in range(12):
+        centre = (side - 1) / 2 + random.uniform(-2, 2, 3)
+        away = np.indices((side,) * 3) - centre[:, None, None, None]
+        classes = 3 * ((away**2).sum(0) < random.uniform(6, 13) ** 2).astype(np.uint8)
+        moved = resampled_classes(classes, (1.0,) * 3, wanted)
+        voxel = side / np.array(moved.shape)
+        sizes.append((moved > 0).sum() * voxel.prod() / (classes > 0).sum())
+        centres = [
+            ((np.argwhere(each) + 0.5) * width).mean(0)
+            for each, width in ((classes, 1.0), (moved, voxel))
+        ]
+        shifts.append(centres[1] - centres[0])
+    np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=0.05)
+    assert np.mean(sizes) == pytest.approx(1, abs=0.07)
+
+
+def test_a_voxel_is_of_the_class_that_has_most_of_its_tumour():
+    classes = np.zeros((4, 2, 2), np.uint8)
+    classes[:2] = [[[1, 1], [1, 2]], [[2, 3], [3, 0]]]  # 7 of 8 are tumour, and 3 of them class 1
+    classes[2:] = [[[3, 3], [3, 0]], [[0, 0], [0, 0]]]  # 5 of 8 are none
+    assert resampled_classes(classes, (1.0,) * 3, 2.0).ravel().tolist() == [1, 0]
+
+
 def test_near_enough_is_the_same():
     x = np.random.default_rng(0).standard_normal((1, 5, 6, 7)).astype(np.float32)
     np.testing.assert_array_equal(resampled(x, (1.01, 0.99, 1.0), 1.0), x)

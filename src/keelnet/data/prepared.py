@@ -20,7 +20,7 @@ from keelnet.data.resampling import resampled, resampled_classes
 from keelnet.data.scans import Scan
 
 PLACES = 2000
-VERSION = 2  # of what is written; another one is prepared anew
+VERSION = 3  # of what is written; another one is prepared anew
 
 
 def brain_box(x: NDArray[np.float32], margin: int = 2) -> tuple[slice, slice, slice]:
