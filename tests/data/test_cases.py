@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from scans import NEW, OLD, RAS, SHAPE, classes, volumes, write, write_case, wri
 
 from keelnet.data.cases import find_cases
 from keelnet.data.conventions import CONVENTIONS, MODALITIES, convention_named
-from keelnet.data.scans import read_scan, read_scans, settle
+from keelnet.data.scans import ScanWarning, read_scan, read_scans, settle
 
 
 def read(folder, labels=None):
@@ -171,11 +173,6 @@ def broken(tmp_path, what):
         write(t1, values)
     if what == "zero":
         write(t1, 0 * values)
-    if what == "mask":
-        write(t1, (values > 0.5).astype(np.float32) * 7)
-    if what == "background":
-        values[[0, -1]] = -2.5
-        write(t1, values)
     if what == "5-D":
         write(t1, np.stack([x, x], -1))
     if what == "slice":
@@ -195,8 +192,6 @@ REASONS = {
     "affine": "1.00 mm apart",
     "nan": "t1 holds 1 voxels that are NaN",
     "zero": "t1 is 0 everywhere",
-    "mask": "t1 is 7 wherever it is not 0, as a mask is",
-    "background": "t1 is -2.5 around the head, where 0 is wanted",
     "5-D": "has shape",
     "slice": "a slice, not a volume",
     "label": "labels hold 5, 10, 15, but BraTS 2017-2021 has only 0, 1, 2, 4",
@@ -220,6 +215,20 @@ def test_a_broken_case_is_refused_in_one_sentence(what, tmp_path):
             list(read_scans(settle(find_cases([tmp_path]))))
 
 
+def test_what_is_hardly_a_scan_is_read_with_a_warning(tmp_path):
+    folder = write_case(tmp_path, "x")
+    values = volumes()
+    write(folder / "x_t1.nii.gz", np.float32(7) * (values[1] > 0))
+    values[2, [0, -1]] = -2.5
+    write(folder / "x_t1ce.nii.gz", values[2])
+    with pytest.warns(ScanWarning) as heard:
+        read(tmp_path)
+    assert [str(each.message) for each in heard] == [
+        "case x: t1 is 7 wherever it is not 0, as a mask is",
+        "case x: t1ce is -2.5 in every corner, which is taken for brain; outside of it 0 is wanted",
+    ]
+
+
 def test_a_folder_without_a_case_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no case in .*_t1ce.nii.gz"):
         find_cases([tmp_path])
@@ -240,6 +249,90 @@ def test_a_case_without_labels_can_be_read(tmp_path):
     found, scans = read(tmp_path)
     assert scans[0].classes is None and found.convention is None
     assert len(MODALITIES) == len(scans[0].x)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x_t1_brain_mask", "x_brain_mask", "x_t1_bet_mask", "sub-01_desc-brain_mask", "other_mask"],
+)
+def test_a_mask_of_the_brain_is_not_labels(name, tmp_path):
+    folder = write_case(tmp_path, "x")
+    (folder / "x_seg.nii.gz").unlink()
+    write(folder / f"{name}.nii.gz", (volumes()[0] > 0).astype(np.uint8))
+    found, scans = read(tmp_path)
+    assert scans[0].classes is None and found.cases[0].labels is None and not found.refused
+
+
+def test_labels_that_cover_the_brain_are_refused_by_name(tmp_path):
+    folder = write_case(tmp_path, "x")
+    (folder / "x_seg.nii.gz").unlink()
+    write(folder / "x_mask.nii.gz", (volumes()[0] > 0).astype(np.uint8))
+    with pytest.raises(ValueError, match="x_mask.nii.gz calls 100 % of the brain tumour"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["set", "set/imagesTr", "set/imagesTr/B_1.nii.gz", ".", "link", "linked"])  # fmt: skip
+def test_a_decathlon_is_the_same_however_it_is_addressed(address, tmp_path, monkeypatch):
+    write_decathlon(tmp_path / "set", "B_1")
+    (tmp_path / "set" / "dataset.json").write_text(
+        json.dumps({"modality": {"0": "T2w", "1": "T1gd", "2": "T1w", "3": "FLAIR"}})
+    )
+    (tmp_path / "link").symlink_to(tmp_path / "set" / "imagesTr")
+    (tmp_path / "linked").symlink_to(tmp_path / "set")
+    monkeypatch.chdir(tmp_path / "set" / "imagesTr" if address == "." else tmp_path)
+    found, scans = read(Path(address))
+    np.testing.assert_array_equal(scans[0].x, volumes()[::-1])
+    np.testing.assert_array_equal(scans[0].classes, classes())
+    assert "four volumes a file (t2, t1ce, t1, flair)" in str(found)
+
+
+def test_a_decathlon_is_found_below_a_folder(tmp_path):
+    write_decathlon(tmp_path / "sets" / "Task01", "B_1")
+    found, scans = read(tmp_path / "sets")
+    np.testing.assert_array_equal(scans[0].classes, classes())
+    assert found.layout == "Decathlon, four volumes a file (flair, t1, t1ce, t2)"
+
+
+def test_a_case_is_called_by_its_folder_wherever_it_is_looked_at_from(tmp_path, monkeypatch):
+    folder = write_case(tmp_path, "x")
+    for path in folder.iterdir():
+        path.rename(folder / path.name.removeprefix("x_"))
+    monkeypatch.chdir(folder)
+    for inputs in ([Path(".")], [Path(f"{word}.nii.gz") for word in OLD]):
+        assert [case.name for case in find_cases(inputs).cases] == ["x"]
+
+
+def test_what_lies_beside_a_case_and_is_none_of_ours_is_passed_over(tmp_path):
+    folder = write_case(tmp_path, "x")
+    write(folder / "x_1Warp.nii.gz", np.zeros((*SHAPE, 1, 3), np.float32))
+    write(folder / "dti.nii.gz", np.zeros((*SHAPE, 4), np.float32))
+    write(tmp_path / "logs" / "localizer.nii.gz", np.zeros((*SHAPE[:2], 1), np.float32))
+    (tmp_path / "logs" / "broken.nii").write_bytes(b"?")
+    found, scans = read(tmp_path)
+    assert [scan.name for scan in scans] == ["x"] and not found.refused
+
+
+def test_a_broken_file_is_refused_where_nothing_else_tells_what_is_wanted(tmp_path):
+    write(tmp_path / "a.nii.gz", np.moveaxis(volumes(), 0, -1))
+    (tmp_path / "b.nii.gz").write_bytes(b"?")
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["a"] and list(found.refused) == ["b"]
+
+
+def test_a_name_that_is_not_unicode_is_refused_in_words_that_are(tmp_path):
+    write_case(tmp_path, "good")
+    write_case(tmp_path, os.fsdecode(b"M\xfcller"))
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["good"]
+    (name,) = found.refused
+    assert name.isascii() and "UTF-8" in found.refused[name]
+
+
+def test_children_are_told_by_their_names(tmp_path):
+    write_case(tmp_path, "BraTS-PED-00001-000", NEW, (2, 4, 1), "-")
+    found, scans = read(tmp_path)
+    assert found.convention is CONVENTIONS["peds2024"]
+    np.testing.assert_array_equal(scans[0].classes, classes())
 
 
 def test_links_are_followed_and_one_that_leads_back_ends(tmp_path):

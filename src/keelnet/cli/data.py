@@ -26,7 +26,9 @@ def check(
     ],
     labels: Annotated[
         str | None,
-        typer.Option(help="What the labels mean: brats2021, brats2023, brats2024 or msd."),
+        typer.Option(
+            help="What the labels mean: brats2021, brats2023, brats2024, peds2024 or msd."
+        ),
     ] = None,
 ) -> None:
     """Read every case and report layout, labels, sizes, volumes and what is wrong, without training."""

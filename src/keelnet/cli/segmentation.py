@@ -25,7 +25,7 @@ def segment(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Write labels as brats2021, brats2023, brats2024 or msd. Default: as the files are named."
+            help="Write labels as brats2021, brats2023, brats2024, peds2024 or msd. Default: as the files are named."
         ),
     ] = None,
     mirrored: Annotated[
@@ -74,7 +74,9 @@ def evaluate(
     overwrite: Overwrite = False,
     labels: Annotated[
         str | None,
-        typer.Option(help="What the labels mean: brats2021, brats2023, brats2024 or msd."),
+        typer.Option(
+            help="What the labels mean: brats2021, brats2023, brats2024, peds2024 or msd."
+        ),
     ] = None,
     mirrored: Annotated[
         bool, typer.Option("--mirrored", help="Average eight mirror images: eight times as long.")

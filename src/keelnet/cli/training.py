@@ -45,7 +45,9 @@ def train(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="What their labels mean: brats2021, brats2023, brats2024 or msd."),
+        typer.Option(
+            help="What their labels mean: brats2021, brats2023, brats2024, peds2024 or msd."
+        ),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without the cases that cannot be read.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -11,45 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keelnet.data.case import Case
+from keelnet.data.case_tables import read_table
 from keelnet.data.conventions import ALIASES, MODALITIES, Convention
 from keelnet.data.volumes import is_volume, read_geometry, stem_of
 
 # <subject>_t1ce, <subject>-t1c, <subject>_seg …: a separator, then the last word.
 _NAMED = re.compile(r"^(?P<subject>.*?)[-_.]?(?P<kind>[A-Za-z0-9]+)$")
 _SEGMENTATION = re.compile(r"(^|[-_.])(seg|segm|segmentation|label|labels|mask)$", re.IGNORECASE)
-# What is made of a case is called by its name, in the folder that the user chose.
-_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
+# What other programs mark: <subject>_t1_brain_mask, <subject>_bet_mask …
+_OF_THE_HEAD = re.compile(r"(^|[-_.])(brain|bet|hd-bet|skull|head)[-_.](seg|segm|label|mask)[^-_.]*$", re.IGNORECASE)  # fmt: skip
 _NEW = ("t1n", "t1c", "t2w", "t2f")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One subject: a file for each modality, or one file of four volumes; perhaps its labels.
-
-    ``names`` says how the files are named, see `conventions.convention_of`. ``order`` are the
-    modalities of a file of four volumes.
-    """
-
-    name: str
-    files: dict[str, Path]
-    labels: Path | None
-    names: str
-    order: tuple[str, ...] = ()
-
-    @property
-    def first(self) -> Path:
-        """A file whose space is that of the case."""
-        return next(iter(self.files.values()))
-
-    @property
-    def paths(self) -> list[Path]:
-        """Every file of the case, labels last."""
-        return [*self.files.values(), *([self.labels] if self.labels else [])]
-
-    @property
-    def stacked(self) -> bool:
-        """Whether one file holds all modalities."""
-        return bool(self.order)
+_CHILDREN = re.compile(r"(^|[-_.])ped[-_.]", re.IGNORECASE)  # BraTS-PED-00001-000
 
 
 @dataclass
@@ -85,7 +56,10 @@ def find_cases(inputs: Sequence[Path]) -> Found:
         if path.is_dir():
             layouts.append(_in_folder(path, found))
         elif path.suffix.lower() == ".csv":
-            layouts.append(_in_table(path, found))
+            cases, refused = read_table(path)
+            found.cases += cases
+            found.refused |= refused
+            layouts.append(f"listed in {path.name}")
         elif is_volume(path):
             loose.append(path)
         else:
@@ -100,10 +74,12 @@ def find_cases(inputs: Sequence[Path]) -> Found:
             + ", ".join(MODALITIES)
         )
     for case in list(found.cases):
-        if not _NAME.fullmatch(case.name):
+        if not case.can_name_files:
             found.cases.remove(case)
-            found.refused[case.name] = (
-                "no file can be called so: a case's name starts with no dot and holds no slash and no line break"
+            shown = case.name.encode("utf-8", "backslashreplace").decode()
+            found.refused[shown] = (
+                "no file can be called so: a case's name is UTF-8, starts with no dot and holds no slash and no line"
+                " break"
             )
     _require_own_names(found.cases)
     found.cases.sort(key=lambda case: case.name)
@@ -123,8 +99,8 @@ def _require_own_names(cases: Iterable[Case]) -> None:
 
 def _in_folder(folder: Path, found: Found) -> str:
     for root in (folder, folder / "imagesTr"):
-        if root.name in ("imagesTr", "imagesTs") and root.is_dir():
-            return _decathlon(root, found)
+        if root.is_dir() and (images := _images(root)):
+            return _decathlon(images, found)
     return _grouped(sorted(_volumes_in(folder, found)), found)
 
 
@@ -150,16 +126,32 @@ def _volumes_in(folder: Path, found: Found) -> Iterator[Path]:
         )
 
 
+def _images(folder: Path) -> Path | None:
+    """The folder, if it is one of a Decathlon's by its own name or by that of what it is a link to."""
+    for place in (Path(os.path.abspath(folder)), folder.resolve()):
+        if place.name in ("imagesTr", "imagesTs"):
+            return place
+    return None
+
+
 def _decathlon(images: Path, found: Found) -> str:
     """imagesTr with four volumes a file, labelsTr beside it."""
-    folder, order = images.parent, _order(images.parent)
-    for path in sorted(filter(is_volume, images.iterdir())):
-        labels = folder / images.name.replace("images", "labels") / path.name
-        name = stem_of(path)
-        found.cases.append(
-            Case(name, {"all": path}, labels if labels.is_file() else None, "msd", order)
-        )
+    found.cases += [_stacked(path) for path in sorted(filter(is_volume, images.iterdir()))]
+    return _four(_order(images.parent))
+
+
+def _four(order: Sequence[str]) -> str:
     return f"Decathlon, four volumes a file ({', '.join(order)})"
+
+
+def _stacked(path: Path) -> Case:
+    """A case of four volumes in a file; what they are and its labels lie where the Decathlon has them."""
+    images = _images(path.parent)
+    if images is None:
+        return Case(stem_of(path), {"all": path}, None, "msd", _order(path.parent))
+    labels = images.parent / images.name.replace("images", "labels") / path.name
+    own = labels if labels.is_file() else None
+    return Case(stem_of(path), {"all": path}, own, "msd", _order(images.parent))
 
 
 def _order(folder: Path) -> tuple[str, ...]:
@@ -188,6 +180,7 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
     spellings: dict[tuple[Path, str], set[str]] = {}
     segmentations: dict[tuple[Path, str], list[Path]] = {}
     odd: dict[Path, list[Path]] = {}
+    others: list[Path] = []
     for path in files:
         stem = stem_of(path)
         match = _NAMED.match(stem)
@@ -196,14 +189,15 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
             key = path.parent, match["subject"].rstrip("-_.")
             _add(groups.setdefault(key, {}), ALIASES[kind], path, found, key[1])
             spellings.setdefault(key, set()).add(kind)
-        elif marked := _SEGMENTATION.search(stem):
+        elif (marked := _SEGMENTATION.search(stem)) and not _OF_THE_HEAD.search(stem):
             key = path.parent, stem[: marked.start()].rstrip("-_.")
             segmentations.setdefault(key, []).append(path)
-            odd.setdefault(path.parent, []).append(path)
+            if marked[2].lower() != "mask":
+                odd.setdefault(path.parent, []).append(path)
         else:
-            _stacked(path, found)
+            others.append(path)
     for (folder, subject), paths in groups.items():
-        name = subject or folder.name
+        name = subject or folder.resolve().name
         missing = [each for each in MODALITIES if each not in paths]
         if name in found.refused:
             continue
@@ -218,86 +212,43 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
         if len(labels) > 1:
             found.refused[name] = f"two files of labels: {labels[0].name} and {labels[1].name}"
             continue
-        names = "new" if spellings[folder, subject] <= {*_NEW} else "old"
         own = {modality: paths[modality] for modality in MODALITIES}
+        names = _names(name, spellings[folder, subject])
         found.cases.append(Case(name, own, labels[0] if labels else None, names))
-    return "a file for each modality"
+    stacked = _stacks(others, {folder for folder, _ in groups}, found)
+    found.cases += stacked
+    told = ["a file for each modality"] if groups or not stacked else []
+    return "; ".join(dict.fromkeys([*told, *(_four(case.order) for case in stacked)]))
 
 
-def _stacked(path: Path, found: Found) -> None:
-    """A file of four volumes beside nothing is a case of its own; other files are none of ours."""
-    try:
-        shape = read_geometry(path)[1]
-    except ValueError as reason:
-        found.refused[stem_of(path)] = str(reason)
-        return
-    if len(shape) == 4 and shape[3] == len(MODALITIES):
-        found.cases.append(Case(stem_of(path), {"all": path}, None, "msd", _order(path.parent)))
+def _names(subject: str, words: set[str]) -> str:
+    """How the files of a case are named, see `conventions.convention_of`."""
+    if not words <= {*_NEW}:
+        return "old"
+    return "children" if _CHILDREN.search(subject) else "new"
+
+
+def _stacks(files: Sequence[Path], taken: set[Path], found: Found) -> list[Case]:
+    """Files of four volumes, a case each. What lies beside files named by modality, or cannot be read where others have such, is none of ours."""
+    cases, broken = [], {}
+    for path in files:
+        if path.parent in taken:
+            continue
+        try:
+            shape = read_geometry(path)[1]
+        except ValueError as reason:
+            broken[stem_of(path)] = str(reason)
+            continue
+        if len(shape) == 4 and shape[3] == len(MODALITIES):
+            cases.append(_stacked(path))
+    if not taken:
+        found.refused |= broken
+    return cases
 
 
 def _add(paths: dict[str, Path], modality: str, path: Path, found: Found, name: str) -> None:
     if modality in paths:
-        found.refused[name or path.parent.name] = (
+        found.refused[name or path.parent.resolve().name] = (
             f"two files for {modality}: {paths[modality].name} and {path.name}"
         )
     paths[modality] = path
-
-
-def _in_table(path: Path, found: Found) -> str:
-    """A CSV with the columns case, one for each modality, and perhaps seg; paths relative to it.
-
-    Cells stand between commas, semicolons or tabs, whichever the first line has most of.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        first = text.partition("\n")[0]
-        table = csv.DictReader(
-            io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)
-        )
-        columns = _columns(path, table.fieldnames or ())
-        rows = [(table.line_num, row) for row in table]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no table in UTF-8: {error}") from None
-    for number, row in rows:
-        cells = {name: (row[column] or "").strip() for name, column in columns.items()}
-        if not any(cells.values()):
-            continue
-        name = cells.get("case") or f"line {number}"
-        if reason := _wrong_in(cells):
-            found.refused[name] = f"line {number} of {path.name} {reason}"
-            continue
-        files = {modality: path.parent / cells[modality] for modality in MODALITIES}
-        labels = path.parent / cells["seg"] if cells.get("seg") else None
-        found.cases.append(Case(name, files, labels, "listed"))
-    return f"listed in {path.name}"
-
-
-def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Which column holds what; raises ValueError where two hold the same, or a modality has none."""
-    columns: dict[str, str] = {}
-    for name in names:
-        word = name.strip().lower()
-        meant = "seg" if _SEGMENTATION.fullmatch(word) else ALIASES.get(word, word)
-        if meant not in ("case", "seg", *MODALITIES):
-            continue
-        if meant in columns:
-            raise ValueError(f"{path} has two columns for {meant}: {columns[meant]} and {name}")
-        columns[meant] = name
-    missing = [modality for modality in MODALITIES if modality not in columns]
-    if names and missing:
-        shown = ", ".join(name.strip() for name in names[:8])
-        raise ValueError(
-            f"{path} has no column for {', '.join(missing)}; wanted are case, {', '.join(MODALITIES)} and"
-            f" perhaps seg, got {shown}"
-        )
-    return columns
-
-
-def _wrong_in(cells: dict[str, str]) -> str:
-    """What keeps a line of a table from being a case; empty where nothing does."""
-    missing = [modality for modality in MODALITIES if not cells[modality]]
-    if missing:
-        return f"names no file for {', '.join(missing)}"
-    paths = [cells[modality] for modality in MODALITIES]
-    twice = [one for one in MODALITIES if paths.count(cells[one]) > 1]
-    return f"names one file for {' and '.join(twice)}" if twice else ""

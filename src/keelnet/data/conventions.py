@@ -61,8 +61,10 @@ class Convention:
         return self._mapped(labels.astype(np.uint8), dict(self.classes))
 
     def to_file(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The set's own values; a class that it lacks cannot occur."""
-        return self._mapped(classes, {own: value for value, own in self.classes.items()})
+        """The set's own values, the first of those that mean the class; a class that it lacks cannot occur."""
+        return self._mapped(
+            classes, {own: value for value, own in reversed([*self.classes.items()])}
+        )
 
     @staticmethod
     def _mapped(values: NDArray[np.uint8], table: dict[int, int]) -> NDArray[np.uint8]:
@@ -91,6 +93,11 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
                 "BraTS 2024 post-treatment",
                 MappingProxyType({1: NECROSIS, 2: EDEMA, 3: ENHANCING, 4: CAVITY}),
             ),
+            Convention(  # non-enhancing tumour and cysts are both of the core that does not enhance
+                "peds2024",
+                "BraTS-PEDs 2024 (children)",
+                MappingProxyType({1: ENHANCING, 2: NECROSIS, 3: NECROSIS, 4: EDEMA}),
+            ),
             Convention(
                 "msd",
                 "Medical Segmentation Decathlon Task01",
@@ -114,8 +121,8 @@ def convention_named(name: str) -> Convention:
 def convention_of(names: str, cases: Sequence[frozenset[int]]) -> tuple[Convention, str]:
     """The convention of a set, from how its files are ``named`` and which label values its ``cases`` hold, and why.
 
-    ``names`` is "old" (_t1ce, _flair), "new" (-t1c, -t2f), "msd" (imagesTr, four volumes a file), or
-    "listed" (a table of paths, whose names say nothing). Values that no convention has are no evidence; a few cases that
+    ``names`` is "old" (_t1ce, _flair), "new" (-t1c, -t2f), "children" (the same of BraTS-PED), "msd" (imagesTr, four
+    volumes a file), or "listed" (a table of paths, whose names say nothing). Values that no convention has are no evidence; a few cases that
     contradict names and the other cases leave a set settled: they are refused when they are read. Raises ValueError
     where names and values do not settle it.
     """
@@ -128,6 +135,8 @@ def convention_of(names: str, cases: Sequence[frozenset[int]]) -> tuple[Conventi
         [values for values in told if wanted <= values and not values & never]
         for wanted, never in (({4}, set()), ({3, 4}, set()), ({3}, {4}))
     )
+    if names == "children" and any(4 in values for values in told):
+        return _fitting("peds2024", told, "modalities named as from 2023, of children, label 4")
     if names == "new" and both and (len(fours) > 1 or len(told) < 3):
         return _fitting("brats2024", told, "modalities named as from 2023, labels 3 and 4")
     if names == "new" and (not fours or len(fours) <= len(threes)):
@@ -137,7 +146,8 @@ def convention_of(names: str, cases: Sequence[frozenset[int]]) -> tuple[Conventi
         return _fitting("brats2021", told, "label 4 and no label 3")
     raise ValueError(
         f"what the labels {_shown(told)} mean is not clear: 4 is enhancing tumour up to 2021 and a resection cavity"
-        f" from 2024, 1 and 2 change places in the Decathlon; say which with {_FLAG}"
+        f" from 2024, 1 and 2 change places in the Decathlon, and 1 is enhancing tumour in children's sets from 2024; say which"
+        f" with {_FLAG}"
     )
 
 

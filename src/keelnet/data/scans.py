@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from keelnet.data.cases import Case, Found
+from keelnet.data.case import Case
+from keelnet.data.cases import Found
 from keelnet.data.conventions import MODALITIES, Convention, convention_of
 from keelnet.data.volumes import Geometry, read_geometry, read_voxels
 
 # Files of one case may place its corners apart by this much, in mm: rounding in headers.
 TOLERANCE = 0.1
+# What of the brain a tumour takes, at most; a mask of the brain takes all of it.
+LARGEST = 0.9
 LOOKED_AT = 24  # cases whose labels are read to find the convention
+
+
+class ScanWarning(UserWarning):
+    """A scan that can be read, and is hardly what was meant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +37,20 @@ class Scan:
 
 
 def read_scan(case: Case, convention: Convention | None) -> Scan:
-    """A case as keelnet computes with it. Raises ValueError, one sentence, for whatever cannot be trusted."""
+    """A case as keelnet computes with it.
+
+    Raises ValueError, one sentence, for whatever cannot be trusted; warns (ScanWarning) of what is unlikely to be meant.
+    """
     geometry = common_geometry(case)
     x = np.stack([geometry.towards(values) for values in _modalities(case)])
     for modality, values in zip(MODALITIES, x, strict=True):
         _check_values(modality, values)
+        if doubt := _doubt(values):
+            warnings.warn(f"case {case.name}: {modality} {doubt}", ScanWarning, stacklevel=2)
     classes = None
     if case.labels is not None and convention is not None:
         classes = _classes(case.labels, convention, geometry)
+        _check_extent(case.labels, classes, (x != 0).any(0))
     return Scan(case.name, x, classes, geometry)
 
 
@@ -137,15 +151,27 @@ def _check_values(modality: str, values: NDArray[np.float32]) -> None:
         raise ValueError(f"{modality} holds {bad} voxels that are NaN or infinite")
     if not values.any():
         raise ValueError(f"{modality} is 0 everywhere")
+
+
+def _doubt(values: NDArray[np.float32]) -> str:
+    """What makes a modality unlikely to be a scan; empty where nothing does."""
     inside = values[values != 0]
     if inside.min() == inside.max():
-        raise ValueError(
-            f"{modality} is {inside[0]:g} wherever it is not 0, as a mask is; the scan itself is wanted"
-        )
-    corners = values[:: values.shape[0] - 1, :: values.shape[1] - 1, :: values.shape[2] - 1]
+        return f"is {inside[0]:g} wherever it is not 0, as a mask is"
+    sides = values.shape
+    corners = values[:: sides[0] - 1, :: sides[1] - 1, :: sides[2] - 1]
     if corners[0, 0, 0] != 0 and (corners == corners[0, 0, 0]).all():
+        return f"is {corners[0, 0, 0]:g} in every corner, which is taken for brain; outside of it 0 is wanted"
+    return ""
+
+
+def _check_extent(path: Path, classes: NDArray[np.uint8], brain: NDArray[np.bool_]) -> None:
+    inside = classes[brain]
+    share = float((inside > 0).mean())
+    if share > LARGEST and len({*np.unique(inside)} - {0}) == 1:
         raise ValueError(
-            f"{modality} is {corners[0, 0, 0]:g} around the head, where 0 is wanted; set it to 0 there"
+            f"{path.name} calls {100 * share:.0f} % of the brain tumour: a mask of the brain, not labels;"
+            " move it elsewhere"
         )
 
 

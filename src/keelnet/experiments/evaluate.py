@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from keelnet.analysis.regions import RegionScore, region_scores
 from keelnet.analysis.uncertainty import Sensitivity, entropy, sensitivity
-from keelnet.data.cases import Case, find_cases
+from keelnet.data.case import Case
+from keelnet.data.cases import find_cases
 from keelnet.data.conventions import REGIONS, Convention, convention_named
 from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle

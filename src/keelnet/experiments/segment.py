@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keelnet.data.cases import Case, Found, find_cases
+from keelnet.data.case import Case
+from keelnet.data.cases import Found, find_cases
 from keelnet.data.conventions import (
     CLASS_NAMES,
     CONVENTIONS,
@@ -30,8 +31,15 @@ from keelnet.experiments.segmenting import Rules, Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
 
-# What labels are written as where only the names of files speak: 1, 2 and 3 mean the same in 2023 and 2024.
-_BY_NAMES = {"old": "brats2021", "new": "brats2023", "msd": "msd", "listed": "brats2023"}
+# What labels are written as where only the names of files speak: 1, 2 and 3 mean the same in 2023 and 2024, but for
+# children, of whose sets the one is taken in which they mean what they do in the others.
+_BY_NAMES = {
+    "old": "brats2021",
+    "new": "brats2023",
+    "children": "brats2023",
+    "msd": "msd",
+    "listed": "brats2023",
+}
 
 
 @dataclass(frozen=True)
@@ -147,13 +155,14 @@ def require_apart(
 def _conventions(
     cases: Sequence[Case], given: Convention | None, report: Report
 ) -> dict[str, Convention]:
-    """As each case's files are named; where they are listed in a table, as its labels are, if there are any."""
+    """As each case's files are named; where that leaves it open, as its labels are, if there are any."""
     by_names = {names: CONVENTIONS[name] for names, name in _BY_NAMES.items()}
-    try:
-        listed = Found([case for case in cases if case.names == "listed"])
-        by_names["listed"] = (given or settle(listed).convention) or by_names["listed"]
-    except ValueError as reason:
-        report(f"{reason}; written as {by_names['listed'].name}")
+    for names in ("listed", "children"):
+        alike = Found([case for case in cases if case.names == names])
+        try:
+            by_names[names] = (given or settle(alike).convention) or by_names[names]
+        except ValueError as reason:
+            report(f"{reason}; written as {by_names[names].name}")
     return {case.name: given or by_names[case.names] for case in cases}
 
 
