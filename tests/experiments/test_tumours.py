@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,11 +13,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from scans import SHAPE, volumes, write, write_case
+from scans import NEW, SHAPE, volumes, write, write_case
 
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
-from keelnet.experiments.scan_sets import scan_set, synthetic_set
+from keelnet.experiments.scan_sets import patient_of, scan_set, synthetic_set
 
 NAMES = ("a", "b", "ü c")
 
@@ -97,13 +98,83 @@ def test_preparing_twice_prepares_once_and_a_changed_file_again(folder):
     assert len(found.training) == 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_patient_is_trained_on_and_withheld(seed, tmp_path):
+    for number in range(3):
+        for date in (100, 101):
+            write_case(tmp_path / "scans", f"BraTS-GLI-0000{number}-{date}", NEW, (1, 2, 3), "-", seed=number)  # fmt: skip
+    found = scan_set(small(tmp_path / "scans", seed=seed), lambda line: None)
+    assert len(found.training) == 4 and len(found.withheld) == 2
+    assert not {*map(patient_of, found.training)} & {*map(patient_of, found.withheld)}
+
+
+def test_scans_of_one_patient_cannot_be_split(tmp_path):
+    for date in (100, 101):
+        write_case(tmp_path, f"BraTS-GLI-00001-{date}", NEW, (1, 2, 3), "-")
+    with pytest.raises(ValueError, match="2 usable cases with labels of one patient; at least two"):
+        scan_set(small(tmp_path), lambda line: None)
+
+
+@pytest.mark.parametrize("change", ["came", "went"])
+def test_a_run_is_not_gone_on_with_on_other_cases(change, folder, tmp_path):
+    write_case(folder, "d", seed=7)
+    steps = train(small(folder, epochs=3), tmp_path / "run")
+    next(steps)
+    steps.close()
+    split = (tmp_path / "run" / "split.json").read_text()
+    if change == "came":
+        write_case(folder, "e", seed=8)
+    else:
+        shutil.rmtree(folder / "d")
+    with pytest.raises(ValueError, match=f"other cases than when the run began .[ed] {change}"):
+        list(train(small(folder, epochs=3), tmp_path / "run", resume=True))
+    assert (tmp_path / "run" / "split.json").read_text() == split
+    if change == "came":
+        shutil.rmtree(folder / "e")
+    else:
+        write_case(folder, "d", seed=7)
+    list(train(small(folder, epochs=3), tmp_path / "run", resume=True))
+    assert load_run(tmp_path / "run").scores["best_epoch"]
+
+
+def test_a_listed_case_that_is_not_there_stops_the_run(folder, tmp_path):
+    lines = [
+        ",".join(
+            [
+                name,
+                *(f"{name}/{name}_{word}.nii.gz" for word in ("flair", "t1", "t1ce", "t2", "seg")),
+            ]
+        )
+        for name in (*NAMES, "lost")
+    ]
+    table = folder / "scans.csv"
+    table.write_text("case,flair,t1,t1ce,t2,seg\n" + "\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="lost: .*No such file.*--skip-bad"):
+        scan_set(small(table), lambda line: None)
+    assert "lost" in scan_set(small(table, skip_bad=True), lambda line: None).refused
+
+
+def test_pictures_take_names_as_they_are(tmp_path):
+    for name in ("a$_$b", "c^$", "d"):
+        write_case(tmp_path / "scans", name)
+    list(train(small(tmp_path / "scans", withheld=0.6, epochs=1), tmp_path / "run"))
+    assert (tmp_path / "run" / "overlay.png").is_file()
+
+
+def test_what_is_hardly_a_scan_is_said_when_it_is_prepared(folder):
+    write(folder / "a" / "a_t2.nii.gz", np.where(volumes()[3] > 0, 5.0, 0.0).astype(np.float32))
+    heard: list[str] = []
+    scan_set(small(folder), heard.append)
+    assert "case a: t2 is 5 wherever it is not 0, as a mask is" in heard
+
+
 def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
     (folder / "b" / "b_t1.nii.gz").unlink()
     write(folder / "a" / "a_t2.nii.gz", np.full(SHAPE, np.nan, np.float32))
     with pytest.raises(ValueError, match="t1 missing.*--skip-bad"):
         list(train(small(folder), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="at least two are wanted"):
+    with pytest.raises(ValueError, match="at least two patients are wanted"):
         list(train(small(folder, skip_bad=True), tmp_path / "run"))
     write_case(folder, "d", seed=7)
     list(train(small(folder, skip_bad=True), tmp_path / "run"))

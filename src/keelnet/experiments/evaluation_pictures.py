@@ -62,7 +62,7 @@ def case_picture(scan: Scan, classes: NDArray[np.uint8], doubt: NDArray[np.float
         f"{name} {region_dice(np.isin(classes, parts), np.isin(scan.classes, parts)):.2f}"
         for name, parts in REGIONS.items()
     )
-    figure.suptitle(f"{scan.name}: Dice {scores}", fontsize=11)
+    figure.suptitle(f"{scan.name}: Dice {scores}", fontsize=11, parse_math=False)
     figure.legend(
         handles=handles(classes, scan.classes), loc="outside lower center", ncols=4, frameon=False
     )

@@ -32,7 +32,7 @@ def planes_picture(scan: Scan, classes: NDArray[np.uint8]) -> bytes:
     total = (
         f"tumour of {(classes > 0).sum() * voxel_ml:.1f} ml" if classes.any() else "no tumour found"
     )
-    figure.suptitle(f"{scan.name}: {total}")
+    figure.suptitle(f"{scan.name}: {total}", parse_math=False)  # a name may hold $
     grid = figure.subplots(4, 3, squeeze=False)
     rows = [("flair", False), ("flair", True), ("t1ce", False), ("t1ce", True)]
     for line, (modality, over) in zip(grid, rows, strict=True):

@@ -125,7 +125,7 @@ def tumours(volumes: Sequence[Volume], found: Sequence[NDArray[np.uint8]]) -> by
             )
         agreed = region_dice(classes > 0, volume.classes > 0)
         line[3].set_xlabel(f"whole tumour: Dice {agreed:.2f}", fontsize=9)
-        line[0].set_ylabel(volume.name, fontsize=9)
+        line[0].set_ylabel(volume.name, fontsize=9, parse_math=False)
     for axes, title in zip(grid[0], ("FLAIR", "T1ce", "truth", "prediction"), strict=True):
         axes.set_title(title)
     shown = max(int(labels.max()) for labels in (*found, *(each.classes for each in volumes)))

@@ -120,6 +120,8 @@ def _kept(
     recipe: Recipe, made: Problem, folder: OutputFolder, earlier: State | None, team: Team
 ) -> Iterator[Progress]:
     """The descent, with what it leaves on disk."""
+    if earlier is not None:
+        made.task.require_same(folder.root)
     record = _Record(recipe, made, folder, _history(folder, earlier))
     judge = _Judge(made.task, record.history[-1].get("judging", 0.0) if earlier else 0.0)
     for progress in _descended(recipe, made, judge, earlier, team):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -14,22 +16,28 @@ from pathlib import Path
 
 import numpy as np
 
-from keelnet.data.cases import Case, Found, find_cases
+from keelnet.data.case import Case
+from keelnet.data.cases import Found, find_cases
 from keelnet.data.conventions import Convention, convention_named
 from keelnet.data.prepared import Prepared
-from keelnet.data.scans import read_scan, settle
+from keelnet.data.scans import ScanWarning, read_scan, settle
 from keelnet.data.synthetic import Synthesis, write_cases
 from keelnet.experiments.cache import cache_folder
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report
 
 SYNTHETIC = "brats2023"  # the layout of synthetic sets
+# Scans of one patient at two dates: BraTS-GLI-00005-100, BraTS-GLI-00005-101.
+_DATED = re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE)
 EDITION = 3  # of the generator; a set of another edition is made anew
 
 
 @dataclass(frozen=True)
 class ScanSet:
-    """Prepared cases of one folder: names to train on, names withheld, and those refused with the reason."""
+    """Prepared cases of one folder: names to train on, names withheld, and those refused with the reason.
+
+    All scans of a patient are trained on or all are withheld, where names tell.
+    """
 
     folder: Path
     prepared: Prepared
@@ -42,7 +50,7 @@ def scan_set(recipe: Recipe, report: Report) -> ScanSet:
     """The scans of a recipe, read, checked, prepared and split by its seed.
 
     What is prepared lies in the cache and is used again while the files stay as they are. Raises ValueError where
-    a case is refused (unless recipe.skip_bad) and where fewer than two cases with labels are left.
+    a case is refused (unless recipe.skip_bad) and where cases with labels of fewer than two patients are left.
     """
     folder = Path(recipe.folder) if recipe.folder else synthetic_set(recipe, report)
     convention = convention_named(recipe.labels) if recipe.labels else None
@@ -56,17 +64,35 @@ def scan_set(recipe: Recipe, report: Report) -> ScanSet:
     prepared = Prepared(_place(folder, recipe.spacing))
     _prepare(cases, found, prepared, recipe, report)
     names = sorted(case.name for case in cases if case.name not in found.refused)
-    if len(names) < 2:
+    training, withheld = _split(folder, names, recipe)
+    return ScanSet(folder, prepared, training, withheld, found.refused)
+
+
+def _split(
+    folder: Path, names: Sequence[str], recipe: Recipe
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Cases to train on and those withheld, a share of the patients drawn by the recipe's seed."""
+    patients: dict[str, list[str]] = {}
+    for name in names:
+        patients.setdefault(patient_of(name), []).append(name)
+    if len(patients) < 2:
+        whose = " of one patient" if len(names) > 1 else ""
         raise ValueError(
-            f"{folder} has {len(names)} usable cases with labels; at least two are wanted, one to train on and"
-            " one withheld"
+            f"{folder} has {len(names)} usable cases with labels{whose}; at least two patients are wanted, one to"
+            " train on and one withheld"
         )
-    order = np.random.default_rng([recipe.seed, 1]).permutation(len(names))
-    kept = min(len(names) - 1, max(1, round(recipe.withheld * len(names))))
-    shuffled = [names[place] for place in order]
-    return ScanSet(
-        folder, prepared, tuple(sorted(shuffled[kept:])), tuple(shuffled[:kept]), found.refused
-    )
+    groups = list(patients.values())
+    order = np.random.default_rng([recipe.seed, 1]).permutation(len(groups))
+    kept = min(len(groups) - 1, max(1, round(recipe.withheld * len(groups))))
+    training = sorted(name for place in order[kept:] for name in groups[place])
+    withheld = [name for place in order[:kept] for name in groups[place]]
+    return tuple(training), tuple(withheld)
+
+
+def patient_of(name: str) -> str:
+    """Whose scan it is: from 2023 on names end with the number of the date."""
+    dated = _DATED.fullmatch(name)
+    return dated["patient"] if dated else name
 
 
 def _stop_at_refused(refused: dict[str, str], skip_bad: bool) -> None:
@@ -99,7 +125,8 @@ def _prepare(
         try:
             signatures[case.name] = _signature(case, found.convention)
         except OSError as error:
-            found.refused[case.name] = str(error)
+            found.refused[case.name] = f"{error.filename} cannot be read ({error.strerror})"
+    _stop_at_refused(found.refused, recipe.skip_bad)
     missing = [
         case
         for case in cases
@@ -117,7 +144,8 @@ def _prepare(
         }
         for number, done in enumerate(as_completed(waiting), 1):
             try:
-                done.result()
+                for line in done.result():
+                    report(line)
             except ValueError as error:
                 found.refused[waiting[done]] = str(error)
                 _stop_at_refused(found.refused, recipe.skip_bad)
@@ -133,9 +161,13 @@ def _prepare_one(
     prepared: Prepared,
     spacing: float | None,
     signature: str,
-) -> None:
+) -> list[str]:
+    """What was warned of."""
     labels = convention_named(convention) if convention else None
-    prepared.add(read_scan(case, labels), spacing, signature)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", ScanWarning)
+        prepared.add(read_scan(case, labels), spacing, signature)
+    return [str(each.message) for each in heard if issubclass(each.category, ScanWarning)]
 
 
 def synthetic_set(recipe: Recipe, report: Report) -> Path:

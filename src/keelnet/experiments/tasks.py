@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -60,6 +61,10 @@ class Task(ABC):
     def about(self) -> dict[str, Any]:
         """What to keep of the data beside the run, by file name."""
         return {}
+
+    def require_same(self, run: Path) -> None:
+        """Raise ValueError where the run that lies there was begun on other data than these, if data can change."""
+        return
 
 
 def _but_the_mean(scores: dict[str, float]) -> dict[str, float]:

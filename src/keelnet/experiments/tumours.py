@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from keelnet.experiments.tiles import Tiling, labelled
 from keelnet.learning.losses import Loss
 from keelnet.learning.regions import region_loss
 
+SPLIT = "split.json"  # which cases a run is trained on, and which it is judged by
 SHOWN = 3  # withheld cases in the picture of a run
 
 
@@ -90,13 +93,33 @@ class Tumour(Task):
 
     def about(self) -> dict[str, Any]:
         return {
-            "split.json": {
+            SPLIT: {
                 "folder": str(self.scans.folder),
                 "training": list(self.scans.training),
                 "withheld": list(self.scans.withheld),
                 "refused": self.scans.refused,
             }
         }
+
+    def require_same(self, run: Path) -> None:
+        """Cases that have come or gone change the split, and withheld ones would be trained on."""
+        try:
+            split = json.loads((run / SPLIT).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{run / SPLIT} cannot be read ({error}); train anew") from None
+        now = self.about()[SPLIT]
+        if all(split[part] == now[part] for part in ("training", "withheld")):
+            return
+        before, after = ({*each["training"], *each["withheld"]} for each in (split, now))
+        changed = [
+            f"{', '.join(sorted(names)[:3])}{' and more' * (len(names) > 3)} {word}"
+            for names, word in ((after - before, "came"), (before - after, "went"))
+            if names
+        ]
+        raise ValueError(
+            f"{self.scans.folder} has other cases than when the run began"
+            f" ({'; '.join(changed) or 'they are split otherwise'}); restore them, or train anew"
+        )
 
 
 def _dice_of(found: np.ndarray[Any, np.dtype[np.uint8]], volume: Volume) -> dict[str, float]:
