@@ -60,7 +60,7 @@ def test_a_shift_is_its_own_distance(spacing):
         assert distance == pytest.approx(2 * spacing[axis])
 
 
-def test_lesions_that_are_lost_or_invented_count_and_specks_do_not():
+def test_lesions_that_are_lost_or_invented_count_and_specks_of_the_truth_do_not():
     two = cube((20, 20, 20), 5, onto=ONE)
     lost = scores(ONE, two)["ET"]
     assert lost.lesion_dice == pytest.approx(0.5)
@@ -68,15 +68,30 @@ def test_lesions_that_are_lost_or_invented_count_and_specks_do_not():
     invented = scores(two, ONE)["ET"]
     assert invented.lesion_dice == pytest.approx(0.5)
     speck = cube((20, 20, 20), 3, onto=ONE)
-    assert scores(speck, ONE)["ET"].lesion_dice == 1
+    assert scores(speck, ONE)["ET"].lesion_dice == pytest.approx(0.5)
     assert scores(ONE, speck)["ET"].lesion_dice == 1
     assert scores(ONE, speck)["ET"].dice < 1
 
 
-def test_parts_one_voxel_apart_are_one_lesion():
-    gap = cube((3, 3, 10), 6, onto=ONE)  # a voxel lies between the two
-    only = scores(ONE, gap)["ET"]
-    assert only.lesion_dice == pytest.approx(only.dice) and 0.6 < only.dice < 0.7
+@pytest.mark.parametrize("gap", range(1, 9))
+def test_parts_that_three_dilations_join_are_one_lesion(gap):
+    two = cube((3, 3, 9 + gap), 6, onto=ONE)
+    found = scores(ONE, two)["ET"]
+    assert found.lesion_dice == pytest.approx(found.dice if gap <= 6 else 0.5)
+    assert 0.6 < found.dice < 0.7
+
+
+@pytest.mark.parametrize(("spacing", "counted"), [((1, 1, 1), False), ((1, 1, 2), True)])
+def test_small_is_what_has_few_cubic_millimetres(spacing, counted):
+    speck = cube((20, 20, 20), 3, onto=ONE)  # 27 voxels
+    assert scores(ONE, speck, spacing)["ET"].lesion_dice == pytest.approx(0.5 if counted else 1)
+
+
+def test_what_lies_within_the_dilation_is_of_the_lesion():
+    near = cube((11, 3, 3), 2, onto=ONE)  # the third voxel beside it
+    far = cube((12, 3, 3), 2, onto=ONE)
+    assert scores(near, ONE)["ET"].lesion_dice == pytest.approx(scores(near, ONE)["ET"].dice)
+    assert scores(far, ONE)["ET"].lesion_dice == pytest.approx(0.5)
 
 
 def test_another_shape_is_refused():

@@ -11,7 +11,11 @@ import pytest
 from scans import NEW, RAS, SHAPE, classes, write, write_case, write_decathlon
 from torch import nn
 
+from keelnet.data.cases import find_cases
+from keelnet.data.conventions import CONVENTIONS
+from keelnet.data.scans import read_scans, settle
 from keelnet.experiments.evaluate import evaluate, spread
+from keelnet.experiments.evaluation_pictures import level_shown
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tiles import Tiling
 
@@ -118,6 +122,71 @@ def test_bad_cases_and_folders_are_named(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="no case has labels"):
         list(evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "other"))
+
+
+def test_headers_are_checked_before_anything_is_scored(tmp_path):
+    painted_case(tmp_path / "in", "a")
+    late = painted_case(tmp_path / "in", "z")
+    write(late / "z-t2w.nii.gz", np.ones((4, 4, 4), np.float32))
+    scored = []
+    with pytest.raises(ValueError, match="case z: .*register them"):
+        for done in evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out"):
+            scored.append(done)
+    assert not scored
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_cases_that_were_trained_on_are_told(table, tmp_path):
+    words = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    rows = [["case", *words]]
+    for name in ("a", "b", "c"):
+        painted_case(tmp_path / "in", name)
+        rows.append([name, *(f"{name}/{name}-{word}.nii.gz" for word in words.values())])
+    listed = tmp_path / "in" / "list.csv"
+    listed.write_text("".join(",".join(row) + "\n" for row in rows))
+    known = listed if table else tmp_path / "in"
+    split = tmp_path / "split.json"
+    about = {"folder": str(known), "training": ["a", "b"], "withheld": ["c"], "refused": {}}
+    split.write_text(json.dumps(about))
+    heard: list[str] = []
+    done = list(
+        evaluate(
+            painted(),
+            "run",
+            [known],
+            tmp_path / "out",
+            "brats2023",
+            report=heard.append,
+            split=split,
+        )
+    )
+    assert [each.name for each in done if each.trained_on] == ["a", "b"]
+    assert any("2 of 3 cases were trained on" in line for line in heard)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["trained_on"] == 2
+    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+        assert {row["case"] for row in csv.DictReader(file) if row["trained_on"] == "1"} == {
+            "a",
+            "b",
+        }
+    assert "2 of these 3 cases were trained on" in (tmp_path / "out" / "report.html").read_text()
+    about["folder"] = str(tmp_path / "elsewhere")  # others of the same names
+    split.write_text(json.dumps(about))
+    other = evaluate(painted(), "run", [known], tmp_path / "new", "brats2023", split=split)
+    assert not any(each.trained_on for each in other)
+
+
+def test_a_case_without_tumour_is_shown_where_its_brain_is(tmp_path):
+    empty = np.zeros(SHAPE, np.uint8)
+    folder = painted_case(tmp_path / "in", "a", empty)
+    values = np.zeros(SHAPE, np.float32)
+    values[2:6, 2:6, 4] = np.random.default_rng(0).uniform(1, 2, (4, 4))
+    for path in folder.glob("*-t*.nii.gz"):
+        write(path, values)
+    (scan,) = read_scans(settle(find_cases([tmp_path / "in"]), CONVENTIONS["brats2023"]))
+    scan.classes[:] = 0
+    assert level_shown(scan, empty) == 4
+    empty[2, 2, 1] = 2
+    assert level_shown(scan, empty) == 1
 
 
 def test_a_network_that_gives_no_number_has_no_score(tmp_path):

@@ -175,6 +175,18 @@ def test_a_folder_that_holds_something_is_kept(tmp_path):
     assert labels_of(tmp_path / "out" / "a.nii.gz")[0].shape == SHAPE
 
 
+def test_volumes_of_other_cases_stay_with_their_labels(tmp_path):
+    for seed, name in enumerate("abc"):
+        write_case(tmp_path / name, name, seed=seed)
+    out = tmp_path / "out"
+    list(segment(thresholds(), [tmp_path / "a", tmp_path / "b"], out))
+    before = json.loads((out / "volumes.json").read_text())
+    (out / "b.nii.gz").unlink()
+    list(segment(thresholds(), [tmp_path / "c"], out, overwrite=True))
+    after = json.loads((out / "volumes.json").read_text())
+    assert set(after) == {"a", "c"} and after["a"] == before["a"]
+
+
 def test_an_input_is_never_written_over(tmp_path):
     for name in ("in", "imagesTr"):  # four volumes a file, called as the result would be
         path = write(tmp_path / name / "a.nii.gz", np.moveaxis(volumes(), 0, -1))

@@ -49,8 +49,8 @@ class Sensitivity:
     numbers: int
 
     def __str__(self) -> str:
-        state = "" if self.converged else " (still rising: a lower bound)"
-        text = f"A change of the input moves the logits by at most {self.growth:.3g} times its own length{state}"
+        least = "" if self.converged else "or more (still rising) "
+        text = f"A small change of the input can move the logits by {self.growth:.3g} times its own length {least}".rstrip()
         if self.flip is None:
             return f"{text}; no voxel is at an edge."
         spread = self.flip / self.numbers**0.5

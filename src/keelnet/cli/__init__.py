@@ -63,7 +63,8 @@ def _guarded(arguments: list[str], debug: bool) -> int:
 
 def _stopped() -> int:
     return fail(
-        "stopped; a new folder can be gone on with (--resume), an overwritten one keeps its old files",
+        "stopped; a training in a new folder can be gone on with (train --resume), an overwritten one keeps its old"
+        " files",
         130,
     )
 

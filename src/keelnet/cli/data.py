@@ -76,7 +76,13 @@ def _described(scan: Scan) -> str:
 def synth(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="OUT")],
     cases: Annotated[int, typer.Option(help="How many.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same cases.", min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="The same seed gives the same cases; 0 gives those that `train tumour` makes for itself.",
+            min=0,
+        ),
+    ] = 1,
     layout: Annotated[str, typer.Option(help="brats2021, brats2023 or msd.")] = "brats2023",
     resolution: Annotated[int, typer.Option(help="Side of a voxel in mm: 1, 2 or 4.")] = 2,
     easy: Annotated[

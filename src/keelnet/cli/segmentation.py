@@ -92,11 +92,14 @@ def evaluate(
     """Score a trained network on labelled scans: a table by case, a summary, and a page with pictures."""
     from keelnet.experiments.evaluate import evaluate as score
     from keelnet.experiments.segment import segmenting_of
+    from keelnet.experiments.tumours import SPLIT
 
     segmenting = segmenting_of(run, mirrored, device=device)
     folder = out or Path("runs/evaluated")
     means = []
-    for done in score(segmenting, run.name, inputs, folder, labels, skip_bad, overwrite, maps, say):
+    for done in score(
+        segmenting, run.name, inputs, folder, labels, skip_bad, overwrite, maps, say, run / SPLIT
+    ):
         shown = ", ".join(f"{name} {value.dice:.3f}" for name, value in done.regions.items())
         say(f"{done.name}: Dice {shown}")
         means.append(done.mean_dice)

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
 from keelnet.experiments.folders import OutputFolder
-from keelnet.experiments.segment import refusal, require_apart
+from keelnet.experiments.segment import checked, refusal, require_apart
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
@@ -37,7 +37,8 @@ PATCH = 48  # voxels a side of what the sensitivity is taken on, where the tumou
 class Evaluated:
     """One case: scores by region, mean entropy in bits over the brain, sensitivity, and ml found on look-alikes.
 
-    mimics_ml is None where the case has no file of look-alikes, as published sets have none.
+    mimics_ml is None where the case has no file of look-alikes, as published sets have none. trained_on: the network
+    has seen the case in training.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Evaluated:
     entropy: float
     sensitivity: Sensitivity
     mimics_ml: float | None
+    trained_on: bool = False
 
     @property
     def mean_dice(self) -> float:
@@ -61,26 +63,31 @@ def evaluate(
     overwrite: bool = False,
     maps: bool = False,
     report: Report = lambda line: None,
+    split: Path | None = None,
 ) -> Iterator[Evaluated]:
     """Score every labelled case; yields each as it is done.
 
     Written to ``out``, at the end and together: cases.csv (a row a case and region), summary.json, report.html, a
     picture of each case in cases/, and with ``maps`` its entropy as NIfTI in the scan's own space. A bad case
-    ends the work with ValueError; with ``skip_bad`` it is left out. ``run`` is named in the report.
+    ends the work with ValueError; with ``skip_bad`` it is left out. Headers of all cases are checked before the first is
+    scored. ``run`` is named in the report, ``split`` is its split.json, by which cases that it was trained on are told.
     """
     found = settle(find_cases(inputs), convention_named(labels) if labels is not None else None)
     for line in str(found).splitlines():
         report(line)
-    if found.refused and not skip_bad:
-        name, reason = next(iter(found.refused.items()))
-        raise refusal(name, reason)
-    cases = [case for case in found.cases if case.labels is not None]
+    readable = checked(found, skip_bad, report)
+    cases = [case for case in readable if case.labels is not None]
     if not cases:
         raise ValueError(
             "no case has labels to compare with; keelnet segment labels scans without them"
         )
-    if unlabelled := len(found.cases) - len(cases):
+    if unlabelled := len(readable) - len(cases):
         report(f"{unlabelled} cases without labels are left out")
+    seen = trained_on(split, cases, inputs)
+    if seen:
+        report(
+            f"{len(seen)} of {len(cases)} cases were trained on: their scores say nothing of new ones"
+        )
     require_apart(out, ("cases.csv", "summary.json", "report.html"), cases, inputs)
     with OutputFolder.claim(out, overwrite, whole=True) as folder:
         done: list[Evaluated] = []
@@ -91,8 +98,8 @@ def evaluate(
             if scored is None:
                 report(f"left out {case.name}: {found.refused[case.name]}")
                 continue
-            done.append(scored)
-            yield scored
+            done.append(replace(scored, trained_on=case.name in seen))
+            yield done[-1]
         if not done:
             raise ValueError("no case is left that can be read")
         _write(folder, run, done, found.refused)
@@ -134,6 +141,20 @@ def _scored(
         sensitivity_of(segmenting, scan, classes),
         None if on_mimics is None else on_mimics * scan.geometry.voxel_ml,
     )
+
+
+def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]) -> set[str]:
+    """Names of the cases that are those of a run's split.json: in its folder, or in its table of paths."""
+    if split is None or not split.is_file():
+        return set()
+    about = json.loads(split.read_text())
+    folder, names = Path(about["folder"]).resolve(), {*about["training"]}
+    listed = folder in [path.resolve() for path in inputs]
+    return {
+        case.name
+        for case in cases
+        if case.name in names and (listed or folder in case.first.resolve().parents)
+    }
 
 
 def mimics_of(case: Case, scan: Scan) -> NDArray[np.bool_] | None:
@@ -185,11 +206,13 @@ def summary_of(done: Sequence[Evaluated], refused: dict[str, str]) -> dict[str, 
     on_mimics = [each.mimics_ml for each in done if each.mimics_ml is not None]
     return {
         "cases": len(done),
+        "trained_on": sum(each.trained_on for each in done),
         "refused": refused,
         "mean_dice": spread([each.mean_dice for each in done]),
         "regions": regions,
         "entropy_bits": spread([each.entropy for each in done]),
         "growth": spread([each.sensitivity.growth for each in done]),
+        "growth_converged": sum(each.sensitivity.converged for each in done),
         "mimics_ml": spread(on_mimics) if on_mimics else None,
     }
 
@@ -213,11 +236,31 @@ def as_table(done: Sequence[Evaluated]) -> str:
     """cases.csv: a row a case and region; empty where a score is undefined."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["case", "region", *METRICS, "mimics_ml", "entropy_bits", "growth", "flip"])
+    writer.writerow(
+        [
+            "case",
+            "region",
+            *METRICS,
+            "mimics_ml",
+            "entropy_bits",
+            "growth",
+            "growth_converged",
+            "flip",
+            "trained_on",
+        ]
+    )
     for each in done:
         for region, score in each.regions.items():
             values = [_cell(value) for value in asdict(score).values()]
-            own = (each.mimics_ml, each.entropy, each.sensitivity.growth, each.sensitivity.flip)
+            moved = each.sensitivity
+            own = (
+                each.mimics_ml,
+                each.entropy,
+                moved.growth,
+                float(moved.converged),
+                moved.flip,
+                float(each.trained_on),
+            )
             writer.writerow([each.name, region, *values, *map(_cell, own)])
     return file.getvalue()
 

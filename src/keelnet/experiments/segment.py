@@ -94,12 +94,13 @@ def segment(
     """
     given = convention_named(labels) if labels is not None else None
     found = find_cases(inputs)
-    cases = _checked(found, skip_bad, report)
+    cases = checked(found, skip_bad, report)
     if not cases:
         raise ValueError("no case is left that can be read")
     conventions = _conventions(cases, given, report)
     require_apart(out, [*(f"{case.name}.nii.gz" for case in cases), "volumes.json"], cases, inputs)
     done: list[Segmented] = []
+    kept = _of_others(out, [case.name for case in cases])
     with OutputFolder.claim(out, overwrite) as folder:
         for case in cases:
             try:
@@ -111,15 +112,15 @@ def segment(
                 report(f"left out {case.name}: {reason}")
                 continue
             done.append(_written(scan, classes, conventions[case.name], folder))
-            folder.write_text("volumes.json", json.dumps(_volumes(done), indent=2) + "\n")
+            folder.write_text("volumes.json", json.dumps(kept | _volumes(done), indent=2) + "\n")
             yield done[-1]
         if not done:
             raise ValueError("no case is left that can be read")
 
 
-def _checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
-    """The cases whose headers agree."""
-    refused = dict(found.refused)
+def checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
+    """The cases whose headers agree; the others are refused in ``found``, or raise ValueError."""
+    refused = found.refused
     for case in found.cases:
         try:
             common_geometry(case)
@@ -185,6 +186,19 @@ def _written(
 
 def _ml(mask: NDArray[np.bool_], voxel_ml: float) -> float:
     return round(float(mask.sum()) * voxel_ml, 3)
+
+
+def _of_others(out: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What an earlier volumes.json says of cases that are not labelled anew and whose labels are still there."""
+    try:
+        old = json.loads((out / "volumes.json").read_text())
+        return {
+            name: about
+            for name, about in old.items()
+            if name not in names and (out / about["file"]).is_file()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not ours
+        return {}
 
 
 def _volumes(done: Sequence[Segmented]) -> dict[str, Any]:
