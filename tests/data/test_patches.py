@@ -11,7 +11,7 @@ from scans import SHAPE, classes, volumes, write_case
 
 from keelnet.data.cases import find_cases
 from keelnet.data.patches import Patches
-from keelnet.data.prepared import Prepared, brain_box, normalised, prepare
+from keelnet.data.prepared import PLACES, Prepared, _places, brain_box, normalised, prepare
 from keelnet.data.scans import read_scans, settle
 
 
@@ -40,6 +40,16 @@ def test_volumes_are_cropped_normalised_and_mapped(prepared):
     labels = volume.classes[tuple(volume.places[:, :3].T.astype(int))]
     np.testing.assert_array_equal(labels, volume.places[:, 3])
     assert set(labels) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("side", [12, 15, 16, 20, 40])
+def test_places_are_taken_from_all_of_a_lesion(side):
+    """1728 to 64000 voxels: to the last along the axis that counts slowest."""
+    lesion = np.ones((side,) * 3, np.uint8)
+    places = _places(lesion)
+    assert len({*map(tuple, places)}) == len(places) == min(PLACES, side**3)
+    assert places[:, :3].min() == 0 and places[:, :3].max() == side - 1
+    np.testing.assert_allclose(places[:, :3].mean(0), (side - 1) / 2, rtol=0.05)
 
 
 def test_the_scale_of_a_scanner_does_not_matter():

@@ -1,5 +1,6 @@
 """Output folders: nothing is overwritten unasked, nothing old is lost before the new is whole."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,35 @@ def test_overwriting_replaces_own_files_at_the_end_and_keeps_the_others(tmp_path
         assert (tmp_path / "result.txt").read_text() == "old"
     assert contents(tmp_path) == {"result.txt": "new", "deep/er.txt": "new", "notes.txt": "mine"}
     assert not (tmp_path / STAGING).exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_cannot_write_to_one_folder_at_once(tmp_path, overwrite):
+    """Not even where the first has written nothing yet."""
+    tmp_path = tmp_path / "run"
+    tmp_path.mkdir()
+    with OutputFolder.claim(tmp_path, overwrite=False) as first:
+        other = OutputFolder.claim(tmp_path, overwrite)
+        with pytest.raises(ValueError, match="another run is writing there"), other:
+            pass
+        first.write_text("one.txt", "1")
+    assert contents(tmp_path) == {"one.txt": "1"}
+    with OutputFolder.claim(tmp_path, overwrite=True) as later:
+        later.write_text("one.txt", "2")
+    assert contents(tmp_path) == {"one.txt": "2"}
+
+
+def test_what_was_reopened_is_not_lost_by_a_failure(tmp_path):
+    (tmp_path / STAGING).mkdir()
+    (tmp_path / STAGING / "state.pt").write_text("hours")
+    with pytest.raises(RuntimeError), OutputFolder.reopen(tmp_path, "state.pt"):
+        raise RuntimeError
+    assert contents(tmp_path) == {f"{STAGING}/state.pt": "hours"}
+
+
+def test_a_lack_of_memory_is_not_the_folders(tmp_path):
+    with pytest.raises(OSError, match="memory"), OutputFolder.claim(tmp_path, overwrite=False):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keelnet.experiments.openings import MARK
+from keelnet.experiments.openings import MARK, STATE
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import train
 
@@ -34,6 +34,20 @@ def lost(folder, epochs, **how):
         root = folder / ".unfinished" if how else folder
         root.mkdir(parents=True)
         (root / MARK).write_text("here")
+
+
+def test_a_finished_run_is_not_gone_on_with(tmp_path):
+    """Also where a state lies there, of a run that was overwritten."""
+    run = tmp_path / "run"
+    steps = train(SMALL, run)
+    next(steps)
+    steps.close()
+    list(train(SMALL, run, overwrite=True))
+    before = (run / "scores.json").read_bytes()
+    assert (run / STATE).is_file()
+    with pytest.raises(ValueError, match="holds a finished run"):
+        list(train(SMALL, run, resume=True))
+    assert (run / "scores.json").read_bytes() == before
 
 
 @pytest.fixture(scope="module")

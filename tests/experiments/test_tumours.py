@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,13 @@ import pytest
 import torch
 from scans import NEW, SHAPE, volumes, write, write_case
 
+from keelnet.data.cases import find_cases
+from keelnet.data.prepared import Prepared
+from keelnet.data.scans import read_scans, settle
+from keelnet.data.synthetic import Synthesis
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
-from keelnet.experiments.scan_sets import patient_of, scan_set, synthetic_set
+from keelnet.experiments.scan_sets import _make, patient_of, scan_set, synthetic_set
 
 NAMES = ("a", "b", "ü c")
 
@@ -154,6 +159,31 @@ def test_a_listed_case_that_is_not_there_stops_the_run(folder, tmp_path):
     assert "lost" in scan_set(small(table, skip_bad=True), lambda line: None).refused
 
 
+def test_two_that_make_a_case_at_once_both_have_it(cache):
+    """The one that is later finds the other's in its way."""
+    folder = cache / "made"
+    for _ in range(2):
+        _make(Synthesis(0, 4), folder, 0)
+    assert [path.name for path in folder.iterdir()] == ["BraTS-GLI-00000-000"]
+    assert not list(cache.glob(".making*"))
+
+
+def test_more_cases_than_files_may_be_open(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    write_case(tmp_path / "scans", "a")
+    (scan,) = read_scans(settle(find_cases([tmp_path / "scans"])))
+    prepared = Prepared(tmp_path / "prepared")
+    prepared.add(scan)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        assert len(prepared.volumes(["a"] * 200)) == 200
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 400
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with pytest.raises(ValueError, match="need .* open files, and the system allows"):
+        prepared.volumes(["a"] * before[1])
+
+
 def test_pictures_take_names_as_they_are(tmp_path):
     for name in ("a$_$b", "c^$", "d"):
         write_case(tmp_path / "scans", name)
@@ -189,6 +219,8 @@ def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
         ({"patch": (8, 8)}, "one side or three"),
         ({"withheld": 0.0}, "withheld must lie"),
         ({"judged": 0}, "judged"),
+        ({"spacing": 0.0}, "spacing must lie between 0.1 and 20 mm"),
+        ({"spacing": -2.0}, "spacing must lie"),
         ({"workers": -1}, "workers"),
         ({"labels": "brats1999"}, "unknown labels"),
         ({"architecture": "hamiltonian"}, "needs segmenter"),

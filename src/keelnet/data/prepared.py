@@ -20,6 +20,8 @@ from keelnet.data.resampling import resampled, resampled_classes
 from keelnet.data.scans import Scan
 
 PLACES = 2000
+FILES = 2  # that a mapped case keeps open: its image and its classes
+SPARE = 256  # open files that all else may need
 VERSION = 3  # of what is written; another one is prepared anew
 
 
@@ -68,11 +70,12 @@ def _sides(
 
 
 def _places(classes: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Voxels of each class, evenly from all that there are."""
+    """Voxels of each class, all of them or as many as are kept, drawn from all: equal steps would keep to some planes."""
     found = [np.zeros((0, 4), np.int16)]
     for label in range(1, int(classes.max()) + 1):
         at = np.argwhere(classes == label)
-        at = at[:: max(1, len(at) // PLACES)][:PLACES]
+        if len(at) > PLACES:
+            at = at[np.sort(np.random.default_rng(label).choice(len(at), PLACES, replace=False))]
         found.append(np.column_stack([at, np.full(len(at), label)]).astype(np.int16))
     return np.concatenate(found)
 
@@ -179,8 +182,28 @@ class Prepared:
         return Volume(name, x, classes, places, sides, self.folder)
 
     def volumes(self, names: Sequence[str]) -> list[Volume]:
-        """Prepared cases in this order."""
+        """Prepared cases in this order. Raises ValueError where the system does not allow so many files to be open."""
+        _allow_files(FILES * len(names))
         return [self.volume(name) for name in names]
+
+
+def _allow_files(count: int) -> None:
+    """That so many more are open than now; the system's limit for a process is often 1024 and may be raised."""
+    try:
+        import resource
+    except ImportError:  # where there is no such limit
+        return
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    there = len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
+    wanted = there + count + SPARE
+    if least == resource.RLIM_INFINITY or wanted <= least:
+        return
+    if most != resource.RLIM_INFINITY and wanted > most:
+        raise ValueError(
+            f"{count // FILES} cases need {wanted} open files, and the system allows {most}; raise its limit"
+            " (ulimit -Hn), or train on fewer"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _mapped(folder: Path, name: str) -> Volume:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 STAGING = ".unfinished"
+PATIENCE = 15.0  # seconds
 PARTIAL = ".part"  # how the name of a file ends that is not whole
 
 
@@ -20,7 +24,8 @@ class OutputFolder:
     A new folder is written directly, each file under a temporary name and then renamed. Where an
     old result is overwritten the new files are staged in ``.unfinished`` and put in place together
     at the end; if the work fails, the old files are as they were. Files of other names stay.
-    ``lasting``: where the work fails, what was staged stays, for `reopen`.
+    ``lasting``: where the work fails, what was staged stays, for `reopen`; what was reopened always does. While it is
+    in use no other process may use it: the system frees the lock of a killed one.
     """
 
     path: Path
@@ -28,6 +33,7 @@ class OutputFolder:
     existed: bool
     reopened: bool = False
     lasting: bool = False
+    lock: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     def claim(cls, path: Path, overwrite: bool, whole: bool = False) -> OutputFolder:
@@ -65,6 +71,7 @@ class OutputFolder:
     def __enter__(self) -> OutputFolder:
         """Take the folder: making it (or the staging in it) is what keeps a second run out."""
         if self.reopened:
+            self._lock()
             for left in self.root.rglob(f".*{PARTIAL}"):  # by a process killed while it wrote
                 left.unlink(missing_ok=True)
             return self
@@ -83,7 +90,37 @@ class OutputFolder:
             raise ValueError(
                 f"output folder {self.path} cannot be made: {error.strerror}; choose another with --out"
             ) from None
+        try:
+            self._lock()
+        except ValueError:
+            if self.staged:  # ours, made just now
+                self.root.rmdir()
+            raise
         return self
+
+    def _lock(self) -> None:
+        """Raises ValueError where another process is at work in the folder; without effect where there are no such locks."""
+        try:
+            import fcntl
+        except ImportError:
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        self.lock.append(handle)
+        # Processes that a killed run has forked hold its lock until they notice.
+        end = time.monotonic() + (PATIENCE if self.reopened else 0)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    return  # a file system that has no locks
+                if time.monotonic() > end:
+                    os.close(self.lock.pop())
+                    raise ValueError(
+                        f"{self.path}: another run is writing there; wait for it, or choose another folder with --out"
+                    ) from None
+                time.sleep(0.1)
 
     def __exit__(
         self,
@@ -91,17 +128,24 @@ class OutputFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with contextlib.ExitStack() as last:
+            while self.lock:
+                last.callback(os.close, self.lock.pop())
+            self._close(kind, error)
+
+    def _close(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         try:
             if self.staged and kind is None:
                 self._put_in_place()
         except OSError as failure:
             kind, error = type(failure), failure
         finally:
-            if self.staged and not (self.lasting and kind is not None):
+            lasts = self.lasting or self.reopened
+            if self.staged and not (lasts and kind is not None):
                 shutil.rmtree(self.root, ignore_errors=True)
         if kind is not None and not self.existed and not any(self.path.iterdir()):
             self.path.rmdir()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:  # which is not the folder's
             raise ValueError(
                 f"output folder {self.path} cannot be written: {error.strerror}; choose another with --out"
             ) from error

@@ -15,6 +15,7 @@ from keelnet.learning.descent import State
 from keelnet.learning.launches import launch, restarts_left
 
 STATE = "state.pt"  # of a run that is not finished
+SCORES = "scores.json"  # of one that is
 MARK = ".launch"  # holds the name of the torchrun that has begun it
 
 
@@ -54,6 +55,10 @@ def opening(recipe: Recipe, out: Path, overwrite: bool, resume: bool) -> Opening
         raise ValueError("choose --resume or --overwrite, not both")
     if resume:
         folder = OutputFolder.reopen(out, STATE)
+        if (folder.root / SCORES).is_file():
+            raise ValueError(
+                f"{out} holds a finished run; train anew with --overwrite, or elsewhere"
+            )
         return Opening(folder, earlier(recipe, folder))
     own = _begun_by_this_launch(out)
     if own is None:
@@ -78,7 +83,7 @@ def earlier(recipe: Recipe, folder: OutputFolder) -> State:
     """The state that an interrupted run of this recipe left."""
     try:
         left = Recipe.from_toml((folder.root / "recipe.toml").read_text())
-        state = torch.load(folder.root / STATE, weights_only=True)
+        state = torch.load(folder.root / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no state may make the reader raise anything
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder.root} cannot be gone on with: {reason}") from None

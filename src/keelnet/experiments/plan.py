@@ -112,15 +112,17 @@ def _planned(
         for phase in ("trained", "judged", "finished")
     ]
     share, largest = found[-1]
-    data = round(largest.batch / share) + case_bytes(recipe) + largest.workers
-    peak = max(round(line.at(1)) for line in lines) + case_bytes(recipe) + largest.workers
+    rising = Line.through([(part, one.workers) for part, one in found])
+    workers = max(largest.workers, round(rising.at(1)))
+    data = round(largest.batch / share) + case_bytes(recipe) + workers
+    peak = max(round(line.at(1)) for line in lines) + case_bytes(recipe) + workers
     process = max(0, round(lines[0].constant) - weights.bytes)
     slow = Line.through([(part, one.seconds) for part, one in found])
     return Plan(
         recipe,
         weights.ledger(process, round(largest.kept / share), data, peak),
         max(largest.seconds, slow.at(1) if len(found) > 1 else largest.seconds / share),
-        largest.files + case_bytes(recipe) + largest.workers,
+        largest.files + case_bytes(recipe) + workers,
         tuple(share for share, _ in found),
     )
 

@@ -132,6 +132,9 @@ def _kept(
             record.save()
             raise
     record.save(ended=True)
+    if earlier is not None:
+        # Those on disk may be of an epoch after the state, which came out otherwise when it was made again.
+        folder.write_bytes("weights.safetensors", weights_as_bytes(made.network.state_dict()))
     _finish(recipe, made, folder, record.history)
 
 
@@ -164,7 +167,7 @@ class _Record:
             self.save()
 
     def save(self, ended: bool = False) -> None:
-        """History, best weights, now and then a picture, and last the state, which vouches for the others.
+        """History, best weights and the state, which vouches for them; now and then a picture.
 
         Where the descent has ended, the network holds its best iterate: there is no state to keep.
         """
@@ -173,13 +176,13 @@ class _Record:
         self.folder.write_text("history.jsonl", "".join(self.lines))
         if self.improved:
             self.folder.write_bytes("weights.safetensors", weights_as_bytes(self.state.kept))
+        if not ended:
+            self.folder.write_bytes(STATE, _as_bytes(self.state))
         if time.monotonic() - self.drawn > CURVES_EVERY and any(
             each["best"] for each in self.history
         ):
             self.drawn = time.monotonic()
             self.folder.write_bytes("curves.png", _curves(self.recipe, self.history))
-        if not ended:
-            self.folder.write_bytes(STATE, _as_bytes(self.state))
         self.saved, self.improved, self.state = time.monotonic(), False, None
 
 

@@ -203,7 +203,13 @@ def _make(synthesis: Synthesis, folder: Path, number: int) -> None:
     try:
         for name, _ in write_cases(synthesis, staging, 1, SYNTHETIC, first=number):
             folder.mkdir(parents=True, exist_ok=True)
-            os.replace(staging / name, folder / name)
+            try:
+                os.replace(staging / name, folder / name)
+            except OSError:
+                if not _made(
+                    folder, number
+                ):  # otherwise another process was faster: the cases are the same
+                    raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -25,6 +25,7 @@ from keelnet.learning.losses import Loss
 from keelnet.learning.regions import region_loss
 
 SPLIT = "split.json"  # which cases a run is trained on, and which it is judged by
+SPACINGS = (0.1, 20.0)  # mm of a voxel that scans may be brought to
 SHOWN = 3  # withheld cases in the picture of a run
 
 
@@ -52,9 +53,14 @@ class Tumour(Task):
 
     def validated(self, network: nn.Module) -> dict[str, float]:
         """Mean Dice a region over the withheld cases that are judged every epoch."""
-        scores = [_dice_of(self._labelled(network, volume), volume) for volume in self.judged]
+        scores = [self._dice(network, volume) for volume in self.judged]
         means = {name: float(np.mean([score[name] for score in scores])) for name in REGIONS}
         return {"mean_dice": float(np.mean([*means.values()])), **means}
+
+    def _dice(self, network: nn.Module, volume: Volume) -> dict[str, float]:
+        found = _dice_of(self._labelled(network, volume), volume)
+        volume.let_go()
+        return found
 
     def _labelled(self, network: nn.Module, volume: Volume) -> np.ndarray[Any, np.dtype[np.uint8]]:
         found = labelled(network, volume.x, self.tiling, device=self.device)
@@ -63,12 +69,11 @@ class Tumour(Task):
 
     def final_scores(self, network: nn.Module, best: dict[str, float]) -> dict[str, Any]:
         """On all withheld cases: means of what `region_scores` gives, region by region."""
-        every = [
-            region_scores(
-                self._labelled(network, volume), np.asarray(volume.classes), volume.spacing
-            )
-            for volume in self.withheld
-        ]
+        every = []
+        for volume in self.withheld:
+            found = self._labelled(network, volume)
+            every.append(region_scores(found, np.asarray(volume.classes), volume.spacing))
+            volume.let_go()
         regions = {
             name: {
                 key: _mean([asdict(scores[name])[key] for scores in every])
@@ -146,6 +151,10 @@ def tumour_task(recipe: Recipe, device: torch.device, report: Report) -> Tumour:
         raise ValueError(
             "withheld must lie between 0 and 1 and judged be at least 1, got"
             f" {recipe.withheld!r} and {recipe.judged!r}"
+        )
+    if recipe.spacing is not None and not SPACINGS[0] <= recipe.spacing <= SPACINGS[1]:
+        raise ValueError(
+            f"spacing must lie between {SPACINGS[0]:g} and {SPACINGS[1]:g} mm, got {recipe.spacing!r}"
         )
     scans = scan_set(recipe, report)
     patches = Patches(

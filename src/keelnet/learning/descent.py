@@ -159,7 +159,7 @@ class _Loop:
         self.network.load_state_dict(state.network)
         self.optimiser.load_state_dict(state.optimiser)
         self.generator.set_state(state.generator)
-        self.averaged = _copied(state.averaged)
+        self.averaged = _copied(state.averaged, self.training.device)
         self.begin = self.clock() - state.seconds
 
     def spent(self, epochs: float) -> float:
@@ -316,5 +316,5 @@ def _snapshot(network: nn.Module) -> dict[str, Tensor]:
     return _copied(network.state_dict())
 
 
-def _copied(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in values.items()}
+def _copied(values: dict[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:
+    return {name: value.detach().to(device=device, copy=True) for name, value in values.items()}
