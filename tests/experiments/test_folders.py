@@ -67,6 +67,25 @@ def test_what_was_reopened_is_not_lost_by_a_failure(tmp_path):
     assert contents(tmp_path) == {f"{STAGING}/state.pt": "hours"}
 
 
+def test_what_has_ended_meanwhile_is_not_reopened(tmp_path):
+    (tmp_path / "state.pt").write_text("hours")
+    found = OutputFolder.reopen(tmp_path, "state.pt")
+    (tmp_path / "state.pt").unlink()
+    with pytest.raises(ValueError, match="it has ended"), found:
+        pass
+    with OutputFolder.claim(tmp_path, overwrite=True):
+        pass
+
+
+def test_what_was_reopened_and_has_nothing_to_go_on_from_goes(tmp_path):
+    (tmp_path / STAGING).mkdir()
+    (tmp_path / STAGING / "mark").write_text("x")
+    with pytest.raises(RuntimeError), OutputFolder.reopen(tmp_path, "mark") as folder:
+        folder.remove("mark")
+        raise RuntimeError
+    assert not (tmp_path / STAGING).exists()
+
+
 def test_a_lack_of_memory_is_not_the_folders(tmp_path):
     with pytest.raises(OSError, match="memory"), OutputFolder.claim(tmp_path, overwrite=False):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")

@@ -17,8 +17,9 @@ from keelnet.data.volumes import is_volume, read_geometry, stem_of
 # <subject>_t1ce, <subject>-t1c, <subject>_seg …: a separator, then the last word.
 _NAMED = re.compile(r"^(?P<subject>.*?)[-_.]?(?P<kind>[A-Za-z0-9]+)$")
 _SEGMENTATION = re.compile(r"(^|[-_.])(seg|segm|segmentation|label|labels|mask)$", re.IGNORECASE)
-# What other programs mark: <subject>_t1_brain_mask, <subject>_bet_mask …
-_OF_THE_HEAD = re.compile(r"(^|[-_.])(brain|bet|hd-bet|skull|head)[-_.](seg|segm|label|mask)[^-_.]*$", re.IGNORECASE)  # fmt: skip
+# Masks of other programs, that mark the brain: <subject>_t1_brain_mask, <subject>_bet_mask …
+_OF_THE_HEAD = re.compile(r"(^|[-_.])(brain|bet|skull|head)[-_.]mask$", re.IGNORECASE)
+_OF_A_TUMOUR = re.compile(r"tumou?r|lesion", re.IGNORECASE)
 _NEW = ("t1n", "t1c", "t2w", "t2f")
 _CHILDREN = re.compile(r"(^|[-_.])ped[-_.]", re.IGNORECASE)  # BraTS-PED-00001-000
 
@@ -192,12 +193,12 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
         elif (marked := _SEGMENTATION.search(stem)) and not _OF_THE_HEAD.search(stem):
             key = path.parent, stem[: marked.start()].rstrip("-_.")
             segmentations.setdefault(key, []).append(path)
-            if marked[2].lower() != "mask":
+            if marked[2].lower() != "mask" or _OF_A_TUMOUR.search(stem):
                 odd.setdefault(path.parent, []).append(path)
         else:
             others.append(path)
     for (folder, subject), paths in groups.items():
-        name = subject or folder.resolve().name
+        name = subject or _called(folder)
         missing = [each for each in MODALITIES if each not in paths]
         if name in found.refused:
             continue
@@ -219,6 +220,11 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
     found.cases += stacked
     told = ["a file for each modality"] if groups or not stacked else []
     return "; ".join(dict.fromkeys([*told, *(_four(case.order) for case in stacked)]))
+
+
+def _called(folder: Path) -> str:
+    """Also where it is "."; a link by its own name."""
+    return Path(os.path.abspath(folder)).name
 
 
 def _names(subject: str, words: set[str]) -> str:
@@ -248,7 +254,7 @@ def _stacks(files: Sequence[Path], taken: set[Path], found: Found) -> list[Case]
 
 def _add(paths: dict[str, Path], modality: str, path: Path, found: Found, name: str) -> None:
     if modality in paths:
-        found.refused[name or path.parent.resolve().name] = (
+        found.refused[name or _called(path.parent)] = (
             f"two files for {modality}: {paths[modality].name} and {path.name}"
         )
     paths[modality] = path

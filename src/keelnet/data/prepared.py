@@ -8,7 +8,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -198,12 +198,14 @@ def _allow_files(count: int) -> None:
     wanted = there + count + SPARE
     if least == resource.RLIM_INFINITY or wanted <= least:
         return
-    if most != resource.RLIM_INFINITY and wanted > most:
+    if most != resource.RLIM_INFINITY and there + count > most:
         raise ValueError(
-            f"{count // FILES} cases need {wanted} open files, and the system allows {most}; raise its limit"
+            f"{count // FILES} cases need {there + count} open files, and the system allows {most}; raise its limit"
             " (ulimit -Hn), or train on fewer"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    raised = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    with suppress(ValueError, OSError):  # where it allows fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, most))
 
 
 def _mapped(folder: Path, name: str) -> Volume:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from keelnet.analysis.regions import RegionScore, region_scores
 from keelnet.analysis.uncertainty import Sensitivity, entropy, sensitivity
 from keelnet.data.case import Case
-from keelnet.data.cases import find_cases
+from keelnet.data.cases import Found, find_cases
 from keelnet.data.conventions import REGIONS, Convention, convention_named
 from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
@@ -75,13 +76,15 @@ def evaluate(
     found = settle(find_cases(inputs), convention_named(labels) if labels is not None else None)
     for line in str(found).splitlines():
         report(line)
-    readable = checked(found, skip_bad, report)
-    cases = [case for case in readable if case.labels is not None]
-    if not cases:
+    labelled = [case for case in found.cases if case.labels is not None]
+    cases = checked(Found(labelled, found.refused), skip_bad, report)
+    if not labelled:
         raise ValueError(
             "no case has labels to compare with; keelnet segment labels scans without them"
         )
-    if unlabelled := len(readable) - len(cases):
+    if not cases:
+        raise ValueError("no case is left that can be read")
+    if unlabelled := len(found.cases) - len(labelled):
         report(f"{unlabelled} cases without labels are left out")
     seen = trained_on(split, cases, inputs)
     if seen:
@@ -148,13 +151,20 @@ def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]
     if split is None or not split.is_file():
         return set()
     about = json.loads(split.read_text())
-    folder, names = Path(about["folder"]).resolve(), {*about["training"]}
-    listed = folder in [path.resolve() for path in inputs]
+    names = {*about["training"]}
+    folders = _places(Path(about["folder"]))
+    listed = any(folders & _places(path) for path in inputs)
     return {
         case.name
         for case in cases
-        if case.name in names and (listed or folder in case.first.resolve().parents)
+        if case.name in names
+        and (listed or any(folders & {*place.parents} for place in _places(case.first)))
     }
+
+
+def _places(path: Path) -> set[Path]:
+    """By its own name and by that of what it is a link to."""
+    return {Path(os.path.abspath(path)), path.resolve()}
 
 
 def mimics_of(case: Case, scan: Scan) -> NDArray[np.bool_] | None:

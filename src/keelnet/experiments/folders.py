@@ -24,8 +24,9 @@ class OutputFolder:
     A new folder is written directly, each file under a temporary name and then renamed. Where an
     old result is overwritten the new files are staged in ``.unfinished`` and put in place together
     at the end; if the work fails, the old files are as they were. Files of other names stay.
-    ``lasting``: where the work fails, what was staged stays, for `reopen`; what was reopened always does. While it is
-    in use no other process may use it: the system frees the lock of a killed one.
+    ``lasting``: where the work fails, what was staged stays, for `reopen`; what was reopened does while it has the file
+    that it was known by. While a folder is in use no other process of this machine may use it: the system frees the
+    lock of a killed one.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class OutputFolder:
     existed: bool
     reopened: bool = False
     lasting: bool = False
+    sign: str = ""  # by which it was reopened
     lock: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
@@ -57,7 +59,7 @@ class OutputFolder:
     def reopen(cls, path: Path, sign: str) -> OutputFolder:
         """What an interrupted run left, known by its file ``sign``; raises ValueError where there is none."""
         for staged in (True, False):
-            folder = cls(path, staged, True, reopened=True)
+            folder = cls(path, staged, True, reopened=True, sign=sign)
             if (folder.root / sign).is_file():
                 _require_writable(path)
                 return folder
@@ -72,6 +74,9 @@ class OutputFolder:
         """Take the folder: making it (or the staging in it) is what keeps a second run out."""
         if self.reopened:
             self._lock()
+            if not (self.root / self.sign).is_file():  # it has ended meanwhile
+                self._unlock()
+                raise ValueError(f"{self.path} holds no interrupted run any more: it has ended")
             for left in self.root.rglob(f".*{PARTIAL}"):  # by a process killed while it wrote
                 left.unlink(missing_ok=True)
             return self
@@ -116,7 +121,7 @@ class OutputFolder:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     return  # a file system that has no locks
                 if time.monotonic() > end:
-                    os.close(self.lock.pop())
+                    self._unlock()
                     raise ValueError(
                         f"{self.path}: another run is writing there; wait for it, or choose another folder with --out"
                     ) from None
@@ -128,10 +133,19 @@ class OutputFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.ExitStack() as last:
-            while self.lock:
-                last.callback(os.close, self.lock.pop())
+        try:
             self._close(kind, error)
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        while self.lock:
+            import fcntl
+
+            handle = self.lock.pop()
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # for processes that were forked, too
+            os.close(handle)
 
     def _close(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         try:
@@ -140,7 +154,7 @@ class OutputFolder:
         except OSError as failure:
             kind, error = type(failure), failure
         finally:
-            lasts = self.lasting or self.reopened
+            lasts = self.lasting or (self.reopened and (self.root / self.sign).is_file())
             if self.staged and not (lasts and kind is not None):
                 shutil.rmtree(self.root, ignore_errors=True)
         if kind is not None and not self.existed and not any(self.path.iterdir()):

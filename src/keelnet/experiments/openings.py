@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -93,3 +94,10 @@ def earlier(recipe: Recipe, folder: OutputFolder) -> State:
             f"{folder.root} was begun with other settings ({', '.join(changed)}); resume with its own"
         )
     return State(**state)
+
+
+def state_as_bytes(state: State) -> bytes:
+    """What `earlier` reads."""
+    file = io.BytesIO()
+    torch.save({each.name: getattr(state, each.name) for each in fields(state)}, file)
+    return file.getvalue()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from keelnet import __version__
 from keelnet.experiments.folders import OutputFolder
-from keelnet.experiments.openings import STATE, Opening, opening
+from keelnet.experiments.openings import STATE, Opening, opening, state_as_bytes
 from keelnet.experiments.problems import Problem, device_named, network_of, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report, Task
@@ -124,13 +123,18 @@ def _kept(
         made.task.require_same(folder.root)
     record = _Record(recipe, made, folder, _history(folder, earlier))
     judge = _Judge(made.task, record.history[-1].get("judging", 0.0) if earlier else 0.0)
-    for progress in _descended(recipe, made, judge, earlier, team):
-        record.add(progress, judge.seconds)
-        try:
-            yield progress
-        except GeneratorExit:  # the caller stops listening: nothing has moved since
-            record.save()
-            raise
+    try:
+        for progress in _descended(recipe, made, judge, earlier, team):
+            record.add(progress, judge.seconds)
+            try:
+                yield progress
+            except GeneratorExit:  # the caller stops listening: nothing has moved since
+                record.save()
+                raise
+    except DivergenceError:
+        if folder.staged:  # it would only diverge again: the old run is what is left
+            folder.remove(STATE)
+        raise
     record.save(ended=True)
     if earlier is not None:
         # Those on disk may be of an epoch after the state, which came out otherwise when it was made again.
@@ -177,7 +181,7 @@ class _Record:
         if self.improved:
             self.folder.write_bytes("weights.safetensors", weights_as_bytes(self.state.kept))
         if not ended:
-            self.folder.write_bytes(STATE, _as_bytes(self.state))
+            self.folder.write_bytes(STATE, state_as_bytes(self.state))
         if time.monotonic() - self.drawn > CURVES_EVERY and any(
             each["best"] for each in self.history
         ):
@@ -220,12 +224,6 @@ def _history(folder: OutputFolder, earlier: State | None) -> list[dict[str, Any]
         return []
     lines = (folder.root / "history.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines][: earlier.epoch]
-
-
-def _as_bytes(state: State) -> bytes:
-    file = io.BytesIO()
-    torch.save({each.name: getattr(state, each.name) for each in fields(state)}, file)
-    return file.getvalue()
 
 
 def as_line(progress: Progress, judging: float = 0.0) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def segment(
     conventions = _conventions(cases, given, report)
     require_apart(out, [*(f"{case.name}.nii.gz" for case in cases), "volumes.json"], cases, inputs)
     done: list[Segmented] = []
-    kept = _of_others(out, [case.name for case in cases])
+    kept = _kept_volumes(out)
     with OutputFolder.claim(out, overwrite) as folder:
         for case in cases:
             try:
@@ -188,15 +188,11 @@ def _ml(mask: NDArray[np.bool_], voxel_ml: float) -> float:
     return round(float(mask.sum()) * voxel_ml, 3)
 
 
-def _of_others(out: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What an earlier volumes.json says of cases that are not labelled anew and whose labels are still there."""
+def _kept_volumes(out: Path) -> dict[str, Any]:
+    """What an earlier volumes.json says of cases whose labels are still there."""
     try:
         old = json.loads((out / "volumes.json").read_text())
-        return {
-            name: about
-            for name, about in old.items()
-            if name not in names and (out / about["file"]).is_file()
-        }
+        return {name: about for name, about in old.items() if (out / about["file"]).is_file()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not ours
         return {}
 
