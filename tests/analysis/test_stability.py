@@ -286,3 +286,86 @@ def test_pictures_are_drawn_of_blocks_whose_layers_were_looked_at(name):
     for draw in (kn.analysis.spectra_figure, kn.analysis.growth_figure):
         with pytest.raises(ValueError, match="ask for them"):
             draw(bare)
+
+
+@pytest.mark.parametrize(("stencil", "bound"), [([0.0, -1.0, 0.0], 2.0), ([1.0, -2.0, 1.0], 0.5)])
+def test_a_residual_convolution_has_the_bound_of_its_stencil(stencil, bound):
+    """−I, and the Laplacian, whose eigenvalues lie in [−4, 0]."""
+    weight = torch.tensor(stencil, dtype=torch.float64).reshape(1, 1, 3)
+    subject = block(kn.Euler(), kn.SingleField(kn.ConvKernel(1, dim=1), "identity"), weight)
+    (row,) = kn.analysis.stability(subject, torch.randn(1, 1, 16, dtype=torch.float64)).blocks
+    assert row.step_bound == pytest.approx(bound)
+    assert row.amplification <= 1 + 1e-9
+
+
+class Watched(torch.nn.Module):
+    """A branch with statistics, whose ``eval`` does what ``train`` does not undo."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.evaluated = 0
+
+    def forward(self, y):
+        return self.norm(y).tanh()
+
+    def train(self, mode=True):
+        self.evaluated += not mode
+        return super().train(mode)
+
+
+def test_a_users_branch_is_left_as_it_was():
+    branch = Watched()
+    branch.norm.running_mean += 0.3
+    subject = kn.Block(kn.Euler(), kn.ModuleField(branch), 3, 1.0)
+    before = {name: value.clone() for name, value in branch.state_dict().items()}
+    report = kn.analysis.stability(subject, torch.randn(5, 4))
+    assert all(torch.equal(value, before[name]) for name, value in branch.state_dict().items())
+    assert branch.training and branch.norm.training and branch.evaluated == 0
+    branch.eval()
+    assert kn.analysis.stability(subject, torch.zeros(1, 4)).blocks[0].growth > 1
+    assert report.blocks[0].growth > 1
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_is_measured_in_full(kind):
+    torch.manual_seed(0)
+    subject = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(100)), 2, 1.0)
+    x = torch.randn(1, 100)
+    halved = kn.analysis.stability(subject.to(kind), x.to(kind)).blocks[0]
+    whole = kn.analysis.stability(subject.float(), x.to(kind).float()).blocks[0]
+    assert halved.growth == pytest.approx(whole.growth, rel=1e-5)
+
+
+class Partly(torch.nn.Module):
+    """Of two blocks one is called."""
+
+    def __init__(self, none=False):
+        super().__init__()
+        self.used, self.head = (
+            kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(4)), 2, 1.0) for _ in range(2)
+        )
+        self.none = none
+
+    def forward(self, x):
+        return x if self.none else self.used(x)
+
+
+def test_a_block_that_is_not_called_is_named():
+    report = kn.analysis.stability(Partly(), torch.randn(1, 4))
+    assert [row.name for row in report.blocks] == ["used"]
+    assert any(note.startswith("head: not called") for note in report.notes)
+    with pytest.raises(ValueError, match="used, head got no tensor"):
+        kn.analysis.stability(Partly(none=True), torch.randn(1, 4))
+
+
+def test_a_small_input_with_a_large_output_takes_little_memory():
+    decoder = torch.nn.Sequential(torch.nn.Linear(8, 200_000), torch.nn.Tanh())
+    network = torch.nn.Sequential(decoder)
+    x = torch.randn(2, 8)
+    (row,) = kn.analysis.diagnose(network, x, blocks=["0"]).blocks
+    values = []
+    for sample in x:
+        slope = 1 - decoder(sample).detach() ** 2
+        values.append(torch.linalg.svdvals(slope[:, None] * decoder[0].weight.detach()))
+    assert row.growth == pytest.approx(float(max(each[0] for each in values)), rel=1e-4)

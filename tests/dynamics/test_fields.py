@@ -75,6 +75,23 @@ def test_single_spectrum_is_that_of_the_weight():
     assert float(distances.amin(0).max()) < 1e-12 > float(distances.amin(1).max())
 
 
+@pytest.mark.parametrize(("dim", "groups"), [(1, 1), (1, 2), (2, 1)])
+def test_single_spectrum_of_a_convolution_is_that_on_a_ring(dim, groups):
+    """Every eigenvalue of the convolution on a ring of 16 voxels an axis, whose frequencies are those looked at."""
+    kernel = kn.ConvKernel(2, dim=dim, groups=groups)
+    weight = torch.randn(
+        1, *kernel.weight_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    found = kn.SingleField(kernel, activation="identity").spectrum({"weight": weight}).ravel()
+    found = torch.cat([found, found.conj()])
+    units = torch.eye(2 * 16**dim, dtype=torch.float64).reshape(-1, 2, *(16,) * dim)
+    padded = functional.pad(units, (1, 1) * dim, mode="circular")
+    convolved = (functional.conv1d, functional.conv2d)[dim - 1](padded, weight[0], groups=groups)
+    true = torch.linalg.eigvals(convolved.flatten(1))
+    distances = (found[:, None] - true[None, :]).abs()
+    assert float(distances.amin(0).max()) < 1e-8 > float(distances.amin(1).max())
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu", "silu", "tanh"])
 def test_spectra_scale_with_the_slope_of_the_activation(activation):
     slope = {"sigmoid": 0.25, "gelu": 1.129, "silu": 1.0999, "tanh": 1.0}[activation]

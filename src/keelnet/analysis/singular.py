@@ -14,6 +14,7 @@ from torch import Tensor
 Real = NDArray[np.float64]
 
 SMALL = 64  # numbers a sample up to which the whole matrix is formed
+WIDE = 1024  # numbers of a value up to which the matrix is formed by its rows
 LOOK = 5  # steps between two looks at what has been found
 NEAR = 3e-3  # residual from which a few steps more reach `CONVERGED`
 CONVERGED = 3e-4  # residual of a singular pair over its bound: the value is off by about its square
@@ -68,8 +69,19 @@ def extremes(
     twice, but none beyond the true ones. The seed draws the first direction.
     """
     if derivative.y[0].numel() <= small:
-        return _exact(derivative.matrix())
+        return _exact(_matrix(derivative))
     return _Bidiagonal(derivative, seed).extended(iterations, settled)
+
+
+def _matrix(derivative: Derivative) -> Tensor:
+    """(samples, outputs, inputs): by columns where there are many outputs, since rows take a sample for each."""
+    y = derivative.y
+    units = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device)
+    first = derivative.pushed(units[0].reshape(1, *y.shape[1:]).expand_as(y))
+    if first[0].numel() <= WIDE:
+        return derivative.matrix()
+    rest = (derivative.pushed(unit.reshape(1, *y.shape[1:]).expand_as(y)) for unit in units[1:])
+    return torch.stack([column.detach().flatten(1) for column in (first, *rest)], dim=2)
 
 
 def _exact(matrices: Tensor) -> Extremes:

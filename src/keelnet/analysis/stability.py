@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from keelnet.analysis.layers import euler_damping, layer_stability
 from keelnet.analysis.path import Path, PathDerivative
 from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.spectra import Complex
+from keelnet.analysis.tables import listed
 from keelnet.analysis.visits import evaluating, visit
 from keelnet.dynamics.fields import AntisymmetricField
 from keelnet.dynamics.kernels import require_count
@@ -44,10 +47,12 @@ def stability(
 
     The network is put in evaluation mode meanwhile, and states are computed again instead of kept: large batches go part by
     part, in less memory than the network's own forward and backward pass. Raises ValueError where there is no block, for
-    non-finite x or x on another device, for a step size of 0, for a network that draws random numbers in evaluation
-    mode, and where a block's state becomes non-finite (the message names the layer).
+    non-finite x or x on another device, where no block is called, for a step size of 0, for a network that draws random numbers in evaluation
+    mode, and where a block's state becomes non-finite (the message names the layer). A network in half precision is
+    measured as a copy in float32.
     """
     require_readable(network, x)
+    network, x = _precise(network, x)
     blocks = {
         module: name or "0" for name, module in network.named_modules() if isinstance(module, Block)
     }
@@ -65,7 +70,23 @@ def stability(
     with evaluating(network):
         require_repeatable(network, x)
         visit(network, blocks, x, look)
-    return StabilityReport(tuple(rows))
+    seen = {row.name for row in rows}
+    missed = [name for name in blocks.values() if name not in seen]
+    if not rows:
+        raise ValueError(
+            f"{', '.join(missed)} got no tensor of floating-point numbers while the network read x"
+        )
+    notes = [f"{listed(missed)}: not called while the network read x, so not measured"] * bool(missed)  # fmt: skip
+    return StabilityReport(tuple(rows), tuple(notes))
+
+
+def _precise(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """Half precision hides where an iteration ends; a copy in float32 has the same weights."""
+    halves = (torch.float16, torch.bfloat16)
+    if not any(own.dtype in halves for own in chain(network.parameters(), network.buffers())):
+        return network, x
+    copied = copy.deepcopy(network).float()
+    return copied, x.float() if x.is_floating_point() else x
 
 
 def _measured(

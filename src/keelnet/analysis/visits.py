@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.analysis.calls import Call, answered
+from keelnet.dynamics.modules import ModuleField
+from keelnet.networks.blocks import Block
 
 Look = Callable[[Call], None]
 
@@ -66,11 +68,23 @@ def _keeps(call: Call, answer: object) -> bool:
     return value is not None and value.shape == call.y.shape
 
 
+def every_module(network: nn.Module) -> Iterator[nn.Module]:
+    """Those of the network, and those that are fields of its blocks, which hold no modules themselves."""
+    for module in network.modules():
+        yield module
+        if isinstance(module, Block) and isinstance(module.field, ModuleField):
+            yield from module.field.module.modules()
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module inside, and each module's own mode again afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+    """Evaluation mode for every module inside, and each module's own mode again afterwards.
+
+    By the flags alone: a module's own ``eval()`` may do what ``train()`` does not undo.
+    """
+    modes = {module: module.training for module in every_module(network)}
+    for module in modes:
+        module.training = False
     try:
         yield
     finally:

@@ -259,7 +259,7 @@ class ConvKernel(Kernel):
         return values.reshape(-1, *(1,) * self.dim) if values.ndim else values
 
     def symbol(self, weights: Tensor) -> tuple[Tensor, float]:
-        """The Fourier symbol on a grid of frequencies.
+        """The Fourier symbol on a grid of frequencies, the stencil's middle at the origin.
 
         Zero padding compresses the convolution on the whole lattice, so ‖K‖ is at most the
         symbol's maximum, a trigonometric polynomial of degree (stencil − 1) / 2; on a grid of M
@@ -268,6 +268,13 @@ class ConvKernel(Kernel):
         points = [max(1, 16 * (size // 2)) for size in self.stencils]
         axes = tuple(range(-self.dim, 0))
         values = torch.fft.rfftn(_wide(weights), s=points, dim=axes)  # the other half is conjugate
+        for axis, radius, count in zip(axes, self.padding, points, strict=True):
+            # Without it each matrix is turned by e^(−i k radius): norms do not mind, eigenvalues do.
+            turns = torch.arange(values.shape[axis]).to(values.real) * (
+                2 * math.pi * radius / count
+            )
+            phase = torch.polar(torch.ones_like(turns), turns)
+            values = values * phase.reshape(-1, *(1,) * (-1 - axis))
         values = values.flatten(-self.dim).movedim(-1, -3)  # (layers, frequency, out, in / groups)
         grouped = values.unflatten(-2, (self.groups, -1))
         factor = math.prod(
