@@ -23,7 +23,7 @@ def machine() -> dict[str, str]:
     }
     peers = ("jax", "diffrax", "torchdiffeq", "torchode", "memcnn", "iunets", "monai")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": f"{os.cpu_count()}, of which {len(cores)} are used ({', '.join(map(str, cores))})",
         "threads": f"{THREADS} for every library",
         "type": "float32",
@@ -37,7 +37,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     path = Path("/proc/cpuinfo")
     if path.exists():
         for line in path.read_text().splitlines():

@@ -86,7 +86,7 @@ class Comparison:
 
     def _machine(self) -> dict[str, str]:
         found = machine()
-        kept = ("processor", "type", "system", "versions", "date")
+        kept = ("type", "system", "versions", "date")
         return {label: found[label] for label in kept} | {"threads": f"{self.settings.threads} a run"}  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from contestants import CONTESTANTS
 from environments import interpreter_of
+from machine import processor
 
 HERE = Path(__file__).parent
 Record = dict[str, Any]
@@ -69,7 +70,7 @@ class Records:
         """Whole or not at all."""
         self.runs.mkdir(parents=True, exist_ok=True)
         temporary = self.runs / f".{job.name}.{os.getpid()}.new"
-        about = asdict(job) | {"design": CONTESTANTS[job.contestant].described}
+        about = asdict(job) | {"design": CONTESTANTS[job.contestant].described, "processor": processor()}  # fmt: skip
         temporary.write_text(json.dumps(rounded(about | record)) + "\n")
         temporary.replace(self.runs / f"{job.name}.json")
 

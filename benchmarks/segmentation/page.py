@@ -10,7 +10,7 @@ from typing import Any
 from ceiling import Ceiling
 from contestants import DEPTHS
 from jobs import rounded
-from schedule import REGIONS
+from schedule import REGIONS, mean_dice
 from scores import Score, best_peer, difference, named
 from settings import Settings
 from verdicts import Verdict, is_test, targets
@@ -34,7 +34,7 @@ def page(
     lines += ["![Dice by contestant](dice.png)", ""] if "dice" in pictures else []
     lines += [f"With noise of {settings.perturbation:g} deviations of the brain added to every modality:", ""]  # fmt: skip
     lines += [*_dice(trained, "perturbed"), "", *_differences(scores)]
-    lines += ["## Training", "", *_training(trained), ""]
+    lines += ["## Training", "", *_training(trained), "", *_by_seed(settings, trained)]
     lines += ["![Training loss](loss.png)", ""] if "loss" in pictures else []
     lines += ["## Memory", "", *_memory(settings, scores), ""]
     lines += ["![Memory against depth](memory.png)", ""] if "memory" in pictures else []
@@ -150,6 +150,24 @@ def _training(trained: Sequence[Score]) -> list[str]:
     return table(header, rows) if rows else ["No run is finished yet."]
 
 
+def _by_seed(settings: Settings, trained: Sequence[Score]) -> Iterator[str]:
+    """Dice and steps: a seed's runs are alike in their machine, those of another need not be."""
+    if settings.seeds == 1 or not trained:
+        return
+    yield "Mean Dice and steps, seed by seed (machines differ in speed, see *Settings*):"
+    yield ""
+    rows = []
+    for one in trained:
+        runs = {run["seed"]: run for run in one.runs}
+        cells = [
+            f"{mean_dice(runs[seed]['test']):.3f}, {runs[seed]['steps']:,}" if seed in runs else "–"
+            for seed in range(settings.seeds)
+        ]
+        rows.append((_title(one), *cells))
+    yield from table(("", *(f"seed {seed}" for seed in range(settings.seeds))), rows)
+    yield ""
+
+
 def _percent(value: float | None, spread: float | None) -> str:
     if value is None:
         return "–"
@@ -213,6 +231,7 @@ def _missing(scores: Sequence[Score]) -> list[str]:
 def _settings(
     settings: Settings, scores: Sequence[Score], machine: Mapping[str, str]
 ) -> Iterator[str]:
+    yield from (f"- runs on {name}: {listed}" for name, listed in _by_processor(scores).items())
     yield from (f"- {label}: {text}" for label, text in machine.items())
     yield ""
     yield from table(("setting", "value"), [(name, _plain(value)) for name, value in asdict(settings).items()], right=False)  # fmt: skip
@@ -223,6 +242,21 @@ def _settings(
         if one.contestant.role != "weighed"
     ]  # fmt: skip
     yield from table(("network", "role", "design"), rows, right=False)
+
+
+def _by_processor(scores: Sequence[Score]) -> dict[str, str]:
+    """Which seeds of whom were run where: seconds of one machine are not those of another."""
+    seeds: dict[str, dict[tuple[int, ...], list[str]]] = {}
+    for one in scores:
+        own: dict[str, list[int]] = {}
+        for run in one.runs:
+            own.setdefault(run.get("processor", "a machine not noted"), []).append(run["seed"])
+        for name, found in own.items():
+            seeds.setdefault(name, {}).setdefault(tuple(found), []).append(one.title)
+    return {
+        name: "; ".join(f"seed {', '.join(map(str, each))} of {', '.join(titles)}" for each, titles in groups.items())
+        for name, groups in seeds.items()
+    }  # fmt: skip
 
 
 def _plain(value: object) -> str:
