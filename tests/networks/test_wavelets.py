@@ -26,7 +26,7 @@ def test_it_keeps_lengths_and_can_be_undone(dim):
 def test_a_constant_has_no_differences(dim):
     y = Haar(dim)(torch.full((1, 2, *SPACES[dim]), 3.0, dtype=torch.float64))
     assert torch.allclose(y[:, :2], torch.tensor(3.0 * 2 ** (dim / 2), dtype=torch.float64))
-    assert not y[:, 2:].any()
+    assert float(y[:, 2:].abs().max()) < 1e-14  # some processors round products differently
 
 
 def test_memory_does_not_grow_with_what_passes_through():
