@@ -101,3 +101,15 @@ def test_where_no_restart_follows_a_failed_run_leaves_what_it_leaves_alone(monke
     (tmp_path / "old" / "notes.txt").write_text("mine")
     lost(tmp_path / "old", 1, overwrite=True)
     assert [item.name for item in (tmp_path / "old").iterdir()] == ["notes.txt"]
+
+
+def test_weights_of_an_epoch_that_was_lost_do_not_stay(tmp_path, calm):
+    """Killed between weights and state; no epoch follows that would write better ones."""
+    steps = train(SMALL, tmp_path / "run")
+    for _ in range(SMALL.epochs):
+        next(steps)
+    steps.close()
+    (tmp_path / "run" / "weights.safetensors").write_bytes(b"of an epoch that was lost")
+    list(train(SMALL, tmp_path / "run", resume=True))
+    found, wanted = (each / "weights.safetensors" for each in (tmp_path / "run", calm))
+    assert found.read_bytes() == wanted.read_bytes()
