@@ -205,7 +205,7 @@ def _trained(job: dict[str, Any], team: Any) -> tuple[Any, _Clock]:
     import torch
 
     from keelnet.learning import Adam, Budget, Objective, Training, descend
-    from keelnet.learning.descent import scored
+    from keelnet.learning.validation import scored
 
     network, clock = _network(job), _Clock(_samples(job))
     score = scored(clock.samples, lambda logits, labels: {"none": 0.0}, 4)

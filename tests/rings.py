@@ -6,7 +6,7 @@ import torch
 
 import keelnet as kn
 from keelnet.data.samples import InMemory
-from keelnet.learning.descent import scored
+from keelnet.learning.validation import scored
 
 
 def rings(count=24, classes=2, dtype=torch.float64, seed=0):

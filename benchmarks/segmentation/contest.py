@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from keelnet.data.patches import Patches
 from keelnet.data.prepared import Volume
 from keelnet.data.samples import WHOLE, Batch, Share
-from keelnet.learning.descent import Progress, descend
+from keelnet.learning.descent import descend
 from keelnet.learning.methods import Adam
 from keelnet.learning.objective import Objective
+from keelnet.learning.progress import Progress
 from keelnet.learning.regions import region_loss
 from keelnet.learning.training import Budget, Training
 

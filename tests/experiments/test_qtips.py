@@ -9,7 +9,7 @@ import torch
 from keelnet.experiments.problems import TASKS, network_of, problem
 from keelnet.experiments.recipes import RECIPES, recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
-from keelnet.learning.descent import predicted
+from keelnet.learning.validation import predicted
 from keelnet.networks.network import blocks_of
 
 QTIPS = recipe_named("qtips")

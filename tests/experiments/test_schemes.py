@@ -9,7 +9,7 @@ from keelnet.experiments.problems import network_of, problem
 from keelnet.experiments.recipes import CURVED, recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
 from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest, scheme_of
-from keelnet.learning.descent import predicted
+from keelnet.learning.validation import predicted
 
 EVERY = (*METHODS, *SOLVERS)
 SMALL = ("width=4", "depth=4", "samples=40", "inner=4", "classifier_tikhonov=1e-2", "batch=0")

@@ -23,7 +23,8 @@ from keelnet.learning import (
     Training,
     descend,
 )
-from keelnet.learning.descent import predicted, scored
+from keelnet.learning.validation import predicted, scored
+from keelnet.networks.network import blocks_of
 
 
 def blobs(seed=0):
@@ -309,3 +310,88 @@ def test_an_empty_validation_is_refused():
 def test_bad_methods_and_schedules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def falling():
+    """Scores of which the first is the best."""
+    values = itertools.chain([0.9], itertools.repeat(0.1))
+    return lambda *_: {"accuracy": next(values)}
+
+
+@pytest.mark.parametrize("ending", ["closed", "finished"])
+def test_the_state_of_the_last_epoch_outlives_the_best_iterate(ending):
+    whole = [
+        step.terms
+        for step in run(network(), training(4, warmup=0.0, schedule=Constant()), scoring=falling())
+    ]
+    model = network()
+    steps = run(
+        model,
+        training(2 if ending == "finished" else 4, warmup=0.0, schedule=Constant()),
+        scoring=falling(),
+    )
+    for step in steps:
+        if ending == "closed" and step.epoch == 2:
+            break
+    del steps
+    later = run(
+        model, training(4, warmup=0.0, schedule=Constant()), scoring=falling(), state=step.state
+    )
+    assert [each.terms for each in later] == whole[2:]
+
+
+@pytest.mark.parametrize("method", [Adam(1e-2), SGD(1e-1), LBFGS()], ids=repr)
+def test_a_state_can_be_gone_on_from_twice(method):
+    chosen = training(4, method, clip=None)
+    steps = run(network(), chosen)
+    next(steps)
+    state = next(steps).state
+    steps.close()
+    once, again = ([step.terms for step in run(network(), chosen, state=state)] for _ in range(2))
+    assert once == again and len(once) == 2
+
+
+@pytest.mark.parametrize("stale", [100.0, math.nan])
+def test_the_gradient_of_a_frozen_parameter_is_not_clipped_with_the_others(stale):
+    results = []
+    for gradient in (None, stale):
+        model = network()
+        frozen = next(model.parameters()).requires_grad_(False)
+        frozen.grad = None if gradient is None else torch.full_like(frozen, gradient)
+        list(run(model, training(1, clip=1.0)))
+        results.append(torch.cat([value.detach().flatten() for value in model.parameters()]))
+    assert torch.equal(*results)
+
+
+def test_frozen_controls_are_left_where_they_are_beyond_a_bound():
+    model = network()
+    (block,) = blocks_of(model)
+    with torch.no_grad():
+        for value in block.control.parameters():
+            value.mul_(10).requires_grad_(False)
+    before = [value.clone() for value in block.control.parameters()]
+    list(run(model, training(1, bound=0.5)))
+    assert all(map(torch.equal, before, block.control.parameters()))
+    assert max(float(value.abs().max()) for value in before) > 0.5
+
+
+def test_a_goal_that_is_never_a_number_is_told():
+    with pytest.warns(RuntimeWarning, match="no epoch gave a number for 'accuracy'"):
+        list(run(network(), training(2), scoring=lambda *_: {"accuracy": math.nan}))
+
+
+def test_an_average_counts_what_is_counted():
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+    )
+    *_, last = run(model, training(2, average=0.9))
+    assert int(last.state.averaged["1.num_batches_tracked"]) == 6
+
+
+def test_labels_out_of_range_are_named_for_token_networks():
+    tokens = torch.arange(8).repeat(2)[:, None]
+    pair = (tokens, tokens[:, 0])
+    samples = InMemory(pair, pair, tuple("abcdefgh"))
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1, got 0\.\.7"):
+        list(run(model, training(1), samples))

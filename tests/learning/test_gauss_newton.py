@@ -33,8 +33,8 @@ from keelnet.learning import (
     gauss_newton,
     varpro,
 )
-from keelnet.learning.descent import scored
 from keelnet.learning.processes import Alone
+from keelnet.learning.validation import scored
 
 OBJECTIVE = Objective(smoothness=1e-3, tikhonov=1e-4, classifier_tikhonov=1e-3)
 SOLVERS = [gauss_newton, block_descent, varpro]
@@ -199,6 +199,17 @@ class Unchecked:
         order = torch.randperm(len(self.x), generator=generator)
         return ((self.x[i], self.labels[i]) for i in torch.split(order, batch_size))
 
+    @property
+    def count(self):
+        return len(self.x)
+
+
+class InOrder(Unchecked):
+    """They come as they lie."""
+
+    def batches(self, batch_size, generator, share=None):
+        return zip(self.x.split(batch_size), self.labels.split(batch_size), strict=True)
+
 
 def relabelled(labels):
     return Unchecked(rings().training[0], labels)
@@ -281,3 +292,57 @@ def test_only_a_linear_classifier_can_be_eliminated(solver):
     wide = kn.architectures.residual(2, 2, width=40, depth=2).double()
     with pytest.raises(ValueError, match="singular"):
         next(trained(solver, wide, Objective(), settings()))
+
+
+@pytest.mark.parametrize("solver", [block_descent, varpro], ids=lambda each: each.__name__)
+def test_a_batch_of_one_class_is_named(solver):
+    x, labels = rings().training
+    odd = Unchecked(x[:9], labels[:9])
+    validate = scored(rings(), accuracy, 64)
+    with pytest.raises(ValueError, match=r"on these 1 samples.*larger batch_size"):
+        list(
+            trained(solver, network(), OBJECTIVE, settings(1, batch_size=8), odd, validate=validate)
+        )
+
+
+def test_a_budget_that_ends_within_an_epoch_says_nothing_of_batches_it_did_not_see():
+    x, labels = rings().training
+    order = labels.argsort()
+    clock = iter([0.0] + [100.0] * 50)
+    chosen = replace(settings(batch_size=5), budget=Budget(seconds=1.0))
+    validate = scored(rings(), accuracy, 64)
+    steps = trained(
+        gauss_newton,
+        network(),
+        OBJECTIVE,
+        chosen,
+        InOrder(x[order], labels[order]),
+        validate=validate,
+        clock=lambda: next(clock),
+    )
+    assert len(list(steps)) == 1
+
+
+@EVERY_SOLVER
+def test_a_goal_that_is_never_a_number_is_told(solver):
+    net = network()
+    with pytest.warns(RuntimeWarning, match="no epoch gave a number"):
+        list(
+            trained(solver, net, OBJECTIVE, settings(1), validate=lambda _: {"accuracy": math.nan})
+        )
+
+
+@EVERY_SOLVER
+def test_the_state_of_the_last_epoch_outlives_the_best_iterate(solver):
+    def validate():
+        values = itertools.chain([0.9], itertools.repeat(0.1))
+        return lambda _: {"accuracy": next(values)}
+
+    whole = totals(trained(solver, network(), OBJECTIVE, settings(4), validate=validate()))
+    for step in trained(solver, network(), OBJECTIVE, settings(4), validate=validate()):
+        if step.epoch == 2:
+            break
+    later = trained(
+        solver, network(), OBJECTIVE, settings(4), validate=validate(), state=step.state
+    )
+    assert totals(later) == whole[2:]

@@ -72,3 +72,10 @@ def test_gauss_newton_takes_convex_losses_alone():
     for loss in (Dice(), functional.mse_loss):
         with pytest.raises(ValueError, match="convex in the logits"):
             require_convex(loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
+@pytest.mark.parametrize("loss", [*CONVEX, Dice()], ids=repr)
+def test_labels_may_be_integers_of_any_width(loss, dtype):
+    logits, labels = case((2, 3))
+    assert loss(logits, labels.to(dtype)) == loss(logits, labels)

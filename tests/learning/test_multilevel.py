@@ -8,6 +8,7 @@ import pytest
 import torch
 from rings import network, rings, trained
 
+import keelnet as kn
 from keelnet.learning import (
     Adam,
     Budget,
@@ -98,6 +99,31 @@ def test_a_run_that_was_cut_at_any_level_goes_on_to_the_same_bits(cut):
     assert [step.epoch for step in rest] == list(range(cut + 1, 8))
     for name, value in again.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name])
+
+
+def shared_twice():
+    """A block that stands in two places, and another one that shares its control."""
+    field = kn.HamiltonianField(kn.DenseKernel(2), "tanh")
+    block = kn.Block(kn.Verlet(), field, 3, 1.0)
+    other = kn.Block(kn.Verlet(), field, 4, 2.0, block.control)
+    return torch.nn.Sequential(block, block, torch.nn.Sequential(other)).double()
+
+
+def test_refinement_keeps_shared_blocks_and_controls_shared():
+    net = shared_twice()
+    net[0].checked = False
+    refine(net)
+    assert net[0] is net[1] and net[0].control is net[2][0].control
+    assert [block.depth for block in (net[0], net[1], net[2][0])] == [6, 6, 8]
+    assert not net[0].checked
+
+
+def test_a_block_by_itself_cannot_be_refined():
+    block = shared_twice()[0]
+    with pytest.raises(ValueError, match=r"use block\.refined"):
+        refine(block)
+    with pytest.raises(ValueError, match=r"use block\.refined"):
+        next(trained(multilevel, block, OBJECTIVE, LEVELS))
 
 
 def test_bad_input_is_refused():

@@ -13,6 +13,7 @@ from keelnet.learning.objective import (
     tikhonov,
     time_smoothness,
 )
+from keelnet.learning.unknowns import Unknowns
 from keelnet.networks import Classifier, SpatialClassifier
 
 FINAL_TIME = 3.0
@@ -130,3 +131,23 @@ WEIGHTS = ["smoothness", "tikhonov", "classifier_tikhonov", "classifier_smoothne
 def test_a_negative_weight_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a finite number of at least 0"):
         Objective(**{name: value})
+
+
+def test_a_block_without_parameters_has_no_regulariser():
+    bare = kn.Block(kn.Euler(), kn.ModuleField(torch.nn.Tanh()), 3)
+    full = kn.Block(kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(2), "tanh", 0.1), 3)
+    objective = Objective(smoothness=1.0, tikhonov=1.0)
+    assert objective.regularisers(torch.nn.Sequential(bare)) == {}
+    assert objective.regularisers(torch.nn.Sequential(bare, full)) == objective.regularisers(full)
+    assert time_smoothness(bare.control, 1.0) == tikhonov(bare.control, 1.0) == 0
+
+
+def test_the_operators_of_a_shared_control_add_up_to_the_hessian():
+    field = kn.HamiltonianField(kn.DenseKernel(2), "tanh")
+    block = kn.Block(kn.Verlet(), field, 4, 1.0)
+    net = torch.nn.Sequential(block, kn.Block(kn.Verlet(), field, 4, 3.0, block.control)).double()
+    objective = Objective(smoothness=0.3, tikhonov=0.7)
+    unknowns = Unknowns(net, objective)
+    total = torch.stack([*objective.regularisers(net).values()]).sum()
+    gradient = torch.autograd.grad(total, unknowns.parameters)
+    torch.testing.assert_close(unknowns.curved(0.0)(unknowns.vector()), unknowns.flat(gradient))

@@ -16,9 +16,9 @@ import keelnet as kn
 from keelnet.cli import _guarded
 from keelnet.data.samples import InMemory, Share
 from keelnet.learning import Adam, Budget, Objective, Training, descend
-from keelnet.learning.descent import scored
 from keelnet.learning.multilevel import multilevel
 from keelnet.learning.processes import Alone
+from keelnet.learning.validation import scored
 from keelnet.networks import architectures
 
 # Strategy and batch size of 22 samples: the last batches hold 6, 1 and 4, the smallest fewer than the processes.

@@ -72,3 +72,16 @@ def test_a_classifier_without_a_minimum_is_named():
     labels = (net.features(x)[:, 0] > 0).long()  # its features separate these
     with pytest.raises(ValueError, match=r"not solved: .* classifier_tikhonov=0 may be too small"):
         reduced_gradient(net, Objective(), x, labels, ClassifierNewton(1e-13, iterations=8))
+
+
+def test_a_trial_whose_classifier_cannot_be_found_has_no_value():
+    """Dead features: with no weight on W the classifier's system is singular there."""
+    x, labels = rings().training
+    net = network(activation="relu")
+    evaluation = Reduced(net, Objective(), NEWTON)
+    with torch.no_grad():
+        for value in net.opening.parameters():
+            value.zero_()
+    assert evaluation.terms(x, labels) == {}
+    with pytest.raises(ValueError, match="singular"):
+        evaluation.settle(x, labels)

@@ -18,7 +18,7 @@ from keelnet.data.samples import Batch, InMemory
 from keelnet.data.toys import ellipses, peaks, swiss_roll
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Task, Withheld
-from keelnet.learning.descent import predicted
+from keelnet.learning.validation import predicted
 
 JUDGED = 1000  # withheld samples at a time, where training takes all at once
 NOISED = 2000  # samples that are judged under noise

@@ -18,8 +18,8 @@ from keelnet.experiments.problems import device_named
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.resident import STATUS, status_of
 from keelnet.experiments.tasks import Report
-from keelnet.learning.descent import Progress
 from keelnet.learning.processes import team_of
+from keelnet.learning.progress import Progress
 
 _REFUSED = re.compile(r"alloc|out of memory|could not create a (primitive|memory)", re.IGNORECASE)
 

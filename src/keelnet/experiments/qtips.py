@@ -11,7 +11,7 @@ from keelnet.analysis.scores import accuracy, dice, mean_of
 from keelnet.data.qtips import qtips
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Withheld
-from keelnet.learning.descent import predicted
+from keelnet.learning.validation import predicted
 
 
 class Qtips(Withheld):

@@ -13,15 +13,17 @@ from torch import nn
 from keelnet.data.samples import Source
 from keelnet.experiments.recipes import CURVED, Recipe
 from keelnet.learning.block_descent import block_descent
-from keelnet.learning.descent import Clock, Progress, State, Validation, descend
+from keelnet.learning.descent import descend
 from keelnet.learning.gauss_newton import GaussNewton, gauss_newton
 from keelnet.learning.methods import LBFGS, SGD, Adam, Method
 from keelnet.learning.multilevel import Trainer, multilevel
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
+from keelnet.learning.progress import Clock, Progress, State
 from keelnet.learning.schedules import Constant, Cosine, Part, Schedule, Steps
 from keelnet.learning.tangents import Differences, Forward, Stored, Tangent, Transposed
 from keelnet.learning.training import Budget, Training
+from keelnet.learning.validation import Validation
 from keelnet.learning.varpro import varpro
 
 SOLVERS: dict[str, Trainer] = {

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from keelnet.analysis.scores import dice, mean_of
 from keelnet.data import tissue_slices
 from keelnet.data.samples import Samples, Source
-from keelnet.learning.descent import predicted, scored
 from keelnet.learning.losses import CrossEntropy, Loss
+from keelnet.learning.validation import predicted, scored
 
 Report = Callable[[str], None]
 

@@ -2,12 +2,13 @@
 
 from keelnet.learning.block_descent import block_descent
 from keelnet.learning.classifier import ClassifierNewton, fit_classifier
-from keelnet.learning.descent import Progress, State, descend
+from keelnet.learning.descent import descend
 from keelnet.learning.gauss_newton import GaussNewton, LineSearchWarning, gauss_newton
 from keelnet.learning.losses import CrossEntropy, Dice, LeastSquares
 from keelnet.learning.methods import LBFGS, SGD, Adam
 from keelnet.learning.multilevel import multilevel
 from keelnet.learning.objective import Objective
+from keelnet.learning.progress import Progress, State
 from keelnet.learning.schedules import Constant, Cosine, Part, Steps
 from keelnet.learning.solvers import Armijo, EisenstatWalker, Fixed
 from keelnet.learning.tangents import Differences, Forward, Stored, Transposed

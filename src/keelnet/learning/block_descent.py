@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from keelnet.data.samples import Source
 from keelnet.learning.classifier import fit_classifier
-from keelnet.learning.descent import Clock, Progress, State, Validation
 from keelnet.learning.evaluations import Plain, require_linear_end
 from keelnet.learning.gauss_newton import GaussNewton, GaussNewtonSolver
 from keelnet.learning.iterations import Outcome, Solver, iterate
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
+from keelnet.learning.progress import Clock, Progress, State
 from keelnet.learning.unknowns import Unknowns
+from keelnet.learning.validation import Validation
 from keelnet.networks.network import Network, classifier_of
 
 

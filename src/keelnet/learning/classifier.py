@@ -63,12 +63,13 @@ class ClassifierProblem:
         if not bool(rows.isfinite().all()):
             raise ValueError("the features hold NaN or inf; use a smaller step or a stable network")
         self.rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
-        self.labels = labels.flatten()
+        self.labels = labels.flatten().long()
         classes = classifier.linear.weight.shape[1]
         require_labels(rows.new_zeros(len(self.labels), classes), self.labels)
         if int(self.labels.min()) == int(self.labels.max()):
             raise ValueError(
-                f"every label is {int(self.labels[0])}: a classifier needs samples of at least two classes"
+                f"every label is {int(self.labels[0])} on these {len(rows)} samples: a classifier needs at"
+                " least two classes; use more samples, or a larger batch_size"
             )
         self.gram = self.rows.T @ self.rows / len(self.rows) if self._small else None
         self._require_regular()

@@ -2,64 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from keelnet.data.samples import Samples, Source
+from keelnet.data.samples import Source
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Alone, SharedError, Team
+from keelnet.learning.progress import Clock, Progress, State, copied, put_back, warn_of_no_best
 from keelnet.learning.training import Training
+from keelnet.learning.validation import Validation
 from keelnet.networks.network import blocks_of
 from keelnet.propagation import engine
-
-Score = Callable[[Tensor, Tensor], dict[str, float]]
-Validation = Callable[[nn.Module], dict[str, float]]
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class State:
-    """Everything that a descent goes on from: ``descend(…, state)`` continues to the last bit.
-
-    network, optimiser: their state dictionaries; kept: the network's at its best score ``best``;
-    averaged: the average of its parameters, if there is one; generator: its state. The tensors are the descent's own and change with its next epoch.
-    """
-
-    epoch: int
-    seconds: float
-    best: float
-    network: dict[str, Tensor]
-    kept: dict[str, Tensor]
-    averaged: dict[str, Tensor]
-    optimiser: dict[str, Any]
-    generator: Tensor
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of training after an epoch.
-
-    terms: mean of each term of the objective over the epoch. scores: of the validation set.
-    best: whether this is the best iterate so far. spent: share of the budget. seconds: since the
-    start. state: what to go on from. details: numbers of the solver, by name.
-    """
-
-    epoch: int
-    spent: float
-    seconds: float
-    rate: float
-    terms: dict[str, float]
-    scores: dict[str, float]
-    best: bool
-    state: State = field(repr=False, compare=False)
-    details: dict[str, float] = field(default_factory=dict)
 
 
 def descend(
@@ -88,9 +48,10 @@ def descend(
     )
     kept = _snapshot(network)
     best, epoch = -math.inf, 0
+    last: State | None = None
     if state is not None:
         loop.go_on_from(state)
-        best, epoch, kept = state.best, state.epoch, _copied(state.kept)
+        best, epoch, kept = state.best, state.epoch, copied(state.kept)
     try:
         while epoch == 0 or loop.spent(epoch) < 1:
             terms = loop.epoch(epoch)
@@ -100,6 +61,7 @@ def descend(
                 better = scores[training.goal] > best
                 if better:
                     best, kept = scores[training.goal], _snapshot(network)
+            last = loop.state(epoch, best, kept)
             yield Progress(
                 epoch,
                 loop.spent(epoch),
@@ -108,10 +70,12 @@ def descend(
                 terms,
                 scores,
                 better,
-                loop.state(epoch, best, kept),
+                last,
             )
+        if loop.team.leads:
+            warn_of_no_best(best, training.goal)
     finally:
-        network.load_state_dict(kept)
+        put_back(network, kept, last)
 
 
 @dataclass
@@ -157,9 +121,10 @@ class _Loop:
     def go_on_from(self, state: State) -> None:
         """Be where an earlier descent was."""
         self.network.load_state_dict(state.network)
-        self.optimiser.load_state_dict(state.optimiser)
+        # It would take the tensors themselves, and change them with its next step.
+        self.optimiser.load_state_dict(copy.deepcopy(state.optimiser))
         self.generator.set_state(state.generator)
-        self.averaged = _copied(state.averaged, self.training.device)
+        self.averaged = copied(state.averaged, self.training.device)
         self.begin = self.clock() - state.seconds
 
     def spent(self, epochs: float) -> float:
@@ -213,7 +178,7 @@ class _Loop:
                 logits = self.forward(x)
             terms = self.objective.terms(self.network, logits, labels)
         except ValueError as error:  # of these samples: the others wait for their objective
-            self.team.total(x.new_tensor(math.nan))
+            self.team.total(torch.tensor(math.nan, device=x.device))
             self.team.agree(error)
             raise
         terms["loss"] = terms["loss"] * weight
@@ -232,7 +197,7 @@ class _Loop:
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         if self.training.clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+            nn.utils.clip_grad_norm_(self._moved(), self.training.clip)
         return float(everyone) / self.team.share.size
 
     def _project(self) -> None:
@@ -242,7 +207,12 @@ class _Loop:
             with torch.no_grad():
                 for block in blocks_of(self.network):
                     for value in block.control.values().values():
-                        value.clamp_(-bound, bound)
+                        if value.requires_grad:
+                            value.clamp_(-bound, bound)
+
+    def _moved(self) -> list[Tensor]:
+        """What the optimiser moves: a frozen parameter may hold a gradient of another training."""
+        return [value for group in self.optimiser.param_groups for value in group["params"]]
 
     def _weight(self, number: int) -> float:
         """Of this process' loss in an epoch's batch of that number, so that their mean is one over samples."""
@@ -259,7 +229,10 @@ class _Loop:
         decay = self.training.average
         if decay is not None:
             for name, value in self.network.state_dict().items():
-                self.averaged[name].lerp_(value, 1 - decay)
+                if value.is_floating_point():
+                    self.averaged[name].lerp_(value, 1 - decay)
+                else:  # a count
+                    self.averaged[name].copy_(value)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -284,37 +257,5 @@ class _Loop:
         return scores
 
 
-def scored(
-    samples: Samples, score: Score, batch_size: int, device: torch.device | None = None
-) -> Validation:
-    """The validation that scores the logits of the withheld samples; raises ValueError for none."""
-    if len(samples.validation[0]) == 0:
-        raise ValueError("the validation set is empty; withhold at least one sample to judge by")
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        x, labels = samples.validation
-        return score(predicted(network, x, batch_size, device), labels)
-
-    return validate
-
-
-def predicted(
-    network: nn.Module, x: Tensor, batch_size: int, device: torch.device | None = None
-) -> Tensor:
-    """Logits for x, batch by batch, in evaluation mode, without gradient, on the CPU."""
-    mode = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            parts = [network(part.to(device)).cpu() for part in torch.split(x, batch_size)]
-    finally:
-        network.train(mode)
-    return torch.cat(parts)
-
-
 def _snapshot(network: nn.Module) -> dict[str, Tensor]:
-    return _copied(network.state_dict())
-
-
-def _copied(values: dict[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:
-    return {name: value.detach().to(device=device, copy=True) for name, value in values.items()}
+    return copied(network.state_dict())

@@ -67,9 +67,15 @@ class Reduced(Evaluation):
     def terms(self, x: Tensor, labels: Tensor) -> dict[str, float]:
         with torch.no_grad():
             y = _evaluated(self._network.features, x)
-            if y is None or not self._fit(y, labels).solved:
+            if y is None or not self._solved(y, labels):
                 return {}
             return _numbers(self, self._network.classifier(y), labels)
+
+    def _solved(self, y: Tensor, labels: Tensor) -> bool:
+        try:
+            return self._fit(y, labels).solved
+        except ValueError:  # `settle` took these samples, so it is the parameters of the trial
+            return False
 
     def _fit(self, y: Tensor, labels: Tensor) -> Fit:
         classifier = classifier_of(self.network)

@@ -14,17 +14,18 @@ from keelnet.data.samples import Source
 from keelnet.dynamics.kernels import require_count
 from keelnet.learning.classifier import ClassifierNewton
 from keelnet.learning.curvature import Curvature
-from keelnet.learning.descent import Clock, Progress, State, Validation
 from keelnet.learning.evaluations import Evaluation, Plain
 from keelnet.learning.iterations import Outcome, Solver, Stage, iterate
 from keelnet.learning.losses import require_convex
 from keelnet.learning.methods import require_positive, require_share
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
+from keelnet.learning.progress import Clock, Progress, State
 from keelnet.learning.solvers import Armijo, EisenstatWalker, Forcing, conjugate_gradients
 from keelnet.learning.tangents import Forward, Tangent
 from keelnet.learning.training import Budget
 from keelnet.learning.unknowns import Unknowns
+from keelnet.learning.validation import Validation
 
 SINGULAR = (
     "the Gauss–Newton system is singular: the loss has no curvature in the parameters here;"

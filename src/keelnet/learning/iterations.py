@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.data.samples import Source
-from keelnet.learning.descent import Clock, Progress, State, Validation
 from keelnet.learning.processes import SharedError, Team
+from keelnet.learning.progress import Clock, Progress, State, copied, put_back, warn_of_no_best
 from keelnet.learning.training import Budget
+from keelnet.learning.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ def iterate(
             f'this solver runs in one process, not {team.share.size}; use method "adam", "sgd" or "lbfgs"'
         )
     loop = _Loop(network, solver, samples, stage, validate, generator, clock, clock())
-    kept, best, epoch, finished = _copied(network.state_dict()), -math.inf, 0, False
+    kept, best, epoch, finished = copied(network.state_dict()), -math.inf, 0, False
+    last: State | None = None
     if state is not None:
         loop.go_on_from(state)
-        kept, best, epoch = _copied(state.kept), state.best, state.epoch
+        kept, best, epoch = copied(state.kept), state.best, state.epoch
         finished = bool(solver.memory.get("finished", False))
     try:
         while epoch == 0 or (loop.spent(epoch) < 1 and not finished):
@@ -85,7 +87,8 @@ def iterate(
             scores = loop.validated()
             better = scores[stage.goal] > best
             if better:
-                best, kept = scores[stage.goal], _copied(network.state_dict())
+                best, kept = scores[stage.goal], copied(network.state_dict())
+            last = loop.state(epoch, best, kept)
             yield Progress(
                 epoch,
                 loop.spent(epoch),
@@ -94,11 +97,12 @@ def iterate(
                 outcome.terms,
                 scores,
                 better,
-                loop.state(epoch, best, kept),
+                last,
                 outcome.details,
             )
+        warn_of_no_best(best, stage.goal)
     finally:
-        network.load_state_dict(kept)
+        put_back(network, kept, last)
 
 
 @dataclass
@@ -155,7 +159,8 @@ class _Loop:
             outcomes.append(self.solver.step(x, labels))
             if self.spent(0) >= 1 or outcomes[-1].finished:
                 break
-        _require_two(self.seen)
+        if len(outcomes) * self.stage.batch_size >= self.samples.count:  # else there is more to see
+            _require_two(self.seen)
         return _together(outcomes)
 
     def validated(self) -> dict[str, float]:
@@ -184,7 +189,3 @@ def _require_two(seen: set[int]) -> None:
         raise ValueError(
             f"every label is {min(seen)}: nothing can be learned from one class; use samples of at least two"
         )
-
-
-def _copied(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in values.items()}

@@ -42,7 +42,7 @@ class CrossEntropy(ConvexLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         require_labels(logits, labels)
-        return functional.cross_entropy(logits, labels)
+        return functional.cross_entropy(logits, labels.long())
 
     def curvature(self, logits: Tensor, move: Tensor) -> Tensor:
         p = logits.softmax(dim=1)
@@ -60,7 +60,7 @@ class LeastSquares(ConvexLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         require_labels(logits, labels)
-        targets = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+        targets = functional.one_hot(labels.long(), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         return (logits - targets).square().sum() / (2 * _count(logits))
 
     def curvature(self, logits: Tensor, move: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Dice:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         require_labels(logits, labels)
-        targets = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+        targets = functional.one_hot(labels.long(), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         value: Tensor = soft_dice()(logits.softmax(dim=1), targets)
         return value
 

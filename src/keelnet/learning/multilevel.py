@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 from keelnet.data.samples import Source
-from keelnet.learning.descent import Clock, Progress, State, Validation, descend
+from keelnet.dynamics.controls import Control
+from keelnet.learning.descent import descend
 from keelnet.learning.gauss_newton import GaussNewton
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
+from keelnet.learning.progress import Clock, Progress, State
 from keelnet.learning.training import Training
+from keelnet.learning.validation import Validation
 from keelnet.networks.blocks import Block
 from keelnet.networks.network import blocks_of
 
@@ -45,6 +48,7 @@ def multilevel(
         raise ValueError("settings must hold one for each level, at least one")
     if not blocks_of(network):
         raise ValueError("the network has no block to refine; use the trainer itself")
+    _require_parents(network)
     level, before, inner = 0, (0, 0.0), None
     if state is not None:
         level, before, inner = _unpacked(state)
@@ -66,11 +70,27 @@ def multilevel(
 
 
 def refine(network: nn.Module, factor: int = 2) -> None:
-    """Replace every block of a network by the same θ(t) and T on ``factor`` times as many layers."""
+    """Replace every block of a network by the same θ(t) and T on ``factor`` times as many layers.
+
+    Blocks and controls that stand in several places stay shared. Raises ValueError for a network that is a block.
+    """
+    _require_parents(network)
+    finer: dict[Block, Block] = {}
+    controls: dict[Control, Control] = {}
     for parent in [*network.modules()]:
-        for name, child in parent.named_children():
+        for name, child in [*parent._modules.items()]:  # named_children names a shared one once
             if isinstance(child, Block):
-                setattr(parent, name, child.refined(factor))
+                if child not in finer:
+                    finer[child] = child.refined(factor)
+                    finer[child].control = controls.setdefault(child.control, finer[child].control)
+                setattr(parent, name, finer[child])
+
+
+def _require_parents(network: nn.Module) -> None:
+    if isinstance(network, Block):
+        raise ValueError(
+            "a block cannot be replaced by a finer one in place; use block.refined(), or put it into a Network"
+        )
 
 
 def _through(

@@ -48,7 +48,7 @@ class Objective:
     def regularisers(self, network: nn.Module) -> dict[str, Tensor]:
         """Every term but the loss."""
         terms = {}
-        blocks = blocks_of(network)
+        blocks = [block for block in blocks_of(network) if block.control.values()]
         if self.smoothness and blocks:
             values = [time_smoothness(block.control, block.final_time) for block in blocks]
             terms["smoothness"] = self.smoothness * torch.stack(values).sum()
@@ -68,8 +68,14 @@ class Objective:
         operators: dict[Tensor, Quadratic] = {}
         for block in blocks_of(network):
             h = block.final_time / block.control.knots
-            operator = Quadratic(self.tikhonov * h, ((0, self.smoothness / h),), mass=h)
-            operators |= dict.fromkeys(block.control.values().values(), operator)
+            for value in block.control.values().values():
+                shift, weight, mass = self.tikhonov * h, self.smoothness / h, h
+                if (
+                    other := operators.get(value)
+                ) is not None:  # of a block that shares the control
+                    shift, mass = shift + other.shift, mass + other.mass
+                    weight += other.stiffness[0][1]
+                operators[value] = Quadratic(shift, ((0, weight),), mass)
         if self.classifier_tikhonov or self.classifier_smoothness:
             classifier = classifier_of(network)
             operators[classifier.linear.weight] = self.classifier_quadratic(classifier)
@@ -93,14 +99,14 @@ def time_smoothness(control: Control, final_time: float) -> Tensor:
     """½/h Σ_j ‖θ_{j+1} − θ_j‖² on the knots, h = T / knots: the discrete ½ ∫ ‖θ'‖² dt."""
     h = final_time / control.knots
     squares = [value.diff(dim=0).square().sum() for value in control.values().values()]
-    return torch.stack(squares).sum() / (2 * h)
+    return torch.stack(squares or [torch.zeros(())]).sum() / (2 * h)
 
 
 def tikhonov(control: Control, final_time: float) -> Tensor:
     """½ h Σ_j ‖θ_j‖² on the knots: the discrete ½ ∫ ‖θ‖² dt."""
     h = final_time / control.knots
     squares = [value.square().sum() for value in control.values().values()]
-    return torch.stack(squares).sum() * (h / 2)
+    return torch.stack(squares or [torch.zeros(())]).sum() * (h / 2)
 
 
 def classifier_tikhonov(classifier: AnyClassifier) -> Tensor:

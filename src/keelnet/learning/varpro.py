@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from keelnet.data.samples import Source
 from keelnet.learning.classifier import ClassifierNewton
-from keelnet.learning.descent import Clock, Progress, State, Validation
 from keelnet.learning.evaluations import Reduced, require_linear_end
 from keelnet.learning.gauss_newton import GaussNewton, GaussNewtonSolver
 from keelnet.learning.iterations import iterate
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
+from keelnet.learning.progress import Clock, Progress, State
 from keelnet.learning.unknowns import Unknowns
+from keelnet.learning.validation import Validation
 
 
 def varpro(

@@ -82,6 +82,7 @@ class Block(nn.Module):
         )
         for before, after in zip(self.parameters(), finer.parameters(), strict=True):
             after.requires_grad_(before.requires_grad)
+        finer.checked = self.checked
         return finer.train(self.training)
 
     def extra_repr(self) -> str:
