@@ -1,6 +1,7 @@
 """Laws of activations: F' = f, and |f'| stays below the slope."""
 
 import math
+import pickle
 import re
 
 import pytest
@@ -66,3 +67,8 @@ def test_a_callable_is_taken_with_slope_one_and_no_energy():
 def test_other_activations_are_refused(choice, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         activation_from(choice)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_activation_travels_to_another_process(name):
+    assert pickle.loads(pickle.dumps(KNOWN[name])) == KNOWN[name]

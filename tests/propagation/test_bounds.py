@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import FIELDS, METHODS, Scheme, branch, constant, randn
 
 import keelnet as kn
-from keelnet.propagation.bounds import damped
+from keelnet.propagation.bounds import damped, largest_amplification
 
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 UNSTABLE = pytest.mark.filterwarnings("ignore::keelnet.propagation.integrators.StabilityWarning")
@@ -518,3 +518,53 @@ def test_automatic_damping_is_differentiated_at_the_layer_that_needs_it_most(ker
     found = torch.autograd.grad(gamma, weight)[0]
     assert torch.allclose(found, torch.autograd.grad(wanted, weight)[0], rtol=1e-10, atol=1e-14)
     assert (found.flatten(1).abs().amax(1) > 0).sum() == 1
+
+
+SINGLE, PAIR = kn.SingleField(kn.DenseKernel(4)), kn.HamiltonianField(kn.DenseKernel(4))
+UNFIT = {
+    "NaN": (kn.Euler(), SINGLE, {"weight": torch.full((3, 4, 4), math.nan)}, "must be finite"),
+    "inf": (kn.Euler(), SINGLE, {"weight": torch.ones(3, 4, 4) / 0}, "must be finite"),
+    "another width": (kn.Verlet(), PAIR, {"weight": torch.ones(3, 5, 5)}, "must have shape"),
+    "nothing": (kn.Verlet(), PAIR, {}, "missing: weight"),
+    "no layers axis": (kn.Verlet(), PAIR, {"weight": torch.ones(4, 4)}, "must have shape"),
+    "no layers": (kn.Verlet(), PAIR, {"weight": torch.ones(0, 4, 4)}, "number of layers"),
+    "a Control": (kn.Verlet(), PAIR, kn.Control.random(PAIR, 3), "must map names to tensors"),
+    "a name": ("verlet", PAIR, {"weight": torch.ones(3, 4, 4)}, "integrator must be a value"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT.values(), ids=UNFIT)
+def test_a_bound_is_refused_for_what_could_not_be_propagated(case):
+    integrator, field, controls, message = case
+    with pytest.raises(ValueError, match=message):
+        kn.step_bound(integrator, field, controls)
+    with pytest.raises(ValueError, match=message):
+        largest_amplification(integrator, field, controls, 0.1)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "gelu", "silu"])
+def test_auto_is_the_least_damping_whatever_the_slope(activation):
+    method, controls, h = kn.Euler(), {"weight": randn(3, 4, 4, seed=2)}, 0.1
+    field = kn.AntisymmetricField(kn.DenseKernel(4), activation, "auto")
+    gamma = float(damped(method, field, controls, h, advise=False).damping)
+    assert largest_amplification(method, field, controls, h) <= 1 + 1e-6
+    assert largest_amplification(method, field.with_damping(0.98 * gamma), controls, h) > 1
+    with pytest.warns(kn.StabilityWarning, match="would do") as said:
+        damped(method, field.with_damping(0.0), controls, h, advise=True)
+    named = float(re.search(r"([\d.]+) would do", str(said[0].message)).group(1))
+    assert gamma <= named <= 1.001 * gamma
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        damped(method, field.with_damping(named), controls, h, advise=True)
+
+
+def test_advice_follows_a_damping_that_is_learned():
+    gamma, controls = torch.nn.Parameter(torch.zeros(())), {"weight": randn(3, 4, 4)}
+    field = kn.AntisymmetricField(kn.DenseKernel(4), "tanh", gamma)
+    with pytest.warns(kn.StabilityWarning, match="does not hold"):
+        damped(kn.Euler(), field, controls, 0.01, advise=True)
+    with torch.no_grad():
+        gamma.fill_(2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        damped(kn.Euler(), field, controls, 0.01, advise=True)

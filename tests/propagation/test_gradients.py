@@ -1,6 +1,7 @@
 """Laws of strategies: the same value, the same gradient, another memory."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -187,6 +188,40 @@ def test_a_second_derivative_through_reversible_is_a_clear_error(scheme):
     (gradient,) = torch.autograd.grad(value.square().sum(), y0, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.square().sum().backward()
+
+
+LOSSES = {"linear": lambda y: y[:, 0].sum(), "quadratic": lambda y: y.square().sum()}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_no_way_to_a_second_derivative_through_reversible_gives_a_wrong_one(engine, loss):
+    """A loss without curvature needs no graph of its costate, and a Hessian asks past the gradient's own node."""
+    field = kn.HamiltonianField(kn.DenseKernel(2), "tanh")
+    weight, y0 = randn(3, 2, 2), randn(4, 2, seed=1)
+
+    def value(y0: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return loss(kn.propagate(kn.Verlet(), field, y0, {"weight": weight}, 0.5, kn.reversible))
+
+    with kn.engine(engine):
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            torch.autograd.functional.hessian(lambda y: value(y, weight), y0)
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            torch.autograd.functional.hessian(lambda w: value(y0, w), weight)
+        for leaf in (weight, y0):
+            leaf.requires_grad_()
+        (slope,) = torch.autograd.grad(value(y0, weight), y0, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            (weight.square().sum() + slope.square().sum()).backward()
+
+
+def test_a_forward_derivative_in_one_thread_is_none_of_another_ones():
+    y0, controls = randn(3, 2).requires_grad_(), {"weight": randn(2, 2, 2)}
+    field = kn.HamiltonianField(kn.DenseKernel(2), "tanh")
+    value = kn.propagate(kn.Verlet(), field, y0, controls, 0.3, kn.reversible).square().sum()
+    with torch.autograd.forward_ad.dual_level(), ThreadPoolExecutor(1) as pool:
+        pool.submit(value.backward).result()
+    assert y0.grad is not None and bool(y0.grad.any())
 
 
 @pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed])

@@ -147,3 +147,19 @@ def test_the_solve_keeps_the_type_of_the_state_and_the_wider_precision(state, ma
 def test_other_diffusions_are_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "diffusion", "message"),
+    [
+        (kn.ConvKernel(8, dim=2), kn.DenseDiffusion(torch.eye(8)), "use LaplacianDiffusion"),
+        (kn.DenseKernel(8), kn.LaplacianDiffusion(), "use DenseDiffusion"),
+    ],
+)
+def test_a_diffusion_along_another_axis_than_the_fields_is_refused(kernel, diffusion, message):
+    """Sizes that happen to fit: a width of 8 beside 8 channels, a sequence beside features."""
+    field = kn.SymmetricField(kernel)
+    controls = kn.Control.random(field, 2).at_layers(2)
+    y0 = torch.zeros(1, 8, 5, 8) if kernel.channel_axis == 1 else torch.zeros(1, 5, 8)
+    with pytest.raises(ValueError, match=message):
+        kn.propagate(kn.IMEX(diffusion), field, y0, controls, 0.1)

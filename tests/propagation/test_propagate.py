@@ -2,7 +2,9 @@
 
 import math
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -352,3 +354,28 @@ def test_shared_parameters_are_counted_by_depth_alone(strategy):
     states = kn.trajectory(kn.Verlet(), field, randn(2, 4), {}, H, depth=7)
     assert len(states) == 8
     assert torch.equal(y, torch.cat(states[-1], 1))
+
+
+STEPS = {
+    "RK4": (kn.RK4(), kn.SingleField(kn.DenseKernel(3)), (5, 3)),
+    "Euler": (kn.Euler(), kn.SingleField(kn.DenseKernel(3)), (5, 3)),
+    "conv": (kn.Euler(), kn.SymmetricField(kn.ConvKernel(8, dim=2)), (1, 8, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.longdouble, Fraction])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_size_of_any_real_type_is_the_float_that_it_is(name, kind):
+    method, field, shape = STEPS[name]
+    y0 = randn(*shape)
+    control = kn.Control.random(field, 3, torch.Generator().manual_seed(1)).double()
+    found = []
+    for h in (kind(0.125), 0.125):
+        control.zero_grad()
+        y = kn.propagate(method, field, y0, control.at_layers(3), h)
+        y.square().sum().backward()
+        found.append((y.detach(), control.values()["weight"].grad.clone()))
+        assert kn.engine_of(method, field, y0, control.at_layers(3), h).name
+        path = kn.trajectory(method, field, y0, control.at_layers(3), h)
+        torch.testing.assert_close(path[-1][0], y)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -10,7 +10,8 @@ from torch import Tensor
 from keelnet.analysis.path import Path
 from keelnet.dynamics.fields import SymmetricField, Theta
 from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField, PartitionedField
-from keelnet.propagation.bounds import all_finite, explain_non_finite
+from keelnet.propagation.bounds import explain_non_finite
+from keelnet.propagation.checks import all_finite
 from keelnet.propagation.integrators import State
 from keelnet.propagation.shears import Leapfrog, ShearIntegrator, Verlet
 

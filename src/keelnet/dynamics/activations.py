@@ -21,6 +21,19 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
+# Primitives have names: a lambda could not be pickled, nor a network that holds it.
+def _half_rectified_square(x: Tensor) -> Tensor:
+    return 0.5 * torch.relu(x).square()
+
+
+def _half_square(x: Tensor) -> Tensor:
+    return 0.5 * x.square()
+
+
+def _versine(x: Tensor) -> Tensor:
+    return 1 - torch.cos(x)
+
+
 @dataclass(frozen=True)
 class Activation:
     """A scalar function f applied entry by entry.
@@ -37,6 +50,10 @@ class Activation:
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(x)
 
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        """The function where it is a module, which has a mode: whoever applies it registers it."""
+        return {"activation": self.function} if isinstance(self.function, nn.Module) else {}
+
 
 ActivationChoice = str | Function | Activation
 
@@ -44,9 +61,9 @@ KNOWN = {
     activation.name: activation
     for activation in (
         Activation("tanh", torch.tanh, _log_cosh),
-        Activation("relu", torch.relu, lambda x: 0.5 * torch.relu(x).square()),
-        Activation("identity", _identity, lambda x: 0.5 * x.square()),
-        Activation("sin", torch.sin, lambda x: 1 - torch.cos(x)),
+        Activation("relu", torch.relu, _half_rectified_square),
+        Activation("identity", _identity, _half_square),
+        Activation("sin", torch.sin, _versine),
         Activation("sigmoid", torch.sigmoid, functional.softplus, slope=0.25),
         Activation("softplus", functional.softplus),
         Activation("elu", functional.elu),

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from keelnet.dynamics.fields import AntisymmetricField, Dynamics
+from keelnet.dynamics.fields import AntisymmetricField, Dynamics, slope_of
+from keelnet.propagation.checks import (
+    all_finite,
+    depth_of,
+    require_finite_controls,
+    require_types,
+    step_from,
+)
 from keelnet.propagation.gradients import march
 from keelnet.propagation.integrators import Complex, Integrator, StabilityWarning, State, numbers
 
@@ -33,10 +40,14 @@ def step_bound(
 
     Verlet, one kernel: 2 / σ_max(K); two kernels: 2 / (‖K₁‖ ‖K₂‖); Leapfrog on a SymmetricField
     2 / ‖K‖; Euler there 2 / ‖K‖²; Euler on ½ (K − Kᵀ − γ I): γ / (ω² + γ²/4); Midpoint 1 / ω.
-    0 where no step size is stable, inf where every one is; None where the field knows no spectrum.
+    0 where no step size is stable, inf where every one is; None where the field knows no spectrum,
+    as under a norm, which multiplies by up to 1 / √eps times its scale.
     damping="auto" counts as the γ that it takes at ``step_size``, or as 0 without one. λ is frozen in time: for controls that vary fast the bound is necessary but not sufficient.
+
+    controls: one tensor a name, layers first, as for `propagate`. Raises ValueError for those that do not fit the
+    field, are not finite or have no layers, and for a step size that is not above 0.
     """
-    layers = _spectra(integrator, field, controls, step_size)
+    layers = _checked_spectra(integrator, field, controls, step_size)
     if layers is None:
         return None
     steps = integrator.largest_steps(layers).min(axis=-1)
@@ -47,9 +58,25 @@ def step_bound(
 def largest_amplification(
     integrator: Integrator, field: Dynamics, controls: Controls, h: float
 ) -> float | None:
-    """The largest |R(h λ)| over all layers, f' at its largest; None where no spectrum is known."""
-    layers = _spectra(integrator, field, controls, h)
+    """The largest |R(h λ)| over all layers, f' at its largest; None where no spectrum is known.
+
+    Raises ValueError as `step_bound` does.
+    """
+    layers = _checked_spectra(integrator, field, controls, h)
     return None if layers is None else float(integrator.amplification(h, layers).max())
+
+
+def _checked_spectra(
+    integrator: Integrator, field: Dynamics, controls: Controls, h: float | None
+) -> Complex | None:
+    """`_spectra` of what somebody gave: an eigenvalue solver may end the process on NaN."""
+    require_types(integrator, field, controls)
+    h = None if h is None else step_from(h)
+    adapted = integrator.adapted(field)
+    if controls or any(not slot.optional for slot in adapted.theta_shapes().values()):
+        depth_of(adapted, controls)
+    require_finite_controls(controls)
+    return _spectra(integrator, field, controls, h)
 
 
 def _spectra(
@@ -59,8 +86,8 @@ def _spectra(
     frozen = {name: value.detach() for name, value in controls.items()}
     field = integrator.adapted(field)
     if isinstance(field, AntisymmetricField) and isinstance(field.damping, str):
-        damping = 0.0 if h is None else integrator.least_damping(h, field.frequencies(frozen))
-        field = field.with_damping(damping)
+        needed = 0.0 if h is None else _needed(integrator, field, h, field.frequencies(frozen))
+        field = field.with_damping(needed)
     spectrum = field.spectrum(frozen)
     return None if spectrum is None else numbers(spectrum)
 
@@ -76,7 +103,10 @@ def damped(
             with warnings.catch_warnings():
                 if not advise:
                     warnings.simplefilter("ignore", StabilityWarning)
-                return field.with_damping(integrator.least_damping(h, _largest(field, controls)))
+                if field.norm is not None:
+                    warnings.warn(_NORMED, StabilityWarning, stacklevel=2)
+                omega = _largest(field, controls)
+                return field.with_damping(_needed(integrator, field, h, omega))
         if advise:
             _advise(integrator, field, controls, h)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
@@ -84,6 +114,17 @@ def damped(
             "the damping of an AntisymmetricField needs finite controls, but weight holds NaN or inf"
         ) from error
     return field
+
+
+def _needed(integrator: Integrator, field: AntisymmetricField, h: float, omega: Tensor) -> Tensor:
+    """The field's least γ at frequencies max |f'| · ω: f takes γ with the kernel, so that f' multiplies both."""
+    return integrator.least_damping(h, omega) / slope_of(field.activation)
+
+
+_NORMED = (
+    'damping="auto" is chosen for the map without its norm, so it may not hold; see that the growth stays'
+    " small (kn.analysis.stability), or give a damping of your own"
+)
 
 
 def _largest(field: AntisymmetricField, controls: Controls) -> Tensor:
@@ -104,7 +145,7 @@ def _advise(
     integrator: Integrator, field: AntisymmetricField, controls: Controls, h: float
 ) -> None:
     weight = controls["weight"]
-    case = (integrator, field, h, 0 if weight.is_inference() else weight._version)
+    case = (integrator, field, h, _version(weight), _version(field.damping))
     known = _ADVICE.get(weight)  # type: ignore[no-untyped-call]
     if known is None or known[0] != case:
         known = (case, _advice(integrator, field, controls, h))
@@ -113,12 +154,18 @@ def _advise(
         warnings.warn(known[1], StabilityWarning, stacklevel=4)
 
 
+def _version(value: object) -> int:
+    """How often a tensor was written to."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
 def _advice(
     integrator: Integrator, field: AntisymmetricField, controls: Controls, h: float
 ) -> str | None:
     """What to say of a damping that is too small; None where it suffices."""
     eigenvalues = _spectra(integrator, field, controls, h)
-    assert eigenvalues is not None
+    if eigenvalues is None:
+        return None
     growth = float(integrator.amplification(h, eigenvalues).max())
     if not growth > 1 + 1e-6:
         return None
@@ -126,15 +173,15 @@ def _advice(
     return (
         f"{type(integrator).__name__} at step size {h:g} grows up to {growth:.7g} times a layer:"
         f" damping {torch.as_tensor(field.damping).item():g} does not hold ω = {omega:.4g};"
-        f" {_way_out(integrator, h, omega)}"
+        f" {_way_out(integrator, field, h, omega)}"
     )
 
 
-def _way_out(integrator: Integrator, h: float, omega: float) -> str:
+def _way_out(integrator: Integrator, field: AntisymmetricField, h: float, omega: float) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error", StabilityWarning)
         try:
-            least = float(integrator.least_damping(h, torch.tensor([omega], dtype=torch.float64)))
+            least = float(_needed(integrator, field, h, torch.tensor([omega]).double()))
         except StabilityWarning as warning:
             return str(warning)
     return f'{_rounded_up(least):.4g} would do (or damping="auto")'
@@ -186,15 +233,4 @@ def explain_non_finite(
     return (
         f"{begin}: it {verdict} the step bound {bound.step_size:.4g} of {method} set by layer"
         f" {bound.layer + 1}; use a smaller step size (more layers at the same final time)"
-    )
-
-
-def all_finite(state: State) -> bool:
-    """Whether every number of every part is finite.
-
-    A sum is finite only if every term is, and reads each number once; a sum that is not may have
-    overflowed.
-    """
-    return all(
-        math.isfinite(x.detach().sum()) or bool(torch.isfinite(x).all()) for x in state if x.numel()
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from keelnet.dynamics.fields import Dynamics, Theta
@@ -149,6 +148,34 @@ def _random_state(device: torch.device) -> Tensor:
     return host
 
 
+class _Once(torch.autograd.Function):
+    """Gradients as they are, whose own derivative is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(x.detach() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Any, ...]:
+        raise RuntimeError(
+            "trying to differentiate twice through a reversible pass, whose gradient has no graph;"
+            " use strategy=kn.store_all"
+        )
+
+
+def once(gradients: tuple[Any, ...], reached: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """The gradients; where a derivative of them may be asked for, one that says that there is none.
+
+    ``reached``: what they depend on. torch's own once_differentiable lets the derivative in a tensor that is no
+    costate pass as 0.
+    """
+    given = [value for value in gradients if value is not None]
+    if not torch.is_grad_enabled() or not given:
+        return gradients
+    marked = iter(_Once.apply(len(given), *given, *reached))  # type: ignore[no-untyped-call]
+    return tuple(None if value is None else next(marked) for value in gradients)
+
+
 class _Reversible(torch.autograd.Function):
     """Forward without a graph; backward by undoing shears."""
 
@@ -174,8 +201,14 @@ class _Reversible(torch.autograd.Function):
         return state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        with torch.no_grad():
+            found = _Reversible.pulled(ctx, *grads)
+        return once(found, (*ctx.saved_tensors, *grads))
+
+    @staticmethod
+    def pulled(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """The gradient, which has no graph of its own."""
         saved = ctx.saved_tensors
         controls = dict(zip(ctx.names, saved[2:], strict=True))
         wanted = dict(zip(ctx.names, ctx.needs_input_grad[8:], strict=True))

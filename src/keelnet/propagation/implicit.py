@@ -18,6 +18,10 @@ class Diffusion(ABC):
     """A symmetric positive semidefinite L that can solve (I + h L) x = y."""
 
     @abstractmethod
+    def require_axis(self, field: Dynamics) -> None:
+        """Raise ValueError where the field's channels do not lie where L takes them to be."""
+
+    @abstractmethod
     def solve(self, y: Tensor, h: float) -> Tensor:
         """(I + h L)⁻¹ y."""
 
@@ -50,6 +54,16 @@ class DenseDiffusion(Diffusion):
                 f" {lowest:.3g}; pass A @ A.T"
             )
 
+    def require_axis(self, field: Dynamics) -> None:
+        kernel = getattr(
+            field, "kernel", None
+        )  # of a module it is not known how many axes its state has
+        if kernel is not None and field.channel_axis != -1:
+            raise ValueError(
+                "DenseDiffusion acts on channels in the last axis, but those of"
+                f" {type(kernel).__name__} lie on axis {field.channel_axis}; use LaplacianDiffusion"
+            )
+
     def solve(self, y: Tensor, h: float) -> Tensor:
         if y.ndim < 1 or y.shape[-1] != len(self.matrix):
             raise ValueError(
@@ -79,6 +93,13 @@ class LaplacianDiffusion(Diffusion):
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
             raise ValueError(f"strength must be finite and at least 0, got {self.strength!r}")
+
+    def require_axis(self, field: Dynamics) -> None:
+        if field.channel_axis != 1:
+            raise ValueError(
+                "LaplacianDiffusion diffuses along the axes after (batch, channels), but the channels of"
+                f" {type(field).__name__} lie on axis {field.channel_axis}; use DenseDiffusion"
+            )
 
     def solve(self, y: Tensor, h: float) -> Tensor:
         return self._filtered(y, lambda symbol: 1 / (1 + h * symbol))
@@ -130,6 +151,7 @@ class IMEX(Integrator):
     def adapted(self, field: Dynamics) -> Dynamics:
         if not isinstance(field, Field):
             raise ValueError(f"IMEX moves a field of one part, got {type(field).__name__}")
+        self.diffusion.require_axis(field)
         return field
 
     def step(self, field: Dynamics, state: State, theta: Theta, h: float, layer: int) -> State:

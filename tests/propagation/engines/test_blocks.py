@@ -134,3 +134,20 @@ def test_the_reason_says_which_products_and_why(field, batch, reason, monkeypatc
     choice = kn.engine_of(kn.Euler(), field, randn(batch, width), controls, 0.1)
     assert choice.name == "dense"
     assert (reason in choice.reason) if reason else choice.reason.endswith(", compiled")
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.reversible])
+def test_a_gradient_holds_itself_alone_and_not_the_sums_of_every_thread(strategy):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        field = kn.HamiltonianField(kn.DenseKernel(64), "tanh")
+        control = kn.Control.random(field, 3)
+        y0 = torch.randn(512, 64)
+        assert kn.engine_of(kn.Verlet(), field, y0, control.at_layers(3), 0.1).name == "dense"
+        y = kn.propagate(kn.Verlet(), field, y0, control.values(), 0.1, strategy)
+        y.square().sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    for value in control.values().values():
+        assert value.grad.untyped_storage().nbytes() == value.grad.numel() * 4

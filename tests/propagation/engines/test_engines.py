@@ -344,3 +344,28 @@ def test_autocast_and_transforms_go_to_the_reference():
     assert name() == "narrow"
     with torch.autocast("cpu", torch.bfloat16):
         assert name() == "reference"
+
+
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jacrev"])
+@pytest.mark.parametrize(
+    "key", ["euler on single", "rk4 on single", "euler on symmetric conv2 3x2"]
+)
+def test_a_transform_of_other_tensors_leaves_a_call_be(key, transform):
+    """A frozen network inside a functional loss: none of the call's own tensors are wrapped."""
+    scheme = SCHEMES[key]
+    y0, controls = scheme.case.y0(4), scheme.case.controls(3)
+    for value in controls.values():
+        value.requires_grad_()
+
+    def loss(v):
+        return (scheme.run(y0, controls, H) * v).sum()
+
+    v = torch.randn(3, *scheme.run(y0, controls, H).shape, dtype=torch.float64)
+    take = {
+        "grad": lambda: torch.func.grad(loss)(v[0]),
+        "vmap": lambda: torch.func.vmap(loss)(v),
+        "jacrev": lambda: torch.func.jacrev(loss)(v[0]),
+    }[transform]
+    found = take()
+    with kn.engine("reference"):
+        torch.testing.assert_close(found, take())

@@ -110,3 +110,38 @@ def test_a_forked_process_writes_into_memory_of_its_own():
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert bool((kept == 1.0).all())
+
+
+def test_what_waits_is_given_up_before_memory_is_said_to_be_gone(monkeypatch):
+    made, fresh = [], pool._fresh
+
+    def scarce(size):
+        """No more than one buffer at a time."""
+        if pool._POOL._free:
+            raise OSError(12, "Cannot allocate memory")
+        made.append(size)
+        return fresh(size)
+
+    monkeypatch.setattr(pool, "_fresh", scarce)
+    first = pool.empty((COUNT,), torch.float32)
+    del first
+    assert waiting()
+    second = pool.empty((2 * COUNT,), torch.float32)
+    assert len(made) == 2 and not pool._POOL._free and second.fill_(1).all()
+
+
+def test_memory_that_is_gone_is_a_memory_error(monkeypatch):
+    def gone(size):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(pool, "_fresh", gone)
+    with pytest.raises(MemoryError, match="cannot allocate memory: 4,194,304 bytes"):
+        pool.empty((COUNT,), torch.float32)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("1073741824\n", 1 << 27), ("max\n", None)])
+def test_no_more_waits_than_a_container_has_room_for(tmp_path, monkeypatch, text, limit):
+    (tmp_path / "memory.max").write_text(text)
+    monkeypatch.setattr(pool, "CONTAINERS", (str(tmp_path / "memory.max"), str(tmp_path / "none")))
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // pool.SHARE
+    assert pool._limit() == (limit or whole)

@@ -65,7 +65,7 @@ def _slow_products() -> bool:
     `docs/decisions.md` 21 has the figures.
     """
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # another system: no reason to think so
         return False
     mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
@@ -141,7 +141,10 @@ class BlockLoop(Loop):
             for each in sums[1:]:
                 total.add_(each)
             like = self.problem.controls[name]
-            totals[name] = total[..., : like.shape[-1]].contiguous() if name[0] == "w" else total
+            total = total[..., : like.shape[-1]] if name[0] == "w" else total
+            # A parameter keeps its gradient as it is: not as a view of the sums of every thread.
+            whole = len(sums) == 1 and total.is_contiguous()
+            totals[name] = total if whole else total.clone(memory_format=torch.contiguous_format)
         return totals
 
     def _forward(self, parts: Arrays, layers: range, outs: Arrays, record: Record) -> None:

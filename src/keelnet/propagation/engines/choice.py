@@ -138,7 +138,8 @@ def watched(tensors: tuple[Tensor, ...]) -> str | None:
         return "a dispatch mode wants to see every operation"
     if any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors):
         return "a tensor is of a class of its own"
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors):
+    # Also where these tensors are not wrapped: torch then refuses any function without setup_context.
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.func transforms the call"
     if torch.autograd.forward_ad._current_level >= 0:
         return "derivatives are taken forward"

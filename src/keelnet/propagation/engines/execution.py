@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from keelnet.propagation.gradients import require_strategy, reversible
+from keelnet.propagation.gradients import once, require_strategy, reversible
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
 
@@ -95,10 +94,11 @@ class _Fused(torch.autograd.Function):
         if watched or (torch.is_grad_enabled() and ctx.problem.strategy is not reversible):
             problem, _, _ = _saved(ctx)
             return None, None, *_again(problem, costate, ctx.needs_input_grad[2:])
-        return _pulled(ctx, *costate)
+        with torch.no_grad():
+            found = _pulled(ctx, *costate)
+        return once(found, (*ctx.saved_tensors, *costate))
 
 
-@once_differentiable
 def _pulled(ctx: Any, *costate: Tensor) -> tuple[Any, ...]:
     """The engine's gradient, which has no graph of its own."""
     problem, final, kept = _saved(ctx)
@@ -116,7 +116,7 @@ def transformed(costate: tuple[Tensor, ...]) -> str:
         for x in costate
     ):
         return "a batch of gradients at once"
-    if torch.autograd.forward_ad._current_level >= 0:
+    if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in costate):  # type: ignore[no-untyped-call]
         return "a forward derivative of the gradient"
     return ""
 

@@ -33,7 +33,7 @@ class MoveTable:
     ) -> None:
         self.problem, self.moves, self._straight = problem, problem.tabled, straight
         self.rows = np.zeros((len(self.moves[0]), int(Column.COUNT)), np.int64)
-        self.scales = np.array([move.scale for moves in self.moves for move in moves])
+        self.scales = np.array([move.scale for moves in self.moves for move in moves], np.float64)
         signs = [1.0 if move.form is None else move.form.sign for m in self.moves for move in m]
         self.scales = self.scales * signs
         self._controls: dict[str, Tensor] = {} if known is None else known

@@ -7,6 +7,8 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 
 SMALL = 1 << 20  # below, the allocator of torch keeps memory itself
 SHARE = 8  # an eighth of the machine's memory may wait for its next use
+CONTAINERS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 PROCESSOR = torch.device("cpu")
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
@@ -22,9 +25,22 @@ _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: 
 def _limit() -> int:
     """Bytes that may wait, at most."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # a system that does not say
-        return 1 << 28
+        machine = SHARE << 28
+    return min(machine, *_allotted()) // SHARE
+
+
+def _allotted() -> Iterator[int]:
+    """What a container may take of the machine, where it says so."""
+    for path in CONTAINERS:
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():  # else "max"
+            yield int(text)
+    yield 1 << 62
 
 
 KEPT = _limit()
@@ -58,7 +74,16 @@ class _Pool:
             for at in reversed(range(len(self._free))):
                 if size <= len(self._free[at]) <= 1.25 * size:
                     return self._free.pop(at)
-        return _fresh(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            return _fresh(whole)
+        except OSError:
+            with self._lock:  # what waits here may be what is missing
+                self._free.clear()
+        try:
+            return _fresh(whole)
+        except OSError as error:
+            raise MemoryError(f"cannot allocate memory: {whole:,} bytes ({error})") from None
 
     def give_back(self, buffer: Any) -> None:
         """Keep the buffer for its next use; the oldest ones leave when there are too many."""

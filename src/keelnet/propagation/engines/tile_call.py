@@ -189,7 +189,7 @@ class TileCall:
         block[slot.MOVES], block[slot.TABLE] = len(self.moves[0]), self.table.rows.ctypes.data
         block[slot.SCALES], block[slot.SCRATCH] = self.table.scales.ctypes.data, scratch.data_ptr()
         if problem.stages is not None:
-            steps = np.array((problem.stages.ahead, problem.stages.weights))
+            steps = np.array((problem.stages.ahead, problem.stages.weights), np.float64)
             block[slot.STAGES] = steps.shape[1]
             block[slot.AHEAD], block[slot.WEIGHTS] = (row.ctypes.data for row in steps)
         block[slot.SHARE], block[slot.INNER] = share, inner

@@ -96,7 +96,7 @@ def weight_gradient(x: Tensor, g: Tensor, weight: Tensor, factor: float, fresh: 
     scratch, share = _scratch(lanes, sizes, threads)
     places = {"SCRATCH": scratch.data_ptr(), "SHARE": share, "WEIGHT": sums.data_ptr()}
     _run(gradient(lanes), threads, **sizes, **places, X=x.data_ptr(), Y=g.data_ptr())
-    scale = np.array([factor])
+    scale = np.array([factor], np.float64)
     asked = {"FACTOR": scale.ctypes.data, "FRESH": int(fresh), "PARTS": threads}
     asked |= {"WEIGHT": sums.data_ptr(), "Y": weight.data_ptr()}
     _run(gathering(lanes), 1, **sizes, **asked)
@@ -110,7 +110,7 @@ def _multiply(x: Tensor, spread: Tensor, y: Tensor, factor: float, adds: bool) -
     threads = _threads(sizes)
     sizes["CHUNK"] = _chunk(_tiles(x), sizes["BATCH"] * sizes["DEPTH"], threads)
     scratch, share = _scratch(lanes, sizes, threads)
-    scale = np.array([factor])
+    scale = np.array([factor], np.float64)
     places = {"SCRATCH": scratch.data_ptr(), "SHARE": share, "WEIGHT": spread.data_ptr()}
     places |= {"X": x.data_ptr(), "Y": y.data_ptr(), "FACTOR": scale.ctypes.data}
     _run(kernel_of(lanes), threads, **sizes, **places, ADDS=int(adds))
