@@ -28,7 +28,7 @@ def machine() -> dict[str, str]:
         "threads": f"{THREADS} for every library",
         "type": "float32",
         "load before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
         "versions": ", ".join(
             [f"{name} {version(name)}" for name in ("keelnet", "torch", "numpy")]
             + [f"{name} {pins[name]}" for name in peers if name in pins]

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from test_architecture import FLOORS
 from typer.main import get_command
 
 from keelnet.cli import app
@@ -75,8 +76,28 @@ def test_the_map_is_the_house():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What a heading can be reached by: lower case, spaces as hyphens, without punctuation."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_contributing_has_the_floors_that_are_enforced():
+    said = (
+        (ROOT / "CONTRIBUTING.md").read_text().partition("Rooms are floors:")[2].partition(". ")[0]
+    )
+    found = {}
+    for group in said.split(";"):
+        rooms = re.findall(r"`(\w+)`", group)
+        found |= dict.fromkeys(rooms, int(group.split()[-1]))
+    assert found == {room: floor for room, floor in FLOORS.items() if room != "__main__"}
 
 
 def test_every_integrator_has_its_line_in_the_glossary():

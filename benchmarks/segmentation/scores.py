@@ -88,8 +88,13 @@ class Difference:
 
 
 def difference(one: Score, other: Score, on: str = "test") -> Difference:
-    """One less the other, paired by case over the seeds that both have; bootstrap over cases, percentiles."""
-    shared = {run["seed"] for run in one.runs} & {run["seed"] for run in other.runs}
+    """One less the other, paired by case over the seeds that both have; bootstrap over cases, percentiles.
+
+    Seeds of which both ran on the same processor, if there are any: equal seconds are other steps on another one.
+    """
+    mine, theirs = ({run["seed"]: run.get("processor") for run in s.runs} for s in (one, other))
+    both = mine.keys() & theirs.keys()
+    shared = {seed for seed in both if mine[seed] == theirs[seed]} or both
     a, b = (
         np.mean([_column(run[on], "mean") for run in score.runs if run["seed"] in shared], axis=0)
         for score in (one, other)
