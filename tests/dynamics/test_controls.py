@@ -214,3 +214,23 @@ def test_the_bias_is_per_channel_scalar_or_absent():
 def test_other_controls_are_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+DEVICES = [
+    "meta",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_generator_draws_on_its_own_device(device):
+    field, generator = kn.SingleField(kn.DenseKernel(3)), torch.Generator()
+    expected = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)) / 3**0.5
+    with torch.device(device):
+        control = kn.Control.random(field, 2, generator.manual_seed(1))
+        layer = kn.Affine(3, 3, generator=generator.manual_seed(1))
+    for value in (control.values()["weight"], layer.weight):
+        assert value.device.type == device
+        if device != "meta":
+            one = value if value.ndim == 2 else value[0]
+            torch.testing.assert_close(one.cpu(), expected)

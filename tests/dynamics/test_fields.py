@@ -1,6 +1,7 @@
 """Laws of fields of one part: spectra, potentials, and what a bias means."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -192,3 +193,12 @@ def test_no_potential_is_made_up():
     ):
         with pytest.raises(ValueError, match="no energy is known for activation"):
             field.potential(y, theta)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in FIELDS.items() if getattr(case.field, "norm", None)]
+)
+def test_under_a_norm_no_spectrum_is_known(name):
+    field = FIELDS[name].field
+    assert field.spectrum(FIELDS[name].controls(2)) is None
+    assert replace(field, norm=None).spectrum(FIELDS[name].controls(2)) is not None

@@ -139,3 +139,12 @@ def test_no_energy_is_made_up():
     case = FIELDS["hamiltonian"].activated("softplus")
     with pytest.raises(ValueError, match="no energy is known for activation 'softplus'"):
         case.field.energy(*case.field.parts(case.y0()), case.theta())
+
+
+def test_under_a_norm_there_is_no_step_bound():
+    """The norm multiplies small features by up to 1 / √eps: no step below 2 / ‖K‖ is safe."""
+    kernel = kn.DenseKernel(3)
+    controls = {"weight": torch.eye(3)[None], "scale": torch.ones(1, 3)}
+    assert kn.step_bound(kn.Verlet(), kn.HamiltonianField(kernel), {"weight": controls["weight"]})
+    normed = kn.HamiltonianField(kernel, norm=kn.ChannelNorm())
+    assert kn.step_bound(kn.Verlet(), normed, controls) is None

@@ -1,5 +1,8 @@
 """Laws of module fields: a user's branch, moved as any field is, trained where it lives."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from problems import METHODS, branch, randn
@@ -246,7 +249,7 @@ def test_what_is_no_module_is_refused():
         kn.ModuleField(torch.tanh)
     with pytest.raises(ValueError, match="at least one module"):
         kn.ModuleField.stacked([])
-    with pytest.raises(ValueError, match="the same parameter names"):
+    with pytest.raises(ValueError, match="parameters with the same names and shapes"):
         kn.ModuleField.stacked([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)])
 
 
@@ -269,3 +272,42 @@ def test_verlet_reads_the_channels_off_the_branch(branch, space, start):
     torch.testing.assert_close(moved_y, moved_both[:, :4])
     told = kn.ModuleField(branch, channels=4)
     torch.testing.assert_close(kn.propagate(kn.Verlet(start), told, y0, {}, 0.1, depth=3), moved_y)
+
+
+class Slow(nn.Linear):
+    """A layer that lets other threads go first."""
+
+    def forward(self, x):
+        time.sleep(1e-3)
+        return super().forward(x)
+
+
+def test_threads_take_turns_at_a_module():
+    field = kn.ModuleField(Slow(3, 3).double())
+    cases = [(randn(2, 3, seed=seed), {"weight": randn(5, 3, 3, seed=seed)}) for seed in range(12)]
+
+    def run(case):
+        with torch.no_grad():
+            return kn.propagate(kn.Euler(), field, *case, H)
+
+    expected = [run(case) for case in cases]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, cases))
+    assert all(map(torch.equal, found, expected))
+    assert all(isinstance(value, nn.Parameter) for value in field.module.parameters())
+
+
+def test_a_module_that_cannot_be_copied_is_refused_by_a_block():
+    branch = nn.Linear(3, 3)
+    branch.kept = branch.weight * 2  # as the old weight_norm does
+    with pytest.raises(ValueError, match="Linear cannot be copied, as a Block does"):
+        kn.Block(kn.Euler(), kn.ModuleField(branch), 2)
+
+
+@pytest.mark.parametrize("first", [nn.Linear(4, 4), nn.LayerNorm(4)])
+def test_a_module_that_reads_the_last_axis_is_not_split_on_another(first):
+    y0 = torch.randn(2, 8, 4)
+    with pytest.raises(ValueError, match=f"{type(first).__name__}.*last axis of.*pass axis=2"):
+        moved("verlet", kn.ModuleField(first), y0, depth=1)
+    assert moved("verlet", kn.ModuleField(first, channels=4), y0, depth=1).shape == y0.shape
+    assert moved("verlet", kn.ModuleField(first, axis=-1), y0, depth=1).shape == y0.shape

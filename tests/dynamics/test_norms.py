@@ -62,3 +62,11 @@ def test_instance_norm_refuses_states_without_space():
         ValueError, match=r"needs space axes, got a state \(2, 3\); use ChannelNorm"
     ):
         InstanceNorm().apply(torch.zeros(2, 3), -1)
+
+
+@EVERY_NORM
+def test_large_numbers_of_half_precision_do_not_overflow(norm, shape, axis):
+    x = 600 * randn(*shape).sign()  # its square is no number of float16
+    half = norm.apply(x.half(), axis)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.double(), norm.apply(x, axis), rtol=1e-2, atol=1e-2)

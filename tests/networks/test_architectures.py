@@ -1,6 +1,7 @@
 """Named architectures: counts of parameters from the literature, and what each product promises."""
 
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -118,6 +119,20 @@ def test_bad_settings_are_refused(settings, message):
         architectures.residual(2, 3, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gain": 0.3}, "unknown settings gain; known are dim, width"),
+        ({"depth": 1.5}, "depth must be an integer, or one a level in a list; got 1.5"),
+        ({"width": 8.0}, "width must be an integer"),
+        ({"rise": 0.5}, "rise must be an integer"),
+    ],
+)
+def test_bad_settings_of_the_segmenter_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        architectures.segmenter(4, 3, **settings)
+
+
 @pytest.mark.parametrize("name", ["hamiltonian", "double_hamiltonian"])
 def test_a_width_that_cannot_be_halved_is_refused(name):
     with pytest.raises(ValueError, match="so even; got 7"):
@@ -127,3 +142,23 @@ def test_a_width_that_cannot_be_halved_is_refused(name):
 @pytest.mark.parametrize("name", [*PYRAMIDS, "segmenter"])
 def test_every_public_architecture_is_documented(name):
     assert inspect.getdoc(getattr(kn.architectures, name))
+
+
+@pytest.mark.parametrize("name", ["hamiltonian", "antisymmetric"])
+def test_a_network_with_norms_is_judged_by_its_growth(name):
+    network = getattr(architectures, name)(
+        2, 3, width=4, depth=2, norm=kn.ChannelNorm(), damping=0.1
+    )
+    network(torch.randn(3, 2))
+    (row,) = kn.analysis.stability(network, torch.randn(3, 2)).blocks
+    assert row.step_bound is None and row.amplification is None
+    assert row.verdict in ("grows", "does not grow")
+
+
+def test_automatic_damping_under_a_norm_is_warned_of_once():
+    network = architectures.antisymmetric(2, 3, width=4, depth=2, norm=kn.ChannelNorm())
+    with pytest.warns(kn.StabilityWarning, match="chosen for the map without its norm"):
+        network(torch.randn(3, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network(torch.randn(3, 2))

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 import keelnet as kn
 
@@ -74,3 +75,81 @@ def test_a_control_of_another_field_is_refused():
     block = kn.Block(kn.Verlet(), FIELD, depth=3, control=other)
     with pytest.raises(ValueError, match="weight must have shape"):
         block(torch.randn(4, 3))
+
+
+def shared_weight():
+    """A block whose control holds the bias alone."""
+    branch = nn.Linear(3, 3)
+    control = kn.Control({"bias": torch.randn(4, 3)})
+    return branch, kn.Block(kn.Euler(), kn.ModuleField(branch), 4, control=control)
+
+
+def test_what_the_control_does_not_hold_is_shared_trained_and_saved():
+    branch, block = shared_weight()
+    _, other = shared_weight()
+    assert dict(block.named_parameters()).keys() == {"control.bias", "module.weight"}
+    assert block.module.weight is branch.weight  # the module's own, tied to it
+    y = torch.randn(2, 3)
+    block(y).sum().backward()
+    assert bool(branch.weight.grad.any())
+    other.load_state_dict(block.state_dict())
+    assert torch.equal(other(y), block(y))
+    assert block.refined()(y).shape == y.shape
+    assert block.refined().module.weight is not branch.weight
+
+
+def tied(whole):
+    branch = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    if whole:
+        branch[2] = branch[0]
+    else:
+        branch[2].weight = branch[0].weight
+    return branch
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["layer", "weight"])
+def test_what_is_tied_inside_a_branch_stays_tied(whole):
+    branch = tied(whole)
+    block = kn.Block(kn.Euler(), kn.ModuleField(branch), 1)
+    with torch.no_grad():
+        for value in (*block.parameters(), *branch.parameters()):
+            value.add_(0.5)
+    y = torch.randn(2, 3)
+    torch.testing.assert_close(block(y), y + branch(y))
+    torch.testing.assert_close(block.double()(y.double()), (y + branch(y)).double())
+
+
+def test_a_block_of_a_module_saves_nothing_twice():
+    block = kn.Block(kn.Euler(), kn.ModuleField(nn.Linear(3, 3)), 4)
+    assert block.state_dict().keys() == {"control.weight", "control.bias"}
+    assert dict(block.named_parameters()).keys() == {"control.weight", "control.bias"}
+
+
+def test_learned_damping_is_a_parameter_of_the_block():
+    def block():
+        damping = nn.Parameter(torch.rand(()))
+        return kn.Block(kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(3), damping=damping), 4)
+
+    one, other, y = block(), block(), torch.randn(2, 3)
+    one(y).sum().backward()
+    assert dict(one.named_parameters())["damping"].grad is not None
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other(y), one(y))
+    replaced = torch.func.functional_call(one, {"damping": torch.tensor(0.0)}, (y,))
+    assert not torch.allclose(replaced, one(y))
+    one.refined().double()(y.double())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(3), f), 4),
+        lambda f: kn.Block(kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(3), f), 4),
+        lambda f: kn.Affine(3, 3, activation=f),
+    ],
+)
+def test_activations_that_draw_random_numbers_heed_the_mode(make):
+    network, y = make(nn.RReLU()), torch.randn(2, 3)
+    assert not torch.equal(network(y), network(y))
+    network.eval()
+    assert torch.equal(network(y), network(y))

@@ -80,3 +80,17 @@ def test_a_classifier_by_pixel_treats_every_pixel_alike(dim):
         logits[(slice(None), slice(None), *first)],
         classifier.linear(y[(slice(None), slice(None), *first)]),
     )
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_a_batch_of_none_passes(dim):
+    networks = [
+        kn.architectures.hamiltonian(2, 3, dim=dim, width=(4, 8), depth=2),
+        kn.architectures.segmenter(2, 3, dim=dim, width=(4, 8), depth=1, rise=1, folds=1),
+    ]
+    for network in networks:
+        x = torch.zeros(0, 2, *(8,) * dim, requires_grad=True)
+        logits = network(x)
+        assert logits.shape[:2] == (0, 3)
+        logits.sum().backward()
+        assert x.grad.shape == x.shape

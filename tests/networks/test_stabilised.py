@@ -1,5 +1,8 @@
 """Branches of residual blocks under Verlet and Leapfrog: the same branch, another growth."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +22,29 @@ class Planted(nn.Module):
 
     def forward(self, y):
         return y + self.inner(y)
+
+
+class Residual(nn.Module):
+    """y + a convolution with all that has a mode or a memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv1d(2, 2, 1), nn.BatchNorm1d(2), nn.Dropout(0.5)
+
+    def forward(self, y):
+        return y + self.drop(self.norm(self.conv(y)))
+
+
+class Masked(nn.Module):
+    """y + a linear map of y under a mask that never changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.register_buffer("mask", torch.tril(torch.ones(3, 3)))
+
+    def forward(self, y):
+        return y + self.inner(y @ self.mask)
 
 
 def growth(network, y):
@@ -67,10 +93,92 @@ def test_parameters_are_copied_a_knot_a_layer_and_gradients_flow():
     [
         ([], "a list of modules"),
         ([3], "a list of modules"),
-        ([nn.BatchNorm1d(3), nn.BatchNorm1d(3)], "hold buffers"),
+        (nn.Linear(3, 3), "a list of modules"),
+        ([nn.BatchNorm1d(3), nn.BatchNorm1d(3)], "running statistics of block"),
         ([nn.Linear(3, 3), nn.Linear(4, 4)], "same names and shapes"),
+        ([nn.Conv1d(3, 3, 1, dilation=d) for d in (1, 2)], r"dilation of block: \(1,\) and \(2,\)"),
+        (
+            [nn.Linear(3, 3), nn.Linear(3, 3).requires_grad_(False)],
+            "block.weight is frozen in layer 2 but not in layer 1",
+        ),
     ],
 )
 def test_blocks_that_cannot_be_stacked_are_refused(blocks, message):
     with pytest.raises(ValueError, match=message):
         kn.stabilised(blocks)
+
+
+def networks():
+    return [nn.Sequential(kn.stabilised([Residual()], kn.Euler())) for _ in range(2)]
+
+
+def test_evaluation_mode_reaches_the_branch():
+    network, y = networks()[0].eval(), torch.randn(4, 2, 5)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert torch.equal(network(y), network(y))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_running_statistics_are_saved_and_loaded_with_the_network():
+    trained, fresh = networks()
+    y = torch.randn(4, 2, 5)
+    trained(y)
+    assert float(trained[0].module.block.norm.running_mean.abs().max()) > 0
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(trained.eval()(y), fresh.eval()(y))
+    names = {name.rpartition(".")[2] for name, _ in trained.named_buffers()}
+    assert {"running_mean", "running_var", "num_batches_tracked"} <= names
+
+
+def test_a_stabilised_network_changes_type_and_can_be_copied():
+    network, y = networks()[0].eval(), torch.randn(4, 2, 5)
+    expected = network(y)
+    assert torch.equal(copy.deepcopy(network)(y), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(network))(y), expected)
+    torch.testing.assert_close(network.double()(y.double()), expected.double())
+
+
+def test_the_blocks_given_are_left_as_they_were():
+    block = Residual()
+    before = copy.deepcopy(block.state_dict())
+    held = kn.stabilised([block], kn.Euler())
+    held(torch.randn(4, 2, 5))
+    held.eval()
+    assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+    assert block.training and all(isinstance(each, nn.Parameter) for each in block.parameters())
+
+
+def test_blocks_with_equal_buffers_are_stacked():
+    blocks, y = [Masked(), Masked()], torch.randn(2, 3)
+    torch.testing.assert_close(kn.stabilised(blocks, kn.Euler())(y), blocks[1](blocks[0](y)))
+
+
+def test_frozen_parameters_stay_frozen():
+    blocks = [Masked(), Masked()]
+    for each in blocks:
+        each.inner.bias.requires_grad_(False)
+    held = kn.stabilised(blocks)
+    frozen = {name: not value.requires_grad for name, value in held.control.values().items()}
+    assert frozen == {"block.inner.weight": False, "block.inner.bias": True}
+
+
+@pytest.mark.parametrize(
+    ("block", "y", "message"),
+    [
+        (nn.Conv2d(4, 1, 1), (2, 4, 5, 5), r"Conv2d turned \(2, 4, 5, 5\) into \(2, 1, 5, 5\)"),
+        (nn.GRU(4, 4), (2, 4), "GRU turned .* into a tuple"),
+    ],
+)
+def test_blocks_that_do_not_keep_the_shape_are_refused(block, y, message):
+    held = kn.stabilised([block], kn.Euler())
+    with pytest.raises(ValueError, match=message):
+        held(torch.randn(y))
+
+
+@pytest.mark.parametrize("tokens", [16, 10])
+def test_transformer_blocks_tell_their_axis(tokens):
+    layers = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)]
+    y = torch.randn(2, tokens, 8)
+    with pytest.raises(ValueError, match=r"\(Linear\) reads the last axis .* pass axis=2"):
+        kn.stabilised(layers)(y)
+    assert kn.stabilised(layers, axis=2)(y).shape == y.shape

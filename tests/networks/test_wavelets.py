@@ -53,3 +53,16 @@ def test_what_cannot_be_halved_is_refused():
         Haar(2).inverse(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match="2 space axes"):
         Haar(2)(torch.zeros(1, 1, 4))
+
+
+@pytest.mark.parametrize(
+    "without", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "meta"]
+)
+def test_a_first_use_elsewhere_does_not_spoil_later_training(without):
+    channels = {"inference_mode": 5}.get(getattr(without, "__name__", ""), 7)  # of no other test
+    haar = Haar(2)
+    with without():
+        haar(torch.zeros(1, channels, 2, 2, dtype=torch.float64))
+    x = randn(1, 4 * channels, 2, 2).requires_grad_()
+    haar.inverse(x).square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -77,9 +77,7 @@ class Control(nn.Module):
             if slot.initial is not None:
                 one = slot.initial.clone()
             elif slot.kernel is not None:
-                one = torch.randn(shape, generator=generator) * (
-                    gain / math.sqrt(slot.kernel.fan_in)
-                )
+                one = drawn(shape, generator) * (gain / math.sqrt(slot.kernel.fan_in))
             values[name] = one.expand(knots, *shape).clone()
         return cls(values, interpolation, knots)
 
@@ -124,3 +122,11 @@ class Control(nn.Module):
 
     def extra_repr(self) -> str:
         return f"knots={self.knots}, interpolation={self.interpolation}"
+
+
+def drawn(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """N(0, 1) on the default device: a generator draws on its own, so its numbers are the same on every device."""
+    if generator is None:
+        return torch.randn(shape)
+    values = torch.randn(shape, generator=generator, device=generator.device)
+    return values.to(torch.get_default_device())

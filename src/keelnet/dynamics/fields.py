@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from keelnet.dynamics.activations import ActivationChoice, activation_from
+from keelnet.dynamics.bends import bent, potential
 from keelnet.dynamics.kernels import Kernel
 from keelnet.dynamics.norms import Norm
 
@@ -61,12 +62,23 @@ class Dynamics(ABC):
         return torch.cat(parts, dim=self.channel_axis) if split else parts[0]
 
     def spectrum(self, controls: Theta) -> Tensor | None:
-        """Extreme eigenvalues (layers, any) of the Jacobian at f' = its largest slope; None if unknown."""
+        """Extreme eigenvalues (layers, any) of the Jacobian at f' = its largest slope; None if unknown.
+
+        Under a norm they are unknown: its slope depends on the state, and is up to 1 / √eps times its scale.
+        """
         return None
 
     def prepared(self, controls: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
         """Controls with what the field itself can add; most fields add nothing."""
         return controls
+
+    def owned(self, names: Collection[str]) -> Dynamics:
+        """The field of a Block whose Control holds the parameters of these names: nothing of them is held twice."""
+        return self
+
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        """What has a mode, a memory or a gradient of its own, for a Block to register."""
+        return {}
 
     def paired(self) -> Dynamics:
         """The partitioned face of this field; raises ValueError where there is none."""
@@ -114,6 +126,9 @@ class KernelField(Field):
     def theta_shapes(self) -> dict[str, Slot]:
         return kernel_slots(self.kernel, self.norm)
 
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        return activation_from(self.activation).held()
+
     def parts(self, y0: Tensor) -> Parts:
         self.kernel.check_state(y0, self.kernel.inputs)
         return (y0,)
@@ -140,6 +155,8 @@ class SingleField(KernelField):
         return self.bent(y, theta["weight"], theta)
 
     def spectrum(self, controls: Theta) -> Tensor | None:
+        if self.norm is not None:
+            return None
         matrices, _ = self.kernel.symbol(controls["weight"])
         return slope_of(self.activation) * by_layer(torch.linalg.eigvals(matrices))
 
@@ -170,6 +187,11 @@ class AntisymmetricField(KernelField):
     def contracts(self) -> bool:  # type: ignore[override]
         return self.damping == "auto" or bool(self.damping > 0)
 
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        if isinstance(self.damping, nn.Parameter):
+            return super().held() | {"damping": self.damping}
+        return super().held()
+
     def with_damping(self, damping: float | Tensor) -> AntisymmetricField:
         """The same field with another γ."""
         return replace(self, damping=damping)
@@ -185,12 +207,16 @@ class AntisymmetricField(KernelField):
         return bent(self.kernel, self.activation, self.norm, skew, theta, "")
 
     def frequencies(self, controls: Theta) -> Tensor:
-        """ω of each layer (layers,): the spectral radius of ½ (K − Kᵀ), times the largest slope of f."""
+        """ω of each layer (layers,): the spectral radius of ½ (K − Kᵀ), times the largest slope of f; a norm
+        counts as the identity.
+        """
         return slope_of(self.activation) * self.kernel.norms(
             self.kernel.antisymmetric(controls["weight"])
         )
 
     def spectrum(self, controls: Theta) -> Tensor | None:
+        if self.norm is not None:
+            return None
         omega = self.frequencies(controls)
         gamma = 0.0 if isinstance(self.damping, str) else self.damping
         real = torch.zeros_like(omega) - 0.5 * gamma * slope_of(self.activation)
@@ -216,47 +242,10 @@ class SymmetricField(KernelField):
         return potential(self.kernel, self.activation, self.norm, x, theta, "")
 
     def spectrum(self, controls: Theta) -> Tensor | None:
+        if self.norm is not None:
+            return None
         stiffness = slope_of(self.activation) * self.kernel.norms(controls["weight"]).square()
         return -stiffness[:, None].to(torch.complex128)
-
-
-def bent(
-    kernel: Kernel,
-    activation: ActivationChoice,
-    norm: Norm | None,
-    x: Tensor,
-    theta: Theta,
-    suffix: str,
-) -> Tensor:
-    """f(norm(x) · scale + u), the scale and the bias read from θ where they are present."""
-    assert not isinstance(activation, str)
-    return activation(_affine(kernel, norm, x, theta, suffix))
-
-
-def _affine(kernel: Kernel, norm: Norm | None, x: Tensor, theta: Theta, suffix: str) -> Tensor:
-    if norm is not None:
-        x = norm.apply(x, kernel.channel_axis) * kernel.per_channel(theta[f"scale{suffix}"])
-    bias = theta.get(f"bias{suffix}")
-    return x if bias is None else x + kernel.per_channel(bias)
-
-
-def potential(
-    kernel: Kernel,
-    activation: ActivationChoice,
-    norm: Norm | None,
-    x: Tensor,
-    theta: Theta,
-    suffix: str,
-) -> Tensor:
-    """Σ F(x + u) over everything but the batch axis; raises ValueError where F is not known."""
-    activation = activation_from(activation)
-    if activation.primitive is None or norm is not None:
-        raise ValueError(
-            f"no energy is known for activation {activation.name!r}"
-            f"{' under a norm' if norm else ''}; use tanh, relu, sin or identity without a norm"
-        )
-    values = activation.primitive(_affine(kernel, norm, x, theta, suffix))
-    return values.sum(dim=tuple(range(1, values.ndim)))
 
 
 def kernel_slots(kernel: Kernel, norm: Norm | None, suffix: str = "") -> dict[str, Slot]:

@@ -6,17 +6,16 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from keelnet.dynamics.activations import ActivationChoice, activation_from
+from keelnet.dynamics.bends import bent, potential
 from keelnet.dynamics.fields import (
     Dynamics,
     Parts,
     Slot,
     Theta,
-    bent,
     kernel_slots,
-    potential,
     require_kernel,
     require_norm,
     require_square,
@@ -53,6 +52,9 @@ class PartitionedField(Dynamics):
 class _KernelPair(PartitionedField):
     """What the Hamiltonian fields share: the channel counts of their parts, the split, an energy."""
 
+    activation: ActivationChoice
+    norm: Norm | None
+
     @property
     @abstractmethod
     def widths(self) -> tuple[int, int]:
@@ -69,7 +71,10 @@ class _KernelPair(PartitionedField):
 
     @abstractmethod
     def frequencies(self, controls: Theta) -> Tensor:
-        """An upper bound of the angular frequency of the linearised oscillation, (layers,)."""
+        """An upper bound of the angular frequency of the linearised oscillation, (layers,); a norm counts as the identity."""
+
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        return activation_from(self.activation).held()
 
     @property
     def channel_axis(self) -> int:
@@ -96,6 +101,8 @@ class _KernelPair(PartitionedField):
         return y0, y0.new_zeros(()).expand(shape)
 
     def spectrum(self, controls: Theta) -> Tensor | None:
+        if self.norm is not None:
+            return None
         omega = self.frequencies(controls)
         still = torch.zeros_like(omega)
         return torch.stack([torch.complex(still, omega), torch.complex(still, -omega)], dim=1)

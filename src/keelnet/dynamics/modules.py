@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +20,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from keelnet.dynamics.fields import Field, Parts, Slot, Theta
 from keelnet.dynamics.hamiltonian import PartitionedField
+from keelnet.dynamics.likeness import require_alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +30,7 @@ class ModuleField(Field):
     The module must keep the shape of its input. Controls are its parameters by name, layers first:
     ``ModuleField.stacked([branch_1, branch_2, …])`` makes them from one module a layer. A name
     that is absent is taken from the module itself, shared by every layer (then pass ``depth``).
+    A Block holds a copy of the module, with its mode and buffers; shared parameters stay the module's own.
     Verlet takes the branch in both halves, y' = module(z), z' = −module(y): features of
     ``channels`` channels on ``axis`` start z at 0, twice as many are split in two halves. Without
     ``channels`` they are what the module's first layer reads; where that cannot be told, features
@@ -33,6 +40,8 @@ class ModuleField(Field):
     module: nn.Module
     channels: int | None = None
     axis: int = 1
+    # Where in the module stand what a Control holds, by its name there (two places where it is tied).
+    templates: Mapping[str, str] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -45,28 +54,65 @@ class ModuleField(Field):
     @property
     def width(self) -> int | None:
         """Channels of the state, as told or as the first layer with a size reads them."""
-        return self.channels if self.channels is not None else _channels_read(self.module)
+        if self.channels is not None:
+            return self.channels
+        first = _first_layer(self.module)
+        return None if first is None else first.channels
 
     @staticmethod
     def stacked(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
-        """Controls from one module a layer; gradients flow back to the modules' own parameters."""
+        """Controls from one module a layer; gradients flow back to the modules' own parameters.
+
+        Raises ValueError for modules that differ in more than the numbers of their parameters.
+        """
         if not modules:
             raise ValueError("stacked needs at least one module")
+        require_alike(modules)
         layers = [dict(module.named_parameters()) for module in modules]
-        if any(layer.keys() != layers[0].keys() for layer in layers):
-            raise ValueError("stacked needs modules with the same parameter names")
         return {name: torch.stack([layer[name] for layer in layers]) for name in layers[0]}
+
+    def owned(self, names: Collection[str]) -> ModuleField:
+        # Templates are buffers that are not saved: they move with the module, but are no parameters of it.
+        named = {value: name for name, value in self.module.named_parameters()}
+        shared = {id(value): value for value, name in named.items() if name not in names}
+        try:
+            module = copy.deepcopy(self.module, shared)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{type(self.module).__name__} cannot be copied, as a Block does: {error}"
+            ) from error
+        places = {}
+        for place, value in self.module.named_parameters(remove_duplicate=False):
+            path, _, leaf = place.rpartition(".")
+            holder = module.get_submodule(path)
+            # A part that has two places is met twice, and is changed once.
+            if named[value] in names and leaf not in holder._buffers:
+                places[place] = named[value]
+                template = holder.get_parameter(leaf).detach()
+                delattr(holder, leaf)
+                holder.register_buffer(leaf, template, persistent=False)
+        return replace(self, module=module, templates={**self.templates, **places})
+
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        return {"module": self.module}
+
+    def _own(self) -> dict[str, Tensor]:
+        """The module's parameters and templates by their control names."""
+        names = dict.fromkeys(self.templates.values())
+        return dict(self.module.named_parameters()) | {
+            name: self.module.get_buffer(name) for name in names
+        }
 
     def theta_shapes(self) -> dict[str, Slot]:
         return {
             name: Slot(tuple(value.shape), optional=True, initial=value.detach())
-            for name, value in self.module.named_parameters()
+            for name, value in self._own().items()
         }
 
     def prepared(self, controls: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
         own = {
             name: value.expand(depth, *value.shape)
-            for name, value in self.module.named_parameters()
+            for name, value in self._own().items()
             if name not in controls
         }
         return controls | own
@@ -82,7 +128,9 @@ class ModuleField(Field):
     def rate(self, y: Tensor, theta: Theta) -> Tensor:
         watched = not (y.is_inference() or torch.compiler.is_compiling())
         before = y._version if watched else 0
-        value = functional_call(self.module, dict(theta), (y,))
+        tied = {place: theta[name] for place, name in self.templates.items() if name in theta}
+        with _turn(self.module):
+            value = functional_call(self.module, {**theta, **tied}, (y,))
         name = type(self.module).__name__
         if watched and y._version != before:
             raise ValueError(
@@ -135,6 +183,7 @@ class _ModulePair(PartitionedField):
         return y0.ndim <= self.branch.axis or y0.shape[self.branch.axis] != self.branch.width
 
     def parts(self, y0: Tensor) -> Parts:
+        self._require_axis(y0)
         if not self.is_split(y0):
             return y0, torch.zeros_like(y0)
         axis, channels = self.branch.axis, self.branch.width
@@ -148,6 +197,17 @@ class _ModulePair(PartitionedField):
         y, z = y0.chunk(2, dim=axis)
         return y, z
 
+    def _require_axis(self, y0: Tensor) -> None:
+        """Where the module tells that it reads the last axis, another one would be split by chance."""
+        first, axis = _first_layer(self.branch.module), self.branch.axis
+        if self.branch.channels is not None or first is None or not first.reads_last:
+            return
+        if y0.ndim > axis and axis % y0.ndim != y0.ndim - 1:
+            raise ValueError(
+                f"the first layer ({first.kind}) reads the last axis of {tuple(y0.shape)}, but channels were"
+                f" said to lie on axis {axis}; pass axis={y0.ndim - 1} (or channels=…, if they do)"
+            )
+
     def rate_of_y(self, z: Tensor, theta: Theta) -> Tensor:
         return self.branch.rate(z, theta)
 
@@ -155,17 +215,36 @@ class _ModulePair(PartitionedField):
         return -self.branch.rate(y, theta)
 
 
-def _channels_read(module: nn.Module) -> int | None:
-    """What the first layer of a known kind reads; None where there is none."""
+class _FirstLayer(NamedTuple):
+    kind: str
+    channels: int
+    reads_last: bool = False
+
+
+def _first_layer(module: nn.Module) -> _FirstLayer | None:
+    """The first layer of a known kind, which tells what is read; None where there is none."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            return part.in_features
+            return _FirstLayer("Linear", part.in_features, reads_last=True)
         if isinstance(part, _ConvNd):
-            return part.in_channels
+            return _FirstLayer(type(part).__name__, part.in_channels)
         if isinstance(part, _NormBase):
-            return part.num_features
+            return _FirstLayer(type(part).__name__, part.num_features)
         if isinstance(part, nn.GroupNorm):
-            return part.num_channels
+            return _FirstLayer("GroupNorm", part.num_channels)
         if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
-            return part.normalized_shape[0]
+            return _FirstLayer("LayerNorm", part.normalized_shape[0], reads_last=True)
     return None
+
+
+# functional_call puts the parameters of one layer into the module for as long as it runs.
+_TURNS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_ASKING = threading.Lock()
+
+
+def _turn(module: nn.Module) -> AbstractContextManager[object]:
+    """One thread at a time; while torch.compile traces there is no module to guard."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    with _ASKING:
+        return _TURNS.setdefault(module, threading.RLock())

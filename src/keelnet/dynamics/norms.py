@@ -24,7 +24,9 @@ class ChannelNorm(Norm):
     eps: float = 1e-3
 
     def apply(self, x: Tensor, channel_axis: int) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(dim=channel_axis, keepdim=True) + self.eps)
+        wide = _wide(x)
+        mean = wide.square().mean(dim=channel_axis, keepdim=True)
+        return (wide * torch.rsqrt(mean + self.eps)).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -39,5 +41,11 @@ class InstanceNorm(Norm):
             raise ValueError(
                 f"InstanceNorm needs space axes, got a state {tuple(x.shape)}; use ChannelNorm"
             )
-        var, mean = torch.var_mean(x, dim=space, keepdim=True, correction=0)
-        return (x - mean) * torch.rsqrt(var + self.eps)
+        wide = _wide(x)
+        var, mean = torch.var_mean(wide, dim=space, keepdim=True, correction=0)
+        return ((wide - mean) * torch.rsqrt(var + self.eps)).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float16 the square of 256 is inf already."""
+    return x.float() if x.dtype == torch.float16 else x

@@ -5,6 +5,7 @@ Every function takes (inputs, classes, **settings) with the settings of ``Settin
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -153,9 +154,20 @@ def second_order(inputs: int, classes: int, **settings: Any) -> Network:
 def segmenter(inputs: int, classes: int, **settings: Any) -> Segmenter:
     """A class for every pixel or voxel: reversible Verlet stages over several resolutions.
 
-    Takes ``dim`` 2 or 3 and, of the settings, width (one a level), depth (one number, or one a
-    level), final_time, stencil, activation, knots, strategy and seed.
+    (batch, inputs, *space) → (batch, classes, *space); each space axis divisible by 2^(levels − 1 + folds). Takes ``dim``
+    (1, 2 or 3) and, of the settings, width (one a level), depth (one number, or one a level), final_time, stencil,
+    activation, norm, knots, strategy and seed; also rise (layers on the way up, as depth, 0 for none) and folds
+    (0 … 3 Haar transforms before the opening). Raises ValueError for other settings, widths that are not even, and
+    numbers that are not one a level.
     """
+    known = list(inspect.signature(Segmenter).parameters)[2:]
+    unknown = sorted(settings.keys() - set(known))
+    if unknown:
+        raise ValueError(f"unknown settings {', '.join(unknown)}; known are {', '.join(known)}")
+    for name in ("width", "depth", "rise"):
+        value = settings.get(name, 0)
+        if not isinstance(value, (int, Sequence)):
+            raise ValueError(f"{name} must be an integer, or one a level in a list; got {value!r}")
     return Segmenter(inputs, classes, **settings)
 
 

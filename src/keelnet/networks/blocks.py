@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
 from keelnet.dynamics.controls import Control, Interpolation
-from keelnet.dynamics.fields import Dynamics
+from keelnet.dynamics.fields import AntisymmetricField, Dynamics
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation.gradients import Strategy, require_strategy, store_all
 from keelnet.propagation.integrators import Integrator
@@ -19,7 +20,8 @@ class Block(nn.Module):
     """y(0) ↦ y(T): ``depth`` layers with step size h = final_time / depth.
 
     control: θ(t) on its own knots; Control.random(field, depth) when None. The field's rules for
-    channels hold: a partitioned field given all its channels returns all of them. ``checked`` False
+    channels hold: a partitioned field given all its channels returns all of them. What the field holds beside the
+    control (of a ModuleField a copy of its module, damping that is an nn.Parameter) is the block's. ``checked`` False
     leaves out the looks at the numbers, which torch.func.vmap cannot take.
 
     Raises ValueError for a field that the integrator cannot move, a strategy that the pair cannot
@@ -40,11 +42,22 @@ class Block(nn.Module):
         if not isinstance(final_time, (int, float)) or not 0 < final_time < math.inf:
             raise ValueError(f"final_time must be a finite number above 0, got {final_time!r}")
         require_strategy(strategy, integrator, integrator.adapted(field))
-        self.integrator, self.field, self.strategy = integrator, field, strategy
+        self.integrator, self.strategy = integrator, strategy
         self.depth, self.final_time = depth, float(final_time)
         self.control = Control.random(field, depth) if control is None else control
+        self._field = field.owned(self.control.values().keys())
+        for name, part in self._field.held().items():
+            setattr(self, name, part)
         self._advised = False
         self.checked = True
+
+    @property
+    def field(self) -> Dynamics:
+        """The field, its damping that of now: torch.func.functional_call puts tensors in parameters' places."""
+        damping = self._parameters.get("damping")
+        if damping is not None and isinstance(self._field, AntisymmetricField):
+            return self._field.with_damping(damping)
+        return self._field
 
     @property
     def step_size(self) -> float:
@@ -72,9 +85,10 @@ class Block(nn.Module):
 
     def refined(self, factor: int = 2) -> Block:
         """The same θ(t) and T on ``factor`` times as many layers."""
+        field = copy.deepcopy(self._field) if self._field.held() else self._field
         finer = Block(
             self.integrator,
-            self.field,
+            field,
             factor * self.depth,
             self.final_time,
             self.control.refined(factor),

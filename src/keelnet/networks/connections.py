@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keelnet.dynamics.activations import ActivationChoice, activation_from
+from keelnet.dynamics.controls import drawn
 from keelnet.dynamics.kernels import ConvKernel, DenseKernel, Kernel, require_count
 from keelnet.dynamics.norms import Norm
 from keelnet.propagation.engines.bent import bent
@@ -35,9 +36,11 @@ class Affine(nn.Module):
         super().__init__()
         self.kernel: Kernel = kernel_of(dim, inputs, outputs, stencil)
         self.activation = None if activation is None else activation_from(activation)
+        for name, part in self.activation.held().items() if self.activation else ():
+            setattr(self, f"{name}_module", part)
         self.norm = norm
         spread = 1 / math.sqrt(self.kernel.fan_in)
-        first = torch.randn(self.kernel.weight_shape, generator=generator) * spread
+        first = drawn(self.kernel.weight_shape, generator) * spread
         self.weight = nn.Parameter(first)
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.scale = nn.Parameter(torch.ones(outputs)) if norm is not None else None
@@ -103,7 +106,8 @@ class Pool(nn.Module):
         # torch's sums over an axis, channels first, a pass took six times as long.
         x = x.movedim(1, -1)
         for axis in range(self.dim, 0, -1):
-            sides = (*x.shape[:axis], -1, self.factor, *x.shape[axis + 1 :])
+            cells = x.shape[axis] // self.factor  # not -1, which a batch of none leaves open
+            sides = (*x.shape[:axis], cells, self.factor, *x.shape[axis + 1 :])
             first, *others = x.view(sides).unbind(axis + 1)
             x = sum(others, first)
         return (x / self.factor**self.dim).movedim(-1, 1)

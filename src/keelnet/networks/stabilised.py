@@ -22,8 +22,14 @@ class Branch(nn.Module):
         self.block = block
 
     def forward(self, y: Tensor) -> Tensor:
-        branch: Tensor = self.block(y.clone()) - y  # the block may change its input in place
-        return branch
+        value = self.block(y.clone())  # the block may change its input in place
+        if not isinstance(value, Tensor) or value.shape != y.shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(
+                "stabilised needs blocks that answer with one tensor of the shape of their input, but"
+                f" {type(self.block).__name__} turned {tuple(y.shape)} into {found}; wrap it in a module that does"
+            )
+        return value - y
 
 
 def stabilised(
@@ -43,24 +49,19 @@ def stabilised(
     still grow. So ask ``kn.analysis.stability(block, x, layers="all")`` of the result.
 
     blocks: modules of one shape that keep that of their input; whole=False: they are the branches themselves. Their
-    parameters are copied into the Block's Control, a knot a layer. Raises ValueError for blocks whose
-    parameters differ in shape, for several with buffers (batch norm), which a Control cannot hold, and under Verlet for
+    parameters are copied into the Block's Control, a knot a layer; frozen ones stay frozen. Raises ValueError for blocks
+    that differ in more than the numbers of their parameters: in shapes, settings (dilation, a drop probability, the
+    mode) or buffers (several with running statistics, which a Control cannot hold), and under Verlet for
     blocks whose layers do not tell how many ``channels`` they read.
     """
-    if not blocks or not all(isinstance(block, nn.Module) for block in blocks):
+    listed = isinstance(blocks, (Sequence, nn.ModuleList, nn.Sequential))
+    if not listed or not blocks or not all(isinstance(block, nn.Module) for block in blocks):
         raise ValueError(f"stabilised needs a list of modules, at least one; got {blocks!r}")
-    if len(blocks) > 1 and any(True for block in blocks for _ in block.buffers()):
-        raise ValueError(
-            "the blocks hold buffers (batch norm?), which differ from layer to layer but are no parameters;"
-            " stabilise each alone, stabilised([block]), and join them by nn.Sequential"
-        )
     branches = [Branch(block) for block in blocks] if whole else list(blocks)
-    shapes = [{name: value.shape for name, value in each.named_parameters()} for each in branches]
-    if any(each != shapes[0] for each in shapes):
-        raise ValueError(
-            "stabilised needs blocks whose parameters have the same names and shapes; make one Block a shape"
-        )
-    values = {name: value.detach() for name, value in ModuleField.stacked(branches).items()}
+    values = {
+        name: nn.Parameter(value.detach(), _learns(branches, name))
+        for name, value in ModuleField.stacked(branches).items()
+    }
     depth = len(branches)
     field = ModuleField(branches[0], channels, axis)
     method = Verlet() if integrator is None else integrator
@@ -70,3 +71,14 @@ def stabilised(
             " halves cannot be told; pass channels=…"
         )
     return Block(method, field, depth, depth * step_size, Control(values, knots=depth), strategy)
+
+
+def _learns(branches: Sequence[nn.Module], name: str) -> bool:
+    """Whether a parameter is trained: in every layer or in none, since the layers of a Control are one tensor."""
+    learns = [branch.get_parameter(name).requires_grad for branch in branches]
+    if len(set(learns)) > 1:
+        raise ValueError(
+            f"{name} is frozen in layer {learns.index(False) + 1} but not in layer {learns.index(True) + 1};"
+            " call requires_grad_ on all of them or on none"
+        )
+    return learns[0]

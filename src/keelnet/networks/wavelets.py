@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,7 +38,7 @@ class Haar(nn.Module):
                 f"halving the resolution needs even sides, got {tuple(x.shape[2:])}; pad the input"
             )
         # A convolution with stride 2: nine times as fast as sums and differences axis by axis.
-        cells = _matrix(self.dim, x.shape[1]).to(x).view(-1, *(2,) * self.dim, x.shape[1])
+        cells = _matrix(x, self.dim, x.shape[1]).view(-1, *(2,) * self.dim, x.shape[1])
         axes = (0, self.dim + 1, *range(self.dim, 0, -1))
         return _CONV[self.dim](x, cells.permute(axes).contiguous(), stride=2)
 
@@ -47,7 +50,7 @@ class Haar(nn.Module):
                 f"a Haar transform has a multiple of {2**self.dim} channels, got {y.shape[1]}"
             )
         channels, space = y.shape[1] // 2**self.dim, y.shape[2:]
-        cells = y.movedim(1, -1).flatten(0, -2) @ _matrix(self.dim, channels).to(y)
+        cells = y.movedim(1, -1).flatten(0, -2) @ _matrix(y, self.dim, channels)
         # (batch, *space / 2, last axis of the cell … first, c): each cell's axis beside its own.
         cells = cells.view(len(y), *space, *(2,) * self.dim, channels)
         axes = [place for axis in range(self.dim) for place in (1 + axis, 2 * self.dim - axis)]
@@ -55,11 +58,16 @@ class Haar(nn.Module):
         return beside.reshape(len(y), *(2 * side for side in space), channels).movedim(-1, 1)
 
 
+def _matrix(y: Tensor, dim: int, channels: int) -> Tensor:
+    """(2^dim c, 2^dim c) as y is: rows are differences (last axis first) and channels, columns a cell's corners."""
+    return torch.from_numpy(_transform(dim, channels)).to(y)
+
+
+# Of NumPy: a tensor made in inference mode, or as a fake one, would be so for ever.
 @functools.cache
-def _matrix(dim: int, channels: int) -> Tensor:
-    """(2^dim c, 2^dim c), float64: rows are differences (last axis first) and channels, columns a cell's corners."""
-    single = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / math.sqrt(2)
-    matrix = torch.eye(channels, dtype=torch.float64)
+def _transform(dim: int, channels: int) -> NDArray[np.floating[Any]]:
+    single = np.array([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2)
+    matrix: NDArray[np.floating[Any]] = np.eye(channels)
     for _ in range(dim):
-        matrix = torch.kron(single, matrix)
+        matrix = np.kron(single, matrix)
     return matrix

@@ -104,7 +104,7 @@ def damped(
                 if not advise:
                     warnings.simplefilter("ignore", StabilityWarning)
                 if field.norm is not None:
-                    warnings.warn(_NORMED, StabilityWarning, stacklevel=2)
+                    warnings.warn(_NORMED, StabilityWarning, stacklevel=3)
                 omega = _largest(field, controls)
                 return field.with_damping(_needed(integrator, field, h, omega))
         if advise:

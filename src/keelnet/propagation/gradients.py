@@ -202,14 +202,14 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors  # once: within torch's checkpoint they are there one time only
         with torch.no_grad():
-            found = _Reversible.pulled(ctx, *grads)
-        return once(found, (*ctx.saved_tensors, *grads))
+            found = _Reversible.pulled(ctx, saved, grads)
+        return once(found, (*saved, *grads))
 
     @staticmethod
-    def pulled(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def pulled(ctx: Any, saved: tuple[Tensor, ...], grads: State) -> tuple[Any, ...]:
         """The gradient, which has no graph of its own."""
-        saved = ctx.saved_tensors
         controls = dict(zip(ctx.names, saved[2:], strict=True))
         wanted = dict(zip(ctx.names, ctx.needs_input_grad[8:], strict=True))
         sums = {name: torch.zeros_like(controls[name]) for name in ctx.names if wanted[name]}

@@ -92,16 +92,17 @@ class _Fused(torch.autograd.Function):
                 f"{watched} cannot be taken through a reversible pass; use strategy=kn.store_all"
             )
         if watched or (torch.is_grad_enabled() and ctx.problem.strategy is not reversible):
-            problem, _, _ = _saved(ctx)
+            problem, _, _ = _saved(ctx, ctx.saved_tensors)
             return None, None, *_again(problem, costate, ctx.needs_input_grad[2:])
+        saved = ctx.saved_tensors  # once: within torch's checkpoint they are there one time only
         with torch.no_grad():
-            found = _pulled(ctx, *costate)
-        return once(found, (*ctx.saved_tensors, *costate))
+            found = _pulled(ctx, saved, costate)
+        return once(found, (*saved, *costate))
 
 
-def _pulled(ctx: Any, *costate: Tensor) -> tuple[Any, ...]:
+def _pulled(ctx: Any, saved: tuple[Tensor, ...], costate: State) -> tuple[Any, ...]:
     """The engine's gradient, which has no graph of its own."""
-    problem, final, kept = _saved(ctx)
+    problem, final, kept = _saved(ctx, saved)
     wanted = ctx.needs_input_grad[2:]
     costate = tuple(part.resolve_neg() for part in costate)
     with torch.autocast(costate[0].device.type, enabled=False):  # sums are not to be rounded
@@ -121,9 +122,8 @@ def transformed(costate: tuple[Tensor, ...]) -> str:
     return ""
 
 
-def _saved(ctx: Any) -> tuple[Problem, State, tuple[Tensor, ...]]:
+def _saved(ctx: Any, saved: tuple[Tensor, ...]) -> tuple[Problem, State, tuple[Tensor, ...]]:
     """The problem on the tensors that autograd kept, the last state where it is the one kept, the rest."""
-    saved = ctx.saved_tensors
     count = len(ctx.needs_input_grad) - 2
     ends, rest, kept = saved[: ctx.parts], saved[ctx.parts : count], saved[count:]
     problem = ctx.problem.on((*ends, *rest))
