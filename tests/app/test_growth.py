@@ -73,15 +73,15 @@ def test_eigenvalues_at_the_origin_are_those_of_the_kernel(kernel, values):
     scene = replace(FIRST, kernel=kernel, features=((0.0, 0.0),))
     _, found = eigenvalues(Paths(Model(scene)))
     # A double eigenvalue without a second eigenvector moves by the root of the rounding.
-    np.testing.assert_allclose(np.sort_complex(found[0]), values, atol=1e-7)
+    np.testing.assert_allclose(np.sort_complex(found[0, 0]), values, atol=1e-7)
 
 
 def test_eigenvalues_of_hamiltonian_fields_are_the_singular_values_of_k():
     scene = replace(EVERY["verlet-hamiltonian-full"], features=((0.0, 0.0),))
     _, found = eigenvalues(Paths(Model(scene)))
     sigma = np.linalg.svd(np.array(scene.kernel), compute_uv=False)
-    np.testing.assert_allclose(found[0].real, 0, atol=1e-12)
-    np.testing.assert_allclose(np.sort(np.abs(found[0].imag)), np.sort(np.repeat(sigma, 2)))
+    np.testing.assert_allclose(found[0, 0].real, 0, atol=1e-12)
+    np.testing.assert_allclose(np.sort(np.abs(found[0, 0].imag)), np.sort(np.repeat(sigma, 2)))
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from keelnet.app.guard import COOKIE, Guard
+from keelnet.app.guard import Guard
 
 TOKEN = "s3cret-token"
+COOKIE = "keelnet_token_8765"
 
 
 async def behind(scope, receive, send):
@@ -44,7 +45,10 @@ def test_this_machine_comes_in(host):
     assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "10.0.0.3:8765", ""])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example:80", "10.0.0.3:8765", "", "[::1", "localhost:x"],
+)
 def test_a_name_that_was_pointed_at_this_machine_does_not(host):
     assert call(Guard(behind), host)[0] == 403
 
@@ -59,15 +63,23 @@ def test_a_name_that_was_pointed_at_this_machine_does_not(host):
         ({"cookie": f"{COOKIE}={TOKEN}"}, 200),
         ({"cookie": f"other=1; {COOKIE}={TOKEN}"}, 200),
         ({"cookie": "\x01=;;"}, 403),
+        ({"cookie": f'prefs={{"a": 1}}; {COOKIE}={TOKEN}'}, 200),
+        ({"cookie": f"a=b c; {COOKIE}={TOKEN}"}, 200),
+        ({"cookie": f"n=café; {COOKIE}={TOKEN}"}, 200),
+        ({"cookie": f"{COOKIE}=old;{COOKIE}={TOKEN}"}, 200),
+        ({"cookie": f"keelnet_token_8766={TOKEN}"}, 403),
+        ({"cookie": f"{COOKIE}x={TOKEN}; {COOKIE}"}, 403),
+        ({"host": "[::1", "query": f"token={TOKEN}"}, 403),
+        ({"host": "[::1", "cookie": f"{COOKIE}={TOKEN}"}, 403),
         ({"query": f"token={TOKEN}&depth=3"}, 303),
     ],
 )
 def test_others_need_the_token(changes, status):
-    found, headers = call(Guard(behind, TOKEN), "192.168.0.7:8765", **changes)
+    found, headers = call(Guard(behind, TOKEN), **{"host": "192.168.0.7:8765", **changes})
     assert found == status
     if status == 303:
         assert headers["location"] == "/x?depth=3" and TOKEN not in headers["location"]
-        assert TOKEN in headers["set-cookie"] and "HttpOnly" in headers["set-cookie"]
+        assert f"{COOKIE}={TOKEN};" in headers["set-cookie"] and "HttpOnly" in headers["set-cookie"]
 
 
 def test_a_socket_is_opened_by_the_page_itself_alone():
@@ -75,3 +87,35 @@ def test_a_socket_is_opened_by_the_page_itself_alone():
     assert call(Guard(behind), kind="websocket", **own)[0] == 200
     assert call(Guard(behind), kind="websocket", origin="http://evil.example")[0] == 1008
     assert call(Guard(behind, TOKEN), kind="websocket", **own)[0] == 1008
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:8765", 200),
+        ("https://127.0.0.1:8765", 200),  # behind a proxy that encrypts
+        ("http://evil.example", 403),
+        ("http://127.0.0.1:8766", 403),
+        ("null", 403),
+        ("http://[::1", 403),
+    ],
+)
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_another_page_reads_nothing(origin, status, token):
+    """NiceGUI polls by ordinary requests where there is no socket, and lets any origin read the answer."""
+    cookie = {"cookie": f"{COOKIE}={TOKEN}"}
+    assert call(Guard(behind, token), origin=origin, **cookie)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("host", "sources"),
+    [
+        ("localhost:8765", ["'self'", "ws://localhost:8765", "wss://localhost:8765"]),
+        ("[::1]:8765", ["'self'", "ws://[::1]:8765", "wss://[::1]:8765"]),
+        ("evil.example; script-src *", ["'self'"]),
+    ],
+)
+def test_sockets_go_to_the_host_of_the_page_alone(host, sources):
+    _, headers = call(Guard(behind), host)
+    directives = [each.split() for each in headers["content-security-policy"].split(";")]
+    assert {name: values for name, *values in directives}["connect-src"] == sources

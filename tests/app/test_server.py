@@ -80,6 +80,26 @@ def test_bad_use_is_one_line(tmp_path, refused, arguments, words):
     assert words in refused(*[each.replace("FOLDER", str(tmp_path)) for each in arguments])
 
 
+BROWSER = """
+import os, urllib.request, webbrowser
+
+def opened(address):
+    with urllib.request.urlopen(address + "choices.json", timeout=20) as answer:
+        print("opened", answer.status, flush=True)
+    os._exit(0)
+
+webbrowser.open = opened
+from keelnet.cli import main
+main()
+"""
+
+
+def test_a_browser_that_holds_its_caller_up_gets_the_page(tmp_path):
+    command = [sys.executable, "-c", BROWSER, "explore", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert "opened 200" in done.stdout, done.stderr
+
+
 def test_others_come_in_by_the_token_alone(tmp_path):
     command = [sys.executable, "-m", "keelnet", "explore", "--no-browser", "--port", "0"]
     with subprocess.Popen(
@@ -90,7 +110,7 @@ def test_others_come_in_by_the_token_alone(tmp_path):
             page = f"http://127.0.0.1:{port}/choices.json"
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(page)
-            cookie = {"Cookie": f"keelnet_token={token}"}
+            cookie = {"Cookie": f"keelnet_token_{port}={token}"}
             with urllib.request.urlopen(urllib.request.Request(page, headers=cookie)) as answer:
                 assert answer.status == 200
         finally:

@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scans import NEW, OLD, write_case
+from scans import NEW, OLD, RAS, SHAPE, write, write_case
 from shelves import LINE, write_labels, write_run
 from torch import nn
 
@@ -42,6 +45,43 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no folder"):
         Shelf.asked(tmp_path / "absent")
     assert Shelf(tmp_path / "absent").entries() == []
+
+
+def test_a_folder_that_is_closed_hides_itself_alone(tmp_path, monkeypatch):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "locked" / "two")
+
+    def refusing(real):
+        def asked(path, *rest, **named):
+            if "locked/" in f"{os.fspath(path)}/".removeprefix(str(tmp_path)):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *rest, **named)
+
+        return asked
+
+    for name in ("stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    assert [entry.name for entry in Shelf.asked(tmp_path).entries()] == ["one"]
+    with pytest.raises(ValueError, match="is no folder"):
+        Shelf.asked(tmp_path / "locked")
+
+
+def test_a_run_that_vanishes_between_two_looks_is_left_out(tmp_path, monkeypatch):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "two")
+    (entry,) = [each for each in Shelf(tmp_path).entries() if each.name == "two"]
+    isdir, real = os.path.isdir, os.listdir
+
+    def listed(folder):
+        names = real(folder)
+        if folder == tmp_path:  # seen, and gone before it is looked into
+            shutil.rmtree(tmp_path / "two", ignore_errors=True)
+        return names
+
+    monkeypatch.setattr(os, "listdir", listed)
+    monkeypatch.setattr(os.path, "isdir", lambda path: Path(path).name == "two" or isdir(path))
+    assert [each.name for each in Shelf(tmp_path).entries()] == ["one"]
+    assert entry.state() == "No epoch is finished yet." and entry.pictures() == []
 
 
 def test_a_run_is_read_while_it_is_written(tmp_path):
@@ -114,6 +154,59 @@ def test_what_segment_writes_is_shown_as_it_was_found(tmp_path):
     (seen,) = find_cases([tmp_path / "scans"]).cases
     np.testing.assert_array_equal(case.classes, segmenting.classes(read_scan(seen, None)))
     assert set(np.unique(case.classes)) >= {0, 2, 3} and case.x is not None
+
+
+def test_labels_that_are_written_again_are_read_again(tmp_path):
+    write_labels(tmp_path)
+    (entry,) = Shelf(tmp_path).entries()
+    before = labelled(entry, "a", None)
+    assert labelled(entry, "a", None) is before and before.classes[3, 4, 5] == 2
+    write(tmp_path / "a.nii.gz", np.full(SHAPE, 1, np.uint8), RAS)
+    os.utime(tmp_path / "a.nii.gz", ns=(1, 1))  # whatever the clock's grain
+    assert (labelled(entry, "a", None).classes == 1).all()
+
+
+@pytest.fixture
+def replacing(tmp_path):
+    """Labels of BraTS 2023 (3: enhancing) that others (BraTS 2021, where it is 4) begin to replace."""
+    write_labels(tmp_path)
+    write(tmp_path / "a.nii.gz", np.full(SHAPE, 3, np.uint8), RAS)
+    staged = tmp_path / ".unfinished"
+    staged.mkdir()
+    old = json.loads((tmp_path / "volumes.json").read_text())["a"]
+    new = {**old, "labels": "brats2021", "classes_ml": {"edema": 77.0}}
+    (staged / "volumes.json").write_text(json.dumps({"a": new}))
+    (entry,) = Shelf(tmp_path).entries()
+    return entry, staged
+
+
+def test_labels_are_read_as_their_own_folder_says(replacing):
+    """The staged words speak of a file that is not there yet: the old file keeps its own."""
+    entry, staged = replacing
+    assert (labelled(entry, "a", None).classes == 3).all()
+    assert "77.00 ml" not in volume_table(entry, "a")
+    write(staged / "a.nii.gz", np.full(SHAPE, 4, np.uint8), RAS)
+    os.utime(staged / "volumes.json")
+    assert (labelled(entry, "a", None).classes == 3).all() and entry.cases() == ["a"]
+    assert "77.00 ml" in volume_table(entry, "a")
+
+
+def test_staged_labels_that_are_newer_than_what_is_said_of_them_wait(replacing):
+    """keelnet segment writes the file first; until then the staged words of a case are the old ones, kept."""
+    entry, staged = replacing
+    write(staged / "a.nii.gz", np.full(SHAPE, 4, np.uint8), RAS)
+    os.utime(staged / "volumes.json", ns=(1, 1))
+    assert labelled(entry, "a", None).classes.max() == 3
+    assert "77.00 ml" not in volume_table(entry, "a")
+
+
+@pytest.mark.parametrize("about", [{}, {"labels": None}, {"labels": "unheard"}])
+def test_labels_of_no_known_convention_are_refused(tmp_path, about):
+    write_labels(tmp_path)
+    (tmp_path / "volumes.json").write_text(json.dumps({"a": about}))
+    (entry,) = Shelf(tmp_path).entries()
+    with pytest.raises(ValueError, match="unknown labels"):
+        labelled(entry, "a", None)
 
 
 def test_slices_that_are_not_there_are_refused(tmp_path):

@@ -68,7 +68,8 @@ def score_table(entry: Entry) -> str:
 
 def volume_table(entry: Entry, case: str) -> str:
     """ml by class and by region of a labelled case, as an HTML table."""
-    volumes = entry.table("volumes.json").get(case, {})
+    found = entry.labels().get(case)
+    volumes = {} if found is None else found.about
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{value:.2f} ml</td></tr>'
         for part in ("classes_ml", "regions_ml")

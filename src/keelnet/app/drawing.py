@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from keelnet.analysis.outlines import outline
 from keelnet.app.message import ARROWS, Picture
 from keelnet.app.paths import arrows
-from keelnet.app.spectra import eigenvalues
 from keelnet.experiments.figures import field_arrows
 from keelnet.experiments.pictures import png as png_bytes
 
@@ -92,7 +91,7 @@ def _spectrum(axes: Axes, picture: Picture) -> None:
     edge = outline(model.integrator)
     squared = picture.scene.integrator == "leapfrog"
     scale = picture.scene.step_size ** (2 if squared else 1)
-    values = scale * eigenvalues(picture.paths)[1]
+    values = scale * picture.eigenvalues[1][:, 0]
     axes.fill(*edge.T, color="#009E73", alpha=0.25)
     axes.plot(*edge.T, color="#009E73", linewidth=2 if len(edge) == 2 else 1)
     axes.plot(values.real.ravel(), values.imag.ravel(), ".", color="#777777", markersize=3)

@@ -66,7 +66,12 @@ class Picture:
 
     @cached_property
     def verdict(self) -> Verdict:
-        return verdict(self.paths, self.growth)
+        return verdict(self.paths, self.growth, self.eigenvalues[1])
+
+    @cached_property
+    def eigenvalues(self) -> tuple[NDArray[np.int64], NDArray[np.complex128]]:
+        """Layers (S,), and λ (S, features, m) of the field where each feature is."""
+        return eigenvalues(self.paths)
 
     @cached_property
     def _plane(self) -> Array:
@@ -88,7 +93,7 @@ class Picture:
 
     def _measured(self) -> tuple[dict[str, Any], dict[str, Array]]:
         words, arrays = self._field()
-        layers, values = eigenvalues(self.paths)
+        layers, values = self.eigenvalues
         formula, energy = self.paths.energy
         curve = sampled(self.scene.depth, CURVE)
         arrays |= {
@@ -99,7 +104,7 @@ class Picture:
             "growth": self.growth.largest.T,
             "shrinking": self.growth.smallest.T,
             "eigen_layers": layers,
-            "eigenvalues": np.stack([values.real, values.imag], axis=-1),
+            "eigenvalues": np.stack([values.real, values.imag], axis=-1)[:, 0],
             "region": outline(self.paths.model.integrator),
         }
         header = {

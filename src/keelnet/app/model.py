@@ -120,6 +120,11 @@ class Model:
         return torch.nn.functional.pad(plane, (0, scene.channels[0] - 2))
 
     @property
+    def swings(self) -> bool:
+        """Whether K changes from layer to layer."""
+        return self.scene.variation != "constant" and self.scene.strength > 0
+
+    @property
     def half(self) -> bool:
         """Whether the first kick is half of one."""
         return self.scene.integrator in STAGGERED and self.scene.start == "half"

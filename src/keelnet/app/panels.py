@@ -68,13 +68,25 @@ class LabelsPanel:
     def __init__(self, entry: Entry, scans: Path | None) -> None:
         self.entry = entry
         self.scans = scans
+        self.cases: list[str] = []
+        self.version: str | None = None  # of the labels that are shown
+        self.readable = False
 
     def build(self) -> None:
         """Called where the panel shall stand."""
-        cases = self.entry.cases()
-        if not cases:
-            ui.label("No labelled case is finished yet.")
-            return
+        self.box = ui.element("div")
+        self._fill(self.entry.cases())
+
+    def _fill(self, cases: list[str]) -> None:
+        self.cases = cases
+        self.box.clear()
+        with self.box:
+            if cases:
+                self._show(cases)
+            else:
+                ui.label("No labelled case is finished yet.")
+
+    def _show(self, cases: list[str]) -> None:
         with ui.element("div").classes("slices"):
             with ui.element("div").classes("choices"):
                 self.case = ui.select(cases, value=cases[0], label="Case", on_change=self.turn)
@@ -99,16 +111,33 @@ class LabelsPanel:
         self.turn()
 
     def look(self) -> str:
-        """How many cases there are, in words."""
+        """Draw what is new since the last look; how many cases there are, in words."""
+        labels = self.entry.labels()
+        cases = list(labels)
+        if cases != self.cases and cases and self.cases:
+            chosen = self.case.value
+            self.cases = cases
+            self.case.set_options(cases, value=chosen if chosen in labels else cases[0])
+        elif cases != self.cases:
+            self._fill(cases)
+        elif cases and labels[self.case.value].version != self.version:
+            self.turn()
         return self.entry.state()
 
     def turn(self) -> None:
         """Another case or plane: to the slice where most was found."""
+        found = self.entry.labels().get(self.case.value)
+        self.version = None if found is None else found.version
         try:
             case = labelled(self.entry, self.case.value, self.scans)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
+            # Nothing of another case may stand under this one's name.
+            self.readable = False
             self.note.set_text(str(error))
+            self.volumes.set_content("")
+            self.image.props(remove="src alt")
             return
+        self.readable = True
         plane = self.plane.value
         self.note.set_text(
             ""
@@ -122,6 +151,8 @@ class LabelsPanel:
 
     def draw(self) -> None:
         """Ask for the picture of what is chosen."""
+        if not self.readable:
+            return
         place = int(self.place.value or 0)
         self.words.set_text(f"Slice {place}")
         source = urlencode(
@@ -132,6 +163,7 @@ class LabelsPanel:
                 "modality": self.modality.value,
                 "slice": place,
                 "opacity": self.opacity.value,
+                "version": self.version,  # a picture that was seen before is not asked for again
             }
         )
         words = f"{self.plane.value} slice {place} of {self.case.value}, {self.modality.value}"

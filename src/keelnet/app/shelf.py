@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from keelnet.data.volumes import SUFFIXES
 from keelnet.experiments.folders import STAGING
@@ -15,6 +18,14 @@ Kind = Literal["run", "labels"]
 SIGNS: dict[Kind, str] = {"run": "recipe.toml", "labels": "volumes.json"}
 DEEP = 3  # folders below the shelf that are looked into
 SILENT = 600.0  # seconds without a new epoch after which a run may have stopped
+
+
+class Labels(NamedTuple):
+    """The labels of a case: their file, what ``volumes.json`` says of them, and a mark of what the file holds now."""
+
+    file: Path
+    about: dict[str, Any]
+    version: str
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Entry:
     def root(self) -> Path:
         """Where it is written now: a run that replaces another is staged inside it."""
         staged = self.folder / STAGING
-        return staged if (staged / SIGNS[self.kind]).is_file() else self.folder
+        return staged if _status(staged / SIGNS[self.kind]) else self.folder
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs so far. A line that is being written is left for the next look."""
@@ -45,11 +56,7 @@ class Entry:
 
     def table(self, name: str) -> dict[str, Any]:
         """A JSON file of the folder; empty where there is none yet, or none that can be read."""
-        try:
-            value = json.loads(self._text(name) or "{}")
-        except ValueError:
-            return {}
-        return value if isinstance(value, dict) else {}
+        return _table(self.root / name)
 
     def recipe(self) -> str:
         """The recipe as it is written."""
@@ -57,7 +64,7 @@ class Entry:
 
     def pictures(self) -> list[str]:
         """Names of the PNG files, those of training first."""
-        names = [path.name for path in self.root.glob("*.png")]
+        names = [name for name in _listed(self.root) if name.endswith(".png")]
         return sorted(names, key=lambda name: (name != "curves.png", name))
 
     def picture(self, name: str) -> Path:
@@ -68,11 +75,11 @@ class Entry:
 
     def cases(self) -> list[str]:
         """Of labelled scans: the cases whose labels lie there."""
-        return [
-            name
-            for name in self.table("volumes.json")
-            if any((self.folder / f"{name}{suffix}").is_file() for suffix in SUFFIXES)
-        ]
+        return list(self.labels())
+
+    def labels(self) -> dict[str, Labels]:
+        """By case. File and words are of one folder: while others replace them, the staged ones where both are there."""
+        return dict(_labels(self.folder)) | dict(_labels(self.folder / STAGING, growing=True))
 
     def state(self) -> str:
         """One sentence: finished, or how far."""
@@ -82,17 +89,15 @@ class Entry:
         scores = self.table("scores.json")
         if scores and self.root == self.folder:
             return f"Finished: {len(history)} epochs, the best was epoch {scores.get('best_epoch', '?')}."
-        if not history:
+        written = _status(self.root / "history.jsonl")
+        if not history or written is None:
             return "No epoch is finished yet."
-        age = time.time() - (self.root / "history.jsonl").stat().st_mtime
+        age = time.time() - written.st_mtime
         ago = "it may have stopped" if age > SILENT else "in training"
         return f"Epoch {history[-1]['epoch']}, {age:.0f} s ago; {ago}."
 
     def _text(self, name: str) -> str:
-        try:
-            return (self.root / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return ""
+        return _text(self.root / name)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Shelf:
     @classmethod
     def asked(cls, root: Path) -> Shelf:
         """A folder that the user named; raises ValueError where nothing can be seen in it."""
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise ValueError(f"{root} is no folder; name that of a run, or one that holds runs")
         shelf = cls(root)
         if not shelf.entries():
@@ -119,9 +124,9 @@ class Shelf:
         for folder in self._folders():
             for kind, sign in SIGNS.items():
                 entry = Entry(self._name(folder), folder, kind)
-                file = entry.root / sign
-                if file.is_file():
-                    found.append((file.stat().st_mtime, entry))
+                file = _status(entry.root / sign)
+                if file is not None:
+                    found.append((file.st_mtime, entry))
                     break
         return [entry for _, entry in sorted(found, key=lambda each: -each[0])]
 
@@ -133,11 +138,62 @@ class Shelf:
         raise ValueError(f"{name} is no run folder below {self.root}")
 
     def _folders(self) -> list[Path]:
-        if not self.root.is_dir():
-            return []
-        levels = ["/".join("*" * depth) for depth in range(1, DEEP + 1)]
-        below = [path for level in levels for path in self.root.glob(level) if path.is_dir()]
-        return [self.root, *(path for path in below if not path.name.startswith("."))]
+        found = level = [self.root]
+        for _ in range(DEEP):
+            below = [
+                folder / name for folder in level for name in _listed(folder) if name[0] != "."
+            ]
+            level = [path for path in below if os.path.isdir(path)]
+            found = found + level
+        return found
 
     def _name(self, folder: Path) -> str:
         return folder.name if folder == self.root else folder.relative_to(self.root).as_posix()
+
+
+# A folder may be closed to us, and a run may be moved or removed between two looks: neither is an error.
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of a file; None where there is none to be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path) or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _labels(folder: Path, growing: bool = False) -> Iterator[tuple[str, Labels]]:
+    """The cases of one folder. growing: a file that is newer than ``volumes.json`` is not yet what that speaks of."""
+    sign = folder / SIGNS["labels"]
+    described = _status(sign)
+    for case, about in _table(sign).items():
+        files = (folder / f"{case}{suffix}" for suffix in SUFFIXES)
+        seen = next(((file, found) for file in files if (found := _status(file))), None)
+        if seen is None or described is None or not isinstance(about, dict):
+            continue
+        file, found = seen
+        if not (growing and found.st_mtime_ns > described.st_mtime_ns):
+            yield case, Labels(file, about, f"{found.st_mtime_ns}-{found.st_size}")

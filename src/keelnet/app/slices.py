@@ -16,7 +16,7 @@ from keelnet.app.shelf import Entry
 from keelnet.data.cases import find_cases
 from keelnet.data.conventions import MODALITIES, convention_named
 from keelnet.data.scans import read_scan
-from keelnet.data.volumes import SUFFIXES, read_geometry, read_voxels
+from keelnet.data.volumes import read_geometry, read_voxels
 from keelnet.experiments.overlays import PLANES
 from keelnet.experiments.pictures import LESIONS
 
@@ -75,22 +75,22 @@ class Labelled:
         return 255.0 * np.clip(image / max(bright, 1e-9), 0, 1)
 
 
-@lru_cache(maxsize=3)
 def labelled(entry: Entry, case: str, scans: Path | None) -> Labelled:
     """A case of ``keelnet segment``, above its scan where one of that name lies in ``scans``.
 
     Raises ValueError for a case that is not there, and files that cannot be read or do not fit each other.
     """
-    if case not in entry.cases():
+    found = entry.labels().get(case)
+    if found is None:
         raise ValueError(f"{entry.name} holds no labels of a case {case}")
-    file = next(
-        entry.folder / f"{case}{suffix}"
-        for suffix in SUFFIXES
-        if (entry.folder / f"{case}{suffix}").is_file()
-    )
+    return _read(case, found.file, found.version, str(found.about.get("labels")), scans)
+
+
+@lru_cache(maxsize=3)
+def _read(case: str, file: Path, version: str, labels: str, scans: Path | None) -> Labelled:
+    """``version`` is there for the cache alone: a file that is written again is read again."""
     geometry, _ = read_geometry(file)
-    convention = convention_named(entry.table("volumes.json")[case]["labels"])
-    classes = geometry.towards(convention.from_file(read_voxels(file)))
+    classes = geometry.towards(convention_named(labels).from_file(read_voxels(file)))
     x = _scan_of(case, scans)
     if x is not None and x.shape[1:] != classes.shape:
         raise ValueError(f"the scan {case} has shape {x.shape[1:]}, its labels {classes.shape}")

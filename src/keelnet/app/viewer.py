@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from nicegui import ui
 
 from keelnet.app.panels import LabelsPanel, RunPanel
@@ -15,6 +15,7 @@ from keelnet.app.shelf import Shelf
 from keelnet.app.slices import labelled
 
 LOOK_EVERY = 1.0  # seconds
+LIST_EVERY = 5.0  # seconds; the folders below the shelf may be many
 ICON = Path(__file__).parent / "static" / "icon.svg"
 HEADER = """
 <header><h1>keelnet explore</h1>
@@ -36,8 +37,8 @@ def mount(app: FastAPI, shelf: Shelf, scans: Path | None) -> None:
     def picture(request: Request) -> Response:
         query = request.query_params
         return _answered(
-            lambda: FileResponse(
-                shelf.entry(query.get("run", "")).picture(query.get("name", "")),
+            lambda: Response(
+                shelf.entry(query.get("run", "")).picture(query.get("name", "")).read_bytes(),
                 media_type="image/png",
             )
         )
@@ -57,7 +58,7 @@ def mount(app: FastAPI, shelf: Shelf, scans: Path | None) -> None:
 def _answered(answer: Callable[[], Response]) -> Response:
     try:
         return answer()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # a file may be gone between two looks
         return JSONResponse({"error": str(error)}, 400)
 
 
@@ -86,12 +87,13 @@ class _Page:
             names = [entry.name for entry in self.shelf.entries()]
             if not names:
                 ui.label(f"{self.shelf.root} holds no run yet; keelnet train digits makes one")
+                ui.timer(LIST_EVERY, self.wait)
                 return
             if asked and asked not in names:
                 words = f"{asked} is no run folder below {self.shelf.root}; shown is the newest"
                 ui.label(words).props('role="alert"')
             chosen = asked if asked in names else names[0]
-            ui.select(
+            self.names = ui.select(
                 names,
                 value=chosen,
                 label="Run, or labelled scans",
@@ -101,15 +103,34 @@ class _Page:
             self.body = ui.element("div")
             self.show(chosen)
             ui.timer(LOOK_EVERY, self.look)
+            ui.timer(LIST_EVERY, self.relist)
+
+    def wait(self) -> None:
+        """The page begins anew with the first run."""
+        if self.shelf.entries():
+            ui.navigate.reload()
+
+    def relist(self) -> None:
+        """Runs that have come may be chosen; one that was removed stays chosen until another is."""
+        names = [entry.name for entry in self.shelf.entries()]
+        if self.names.value not in names:
+            names.append(self.names.value)
+        if names != self.names.options:
+            self.names.set_options(names)
 
     def choose(self, name: str) -> None:
         ui.navigate.history.replace(f"/runs?{urlencode({'run': name})}")
         self.show(name)
 
     def show(self, name: str) -> None:
-        entry = self.shelf.entry(name)
-        self.panel = RunPanel(entry) if entry.kind == "run" else LabelsPanel(entry, self.scans)
+        self.panel = None
         self.body.clear()
+        try:
+            entry = self.shelf.entry(name)
+        except ValueError as error:
+            self.state.set_text(str(error))
+            return
+        self.panel = RunPanel(entry) if entry.kind == "run" else LabelsPanel(entry, self.scans)
         with self.body:
             self.panel.build()
         self.look()

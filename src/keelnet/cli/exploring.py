@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,8 @@ def explore(
     def ready(address: str) -> None:
         say(f"open {address} (stop with Ctrl-C)")
         if browser:
-            webbrowser.open(address)
+            # A browser of the terminal (lynx, w3m) holds its caller up, and the page is served only then.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     serve(host, port, shelf, scans, ready)
 
