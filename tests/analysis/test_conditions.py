@@ -128,6 +128,17 @@ class Counting(nn.Module):
         return x + self.calls * self.inner(x)
 
 
+class Transposed(nn.Module):
+    """One sample in, its places along axis 0 of the layer: another sample fewer is no way out."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8)
+
+    def forward(self, x):
+        return self.layer(x.transpose(0, 1)).transpose(0, 1)
+
+
 @pytest.mark.parametrize(
     ("network", "x", "message"),
     [
@@ -147,6 +158,11 @@ class Counting(nn.Module):
         (nn.Sequential(Mixing()), X, "block 0 does not treat the samples of x apart"),
         (nn.Sequential(Counting()), X, "gives another value the second time"),
         (
+            Transposed(),
+            X[:1, None].expand(1, 3, 4) * torch.arange(1, 4)[:, None],
+            r"batch_first=True\)$",
+        ),
+        (
             nn.TransformerEncoderLayer(4, 2),
             torch.arange(24.0).sin().view(3, 2, 4),
             "batch_first=True",
@@ -164,6 +180,7 @@ class Counting(nn.Module):
         "batch norm",
         "mixing",
         "counting",
+        "transposed",
         "sequence first",
     ),
 )

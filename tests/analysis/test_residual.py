@@ -272,6 +272,33 @@ def test_a_planted_layer_of_a_transformer_is_pointed_at():
     assert [row.verdict for row in report.blocks if row.name != "layers.2"] == ["does not grow"] * 3
 
 
+class Overwriting(nn.Module):
+    """1.5 x as a step, in the tensor that it was given or not."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, x):
+        if not self.inplace:
+            return x + 0.5 * x
+        x += 0.5 * x
+        return x
+
+
+@pytest.mark.parametrize("size", [3, 500])
+def test_a_block_that_overwrites_its_input_has_the_spectrum_of_one_that_does_not(size):
+    x = torch.randn(2, size)
+    rows = [
+        kn.analysis.diagnose(nn.Sequential(Overwriting(inplace)), x, spectra=True).blocks[0]
+        for inplace in (True, False)
+    ]
+    first, second = (row.layers[0] for row in rows)
+    assert first.spectrum.eigenvalues == pytest.approx(second.spectrum.eigenvalues)
+    assert first.amplification == pytest.approx(second.amplification)
+    assert rows[0].advice == rows[1].advice and "real, 0.5" in rows[0].advice
+
+
 def test_spectra_of_a_step_match_the_dense_ones():
     network = nn.Sequential(Scaled(0.5))
     (row,) = kn.analysis.diagnose(network, torch.randn(4, 3), spectra=True).blocks
@@ -282,6 +309,8 @@ def test_spectra_of_a_step_match_the_dense_ones():
     text = str(kn.analysis.diagnose(network, torch.randn(4, 3), spectra=True))
     assert "layer by layer" in text and "kn.stabilised" in text
     kn.analysis.spectra_figure(row)
+    growth, _ = kn.analysis.growth_figure(row).axes
+    assert [line.get_ydata()[0] for line in growth.lines[:2]] == [row.growth, row.smallest]
 
 
 def test_a_module_with_dropout_is_measured_in_evaluation_mode_and_left_as_it_was():

@@ -124,6 +124,39 @@ def test_lanczos_finds_the_ends_of_the_singular_values(rows, more, seed):
     assert found.largest_converged.all()
 
 
+@pytest.mark.parametrize("zeros", [1, 30])
+def test_a_square_map_that_loses_directions_has_a_least_value_of_0(zeros):
+    diagonal = torch.ones(65, dtype=torch.float64)
+    diagonal[:zeros] = 0
+    found = extremes(Jacobian(lambda x: x * diagonal, torch.zeros(1, 65).double()))
+    assert found.largest == pytest.approx(1) and found.smallest == 0
+    assert not found.smallest_converged.any()  # as of small ones: 0 up to rounding
+
+
+@pytest.mark.parametrize(("rows", "known"), [(2, True), (40, False)])
+def test_a_wide_map_keeps_its_least_value(rows, known):
+    """Of values that repeat it cannot be told whether a 0 is among them."""
+    scales = torch.linspace(1, 2, 2, dtype=torch.float64).repeat(rows // 2)
+    found = extremes(Jacobian(lambda x: x[:, :rows] * scales, torch.zeros(1, 70).double()))
+    assert found.largest == pytest.approx(2) and found.smallest == pytest.approx(1)
+    assert found.smallest_converged.all() == known
+
+
+def test_the_first_direction_lies_on_the_cpu_whatever_the_default_device():
+    derivative = Jacobian(lambda x: 2 * x, torch.zeros(1, 5))
+    with torch.device("meta"):
+        found = extremes(derivative, small=0)
+    assert found.largest == pytest.approx(2)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 18])
+def test_a_small_product_of_wide_matrices_is_dense(rows):
+    k = random(rows, 500)
+    found = oscillation_of(by_products(k), by_products(-k.T), imaginary=True)
+    assert found.converged and found.abscissa == 0
+    assert found.eigenvalues.imag.max() == pytest.approx(scipy.linalg.svdvals(k).max())
+
+
 @pytest.mark.parametrize("small", [0, 64])
 def test_a_rotation_ends_the_process_at_once_with_the_exact_value(small):
     q = torch.linalg.qr(torch.from_numpy(random(8)))[0]

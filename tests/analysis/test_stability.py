@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -210,7 +211,7 @@ def test_resonance_is_unstable_though_no_frozen_layer_grows():
     report = kn.analysis.stability(subject, torch.zeros(1, 2, dtype=torch.float64))
     (row,) = report.blocks
     assert row.amplification == pytest.approx(1) and row.growth > 1e6
-    assert row.verdict.startswith("unstable") and "no frozen layer grows" in row.verdict
+    assert row.verdict.startswith("unstable") and "no layer grows" in row.verdict
     assert not report.stable and "smooth" in row.advice
 
 
@@ -246,6 +247,7 @@ class Draws(torch.nn.Module):
 
 
 def test_randomness_that_evaluation_leaves_on_is_refused():
+    torch.manual_seed(0)
     with pytest.raises(ValueError, match="draws random numbers in evaluation mode"):
         kn.analysis.stability(Draws(0.5), torch.ones(2, 3))
     assert kn.analysis.stability(Draws(0.0), torch.ones(2, 3)).blocks  # drawn, and without effect
@@ -369,3 +371,101 @@ def test_a_small_input_with_a_large_output_takes_little_memory():
         slope = 1 - decoder(sample).detach() ** 2
         values.append(torch.linalg.svdvals(slope[:, None] * decoder[0].weight.detach()))
     assert row.growth == pytest.approx(float(max(each[0] for each in values)), rel=1e-4)
+
+
+def test_a_plain_block_is_not_called_dissipative_by_its_largest_slopes():
+    """Eigenvalues of diag(f') K are not bounded by those of K."""
+    theta = {"weight": torch.tensor([[1.0, 4.0], [-4.0, -2.0]]), "bias": torch.tensor([0.0, 6.0])}
+    control = kn.Control({name: value.expand(20, *value.shape) for name, value in theta.items()})
+    subject = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), 20, 1.0, control).double()
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    (blind,) = kn.analysis.stability(subject, x).blocks
+    assert blind.amplification == pytest.approx(0.992472, abs=1e-6)
+    assert blind.growth == pytest.approx(1.734, abs=1e-3)
+    assert blind.verdict == "marginal: ×1.73 in all, though no layer grows at the largest f'"
+    (row,) = kn.analysis.stability(subject, x, layers=[0]).blocks
+    assert row.verdict.startswith("unstable: up to ×1.0499")
+    # The bound of the layer that was looked at is 0, below the block's own: no h is offered.
+    assert row.step_bound > row.step_size and "h ≤" not in row.advice and "γ" not in row.advice
+
+
+def test_the_smallest_bound_that_is_known_is_advised():
+    """−tr / det of diag(1, s) K is 1.5 / 15 at s = 1, and 0.5 / 7.5 at the first layer."""
+    half = math.atanh(math.sqrt(0.5))
+    theta = {"weight": torch.tensor([[0.5, 4.0], [-4.0, -2.0]]), "bias": torch.tensor([0.0, half])}
+    control = kn.Control({name: value.expand(5, *value.shape) for name, value in theta.items()})
+    subject = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), 5, 0.4, control).double()
+    (row,) = kn.analysis.stability(subject, torch.zeros(1, 2).double(), layers=[0]).blocks
+    assert row.step_bound == pytest.approx(0.1) and row.layers[0].step_bound < row.step_size
+    assert row.advice == "h ≤ 0.06667: 6 layers at T = 0.4"
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "silu", "gelu"])
+@pytest.mark.parametrize("own", [0.0, 0.001])
+def test_the_advised_damping_is_marginal_whatever_the_slope(activation, own):
+    torch.manual_seed(0)
+    field = kn.AntisymmetricField(kn.DenseKernel(4), activation, damping=own)
+    subject = kn.Block(kn.Euler(), field, 10, 1.0).double()
+    with torch.no_grad():
+        subject.control.weight.mul_(4)
+    x = torch.randn(2, 4, dtype=torch.float64)
+    (row,) = kn.analysis.stability(subject, x).blocks
+    assert row.amplification > 1 + 1e-6
+    held = kn.Block(kn.Euler(), field.with_damping(row.damping), 10, 1.0, subject.control)
+    assert kn.analysis.stability(held, x).blocks[0].amplification == pytest.approx(1, abs=1e-9)
+
+
+NORMED = {
+    "single": (kn.Euler(), kn.SingleField(kn.DenseKernel(4), norm=kn.ChannelNorm())),
+    "hamiltonian": (kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(4), norm=kn.ChannelNorm())),
+}
+
+
+@pytest.mark.parametrize(("method", "field"), NORMED.values(), ids=NORMED)
+def test_under_a_norm_bounds_are_those_of_the_layers_that_were_looked_at(method, field):
+    torch.manual_seed(0)
+    subject, x = kn.Block(method, field, 5, 1.0), torch.randn(2, 4)
+    blind, some, whole = (kn.analysis.stability(subject, x, layers=each) for each in (None, [1], "all"))  # fmt: skip
+    (row,) = blind.blocks
+    assert row.step_bound is None and row.verdict in ("grows", "does not grow")
+    assert any("ask for layers" in note for note in blind.notes)
+    for report in (some, whole):
+        (row,) = report.blocks
+        assert row.amplification == max(layer.amplification for layer in row.layers)
+        tightest = min(row.layers, key=lambda layer: layer.step_bound)
+        assert (row.step_bound, row.bound_layer) == (tightest.step_bound, tightest.layer)
+    assert any("that were looked at" in note for note in some.notes) and whole.notes == ()
+
+
+def test_a_block_that_is_called_again_is_measured_again():
+    torch.manual_seed(0)
+    shared = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(3)), 4)
+    x = torch.randn(2, 3)
+    first, second = kn.analysis.stability(torch.nn.Sequential(shared, shared), x).blocks
+    assert (first.name, second.name) == ("0", "0 (call 2)")
+    assert second.growth == kn.analysis.stability(shared, shared(x)).blocks[0].growth
+
+
+def test_layers_of_a_kernel_that_is_much_wider_on_one_side_are_looked_at():
+    subject = kn.Block(kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(4, 500)), 1, 1.0)
+    (row,) = kn.analysis.stability(subject, torch.zeros(1, 4), layers=1).blocks
+    omega = torch.linalg.matrix_norm(subject.control.weight[0].detach(), 2)
+    found = row.layers[0].spectrum
+    assert found.eigenvalues.imag.max() == pytest.approx(float(omega), rel=1e-5)
+
+
+def test_a_spectrum_that_did_not_converge_is_drawn_as_such():
+    empty = kn.analysis.Spectrum(np.zeros(0, complex), -math.inf, 2.0, False, False)
+    layer = kn.analysis.LayerStability(0, empty, 1.5, 0.5, math.nan, math.nan)
+    row = kn.analysis.BlockStability("0", "Step", 1, 1.5, layers=(layer,), integrator=kn.Euler())
+    (axes, *_) = kn.analysis.spectra_figure(row).axes
+    assert "no eigenvalue converged" in axes.get_title()
+
+
+def test_the_first_direction_lies_on_the_cpu_whatever_the_default_device():
+    torch.manual_seed(0)
+    subject, x = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(70)), 3), torch.randn(1, 70)
+    expected = kn.analysis.stability(subject, x, layers=[0]).blocks[0].course
+    with torch.device("meta"):
+        found = kn.analysis.stability(subject, x, layers=[0]).blocks[0].course
+    assert [size for size, _ in found] == [size for size, _ in expected]

@@ -30,8 +30,21 @@ SUMS = {
     "relu": lambda x, f: torch.relu(x + f),
     "norm": lambda x, f: nn.functional.layer_norm(x + f, (6,)),
     "0.5 norm(x) + f": lambda x, f: nn.functional.layer_norm(0.5 * x + f, (6,)),
+    "one factor": lambda x, f: x * torch.ones(1) + f,
+    **{
+        f"{type(after).__name__}(x + f)": lambda x, f, after=after: after(x + f)
+        for after in (
+            *(nn.PReLU(), nn.Mish(), nn.Hardswish(), nn.Softplus(), nn.Sigmoid(), nn.CELU()),
+            *(nn.BatchNorm1d(6).eval(), nn.GroupNorm(2, 6)),
+        )
+    },
+    "InstanceNorm(x + f)": lambda x, f: nn.functional.instance_norm((x + f).view(-1, 2, 3)).view(
+        -1, 6
+    ),
 }
 OTHERS = {
+    "f - x": lambda x, f: f - x,
+    "rsub": lambda x, f: torch.rsub(x, f),
     "f": lambda x, f: f,
     "x + 1": lambda x, f: x + 1,
     "x f": lambda x, f: x * torch.sigmoid(f),

@@ -47,6 +47,16 @@ def test_growth_is_the_largest_singular_value_under_every_strategy(strategy):
     assert all(block.strategy is strategy for block in blocks_of(network))
 
 
+@pytest.mark.parametrize("around", [torch.device("meta"), torch.inference_mode()])
+def test_where_the_caller_stands_changes_nothing(around):
+    network = torch.nn.Conv2d(1, 1, 3, padding=1)
+    x = torch.randn(1, 1, 6, 6)
+    expected = sensitivity(network, x)
+    with around:
+        assert sensitivity(network, x + 0) == expected
+    assert expected.flip is not None
+
+
 def test_a_linear_network_turns_exactly_where_it_is_said_to():
     class Shift(torch.nn.Module):
         def forward(self, x):

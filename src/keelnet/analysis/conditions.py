@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -48,6 +48,30 @@ def require_readable(network: nn.Module, x: Tensor) -> None:
         )
 
 
+def recorded(network: nn.Module, x: Tensor) -> Tensor:
+    """x as autograd can record it, a copy if it was made in inference mode.
+
+    Raises ValueError where the network's own numbers were, since they may be too large to copy.
+    """
+    for name, own in chain(network.named_parameters(), network.named_buffers()):
+        if own.is_inference():
+            raise ValueError(
+                f"{name} was made under torch.inference_mode(), so autograd cannot see what it does; make the network"
+                " outside of it"
+            )
+    return x.clone() if x.is_inference() else x
+
+
+def require_unquantised(parts: Iterable[tuple[str, nn.Module]]) -> None:
+    """Raise ValueError for parts of whole-number weights, which autograd passes by."""
+    for name, part in parts:
+        if ".quantized" in type(part).__module__:
+            raise ValueError(
+                f"{name} is a quantised {type(part).__name__}, which has no derivative; measure the network that it was"
+                " made of"
+            )
+
+
 def require_repeatable(network: nn.Module, x: Tensor) -> None:
     """Raise ValueError where a network, in evaluation mode, cannot read x or gives another value the second time."""
     _require_no_batch_statistics(network)
@@ -83,8 +107,11 @@ def not_finite(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]
             yield name, f"{name} holds {word} ({int(bad.sum())} of {value.numel()} numbers)"
 
 
-def require_apart(name: str, whole: Tensor, alone: Tensor) -> None:
-    """Raise ValueError where the first sample's value depends on the others, or on calls before: ``alone`` came later."""
+def require_apart(name: str, whole: Tensor, alone: Tensor, single: bool = False) -> None:
+    """Raise ValueError where the first sample's value depends on the others, or on calls before: ``alone`` came later.
+
+    ``single``: whether x itself was of one sample.
+    """
     if whole.shape[1:] == alone.shape[1:] and _alike(whole[:1], alone):
         return
     if len(whole) == 1:
@@ -92,9 +119,10 @@ def require_apart(name: str, whole: Tensor, alone: Tensor) -> None:
             f"block {name} gives another value when it is called again; if it keeps a state, such as a cache of keys"
             " (use_cache), switch that off"
         )
+    other_way = "" if single else "; or give x of one sample"
     raise ValueError(
         f"block {name} does not treat the samples of x apart: the first alone gets another value than among"
-        f" {len(whole)}. Samples go along axis 0 (attention: batch_first=True); or give x of one sample"
+        f" {len(whole)}. Samples go along axis 0 (attention: batch_first=True){other_way}"
     )
 
 

@@ -137,11 +137,17 @@ def moving(y: Tensor) -> Tensor:
 @contextmanager
 def exact_attention() -> Iterator[None]:
     """Attention by plain operations: fused ones have no second derivative and no forward mode."""
+    with plain_layers(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Torch's transformers layer by layer: fused for inference they hand on nested tensors, which have no shape."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

@@ -87,8 +87,8 @@ def growth_by_layer(path: Path, y: Tensor) -> Real:
 
 def _followed(path: Path, y: Tensor) -> Real:
     derivative = PathDerivative(path, y)
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(y.shape, generator=generator).to(y)
+    generator = torch.Generator("cpu").manual_seed(0)
+    v = torch.randn(y.shape, generator=generator, device="cpu").to(y)
     for _ in range(POWER):
         v = derivative.pulled(derivative.pushed(v / v.norm()))
     sizes = [float(tangent.norm()) for tangent in path.tangents(y, v / v.norm())]

@@ -138,10 +138,16 @@ def jacobian_at(function: Flat, x: Tensor) -> Matrix:
     jacobian = differentiated(function, x)
 
     def product(v: Real) -> Real:
-        return _vector(jacobian.pushed(torch.as_tensor(v.reshape(x.shape)).to(x)))
+        return _vector(
+            jacobian.pushed(torch.as_tensor(v.reshape(x.shape), dtype=x.dtype, device=x.device))
+        )
 
     def transposed(w: Real) -> Real:
-        return _vector(jacobian.pulled(torch.as_tensor(w.reshape(value.shape)).to(value)))
+        return _vector(
+            jacobian.pulled(
+                torch.as_tensor(w.reshape(value.shape), dtype=value.dtype, device=value.device)
+            )
+        )
 
     return as_matrix(value.numel(), x.numel(), product, transposed)
 

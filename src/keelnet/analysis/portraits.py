@@ -51,7 +51,9 @@ def spectra_figure(block: BlockStability) -> Figure:
         ylabel=f"imaginary part of {symbol}",
     )
     axes.set_aspect("equal")
-    axes.set_title(f"{block.name}: {block.method}, h = {h:.3g}\n{block.verdict}", fontsize=10)
+    lost = "" if any(map(len, points)) else "; no eigenvalue converged"
+    title = f"{block.name}: {block.method}, h = {h:.3g}\n{block.verdict}{lost}"
+    axes.set_title(title, fontsize=10)
     axes.legend(loc="upper right", fontsize=8)
     return figure
 
@@ -66,8 +68,10 @@ def _spectrum(axes: Axes, values: np.ndarray, numbers: np.ndarray, colours: Norm
 def _window(points: np.ndarray, second: bool) -> tuple[float, float, float, float]:  # type: ignore[type-arg]
     """Around the points and the most common regions, square."""
     low, high = (-4.4, 0.6) if second else (-2.4, 0.6)
-    left, right = min(low, 1.1 * points.real.min()), max(high, 1.1 * points.real.max())
-    top = max((right - left) / 2, 0.0 if second else 2.4, 1.1 * np.abs(points.imag).max())
+    left = min(low, 1.1 * points.real.min(initial=0.0))
+    right = max(high, 1.1 * points.real.max(initial=0.0))
+    height = 1.1 * np.abs(points.imag).max(initial=0.0)
+    top = max((right - left) / 2, 0.0 if second else 2.4, height)
     spare = (2 * top - (right - left)) / 2
     return left - spare, right + spare, -top, top
 
@@ -118,9 +122,10 @@ def growth_figure(block: BlockStability) -> Figure:
 def _course(axes: Axes, block: BlockStability) -> None:
     course = np.array(block.course)
     layers = np.arange(1, len(course) + 1)
-    axes.plot(layers, course[:, 0], color=VERMILION, label="largest")
+    mark = "o" if len(course) == 1 else ""
+    axes.plot(layers, course[:, 0], marker=mark, color=VERMILION, label="largest")
     if np.isfinite(course[:, 1]).any():
-        axes.plot(layers, course[:, 1], "--", color=BLUE, label="least")
+        axes.plot(layers, course[:, 1], "--", marker=mark, color=BLUE, label="least")
     if (course[np.isfinite(course)] > 0).all():
         axes.set_yscale("log")
     axes.set(

@@ -28,8 +28,9 @@ class BlockStability:
     name: its dotted name, or its position where it has none. method: what it computes. growth, smallest:
     the largest and the least singular value of its Jacobian: how much a perturbation can grow and shrink (converged
     and least_converged: whether the iterations reached them; else the truth is beyond). sample: which grows most.
-    amplification: the largest |R(h λ)| of a layer, frozen in time; step_bound the largest h
-    without growth, set by bound_layer (None where no spectrum is known). damping: the γ that would hold Euler at this
+    amplification: the largest |R(h λ)| of a layer, frozen in time, f' at its largest; step_bound the largest h
+    without growth, set by bound_layer (None where no spectrum is known). For a SingleField they are those of f' = its slope
+    everywhere: an orientation, not a bound, since f' that differs from entry to entry turns the spectrum. damping: the γ that would hold Euler at this
     h; None where none would, and for other methods. energy_deviation, energy_drift and reversal_error as in
     `Invariants`. layers: details of those asked for; course: (largest, least) after every layer, see `growth_by_layer`.
     obstacle: why there is no growth to measure; then growth is inf for the block that is to blame, nan for others.
@@ -74,16 +75,15 @@ class BlockStability:
     @property
     def needed_depth(self) -> int | None:
         """The least N for which T / N is within the step bound; None where no N is, or none is known."""
-        if self.step_bound is None or self.final_time is None or self.step_bound <= 0:
-            return None
-        return max(1, math.ceil(self.final_time / self.step_bound * (1 - 1e-12)))
+        return _depth_within(self.final_time, self.step_bound)
 
     @property
     def verdict(self) -> str:
         """unstable, marginal or dissipative by the layers' amplification and the growth; else by the growth alone.
 
-        The amplification takes f' at its largest: where activations saturate, the growth that was
-        measured stays far below its power. A growth above `GROWN` is unstable though no frozen layer grows.
+        The amplification takes f' at its largest, or as it is in a layer that was looked at: where activations saturate, the
+        growth that was measured stays far below its power. A growth above `GROWN` is unstable though no frozen layer grows,
+        and a block that grows at all is not dissipative.
         """
         if math.isnan(self.growth):
             return f"not measured: {self.obstacle or 'not finite'}"
@@ -91,13 +91,21 @@ class BlockStability:
             return f"unstable: {self.obstacle or 'not finite'}"
         if self.amplification is None:
             return "grows" if self.growth > 1 + GROWS else "does not grow"
-        if self.amplification > 1 + TOLERANCE:
-            return f"unstable: up to ×{self.amplification:.6g} a layer"
-        if self.growth > GROWN:
-            return f"unstable: ×{self.growth:.3g} in all, though no frozen layer grows"
-        if self.amplification < 1 - TOLERANCE:
-            return f"dissipative: up to ×{self.amplification:.6g} a layer"
+        if self._frozen > 1 + TOLERANCE:
+            return f"unstable: up to ×{self._frozen:.6g} a layer"
+        if self.growth > 1 + GROWS:
+            word = "unstable" if self.growth > GROWN else "marginal"
+            none = "that was looked at grows" if self.layers else "grows at the largest f'"
+            return f"{word}: ×{self.growth:.3g} in all, though no layer {none}"
+        if self._frozen < 1 - TOLERANCE:
+            return f"dissipative: up to ×{self._frozen:.6g} a layer"
         return "marginal: neither grows nor decays"
+
+    @property
+    def _frozen(self) -> float:
+        """The largest |R(h λ)| that is known, f' at its largest or as in the layers that were looked at."""
+        found = [layer.amplification for layer in self.layers]
+        return max(self.amplification or 0.0, *(each for each in found if math.isfinite(each)), 0.0)
 
     @property
     def unstable(self) -> bool:
@@ -139,16 +147,18 @@ class BlockStability:
             return advice_for(self.layers[0] if self.layers else None)
         if self.amplification is None:
             return 'look at the spectra of its layers (layers="all"): a smaller h, or a branch with another spectrum'
-        if self.amplification <= 1 + TOLERANCE:
+        if self._frozen <= 1 + TOLERANCE:
             return (
                 "let θ(t) change more slowly (smoothness), or take the one-kernel HamiltonianField"
             )
         ways = []
-        if self.step_bound and self.needed_depth and math.isfinite(self.step_bound):
-            ways.append(
-                f"h ≤ {self.step_bound:.4g}: {self.needed_depth} layers at T = {self.final_time:g}"
-            )
-        if self.damping:
+        bounds = [self.step_bound or 0.0, *(layer.step_bound for layer in self.layers)]
+        bound = min(each for each in bounds if not math.isnan(each))
+        depth = _depth_within(self.final_time, bound)
+        if depth is not None and math.isfinite(bound):
+            ways.append(f"h ≤ {bound:.4g}: {depth} layers at T = {self.final_time:g}")
+        # γ is that of the largest f': no help where it is another f' that grows.
+        if self.damping and self._frozen <= self.amplification:
             ways.append(f"damping γ = {self.damping:.4g}")
         return " or ".join(ways) or "no h holds it: use a HamiltonianField under Verlet"
 
@@ -280,7 +290,14 @@ def _abscissa(layer: LayerStability) -> str:
 
 
 def _depth_for(time: float, bound: float) -> str:
-    return str(max(1, math.ceil(time / bound * (1 - 1e-12)))) if bound > 0 else "none"
+    return str(_depth_within(time, bound) or "none")
+
+
+def _depth_within(time: float | None, bound: float | None) -> int | None:
+    """The least N with T / N within the bound on h; None where there is none."""
+    if time is None or bound is None or not bound > 0:
+        return None
+    return max(1, math.ceil(time / bound * (1 - 1e-12)))
 
 
 def _plain(value: Any) -> Any:

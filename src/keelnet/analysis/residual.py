@@ -14,24 +14,35 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from keelnet.analysis.calls import NARROW, Call
 from keelnet.analysis.conditions import (
     not_finite,
+    recorded,
     require_apart,
     require_readable,
     require_repeatable,
+    require_unquantised,
 )
 from keelnet.analysis.derivatives import differentiated
+from keelnet.analysis.differences import moves_apart, require_graph
 from keelnet.analysis.growths import Growth, growth_of
 from keelnet.analysis.layers import LayerStability, as_layer, jacobian_at
 from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.search import residual_blocks
 from keelnet.analysis.spectra import spectrum_of
 from keelnet.analysis.tables import listed
-from keelnet.analysis.visits import evaluating, visit
+from keelnet.analysis.visits import (
+    cleaned,
+    evaluating,
+    measuring,
+    named_parts,
+    visit,
+    written,
+)
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation import Euler
 
 SETTLED = 2e-3  # of a growth: a block is left when five iterations raise it by less
 
 
+@measuring()
 def diagnose(
     module: nn.Module,
     x: Tensor,
@@ -43,7 +54,7 @@ def diagnose(
 
     A residual block is a submodule whose output is its own input plus something of it: its graph has a way
     from output to input through sums (of which another term depends on the input, too), factors of one number, activations
-    and norms alone, and no submodule of it has one. It may be without parameters. Of a block of several tensors the
+    and norms alone, which passes no residual block inside. It may be without parameters. Of a block of several tensors the
     first that it is given and the first of that shape that it answers are meant (`Call`); the others are held.
     Or name them by their dotted names in ``blocks``; such a block may change the shape. Each is taken for a step y + F(y) of
     Euler with h = 1: the largest and the least singular value of its Jacobian at the features that reach it, the worst of
@@ -52,31 +63,35 @@ def diagnose(
     would not grow.
 
     A block whose weights, output or derivative are not finite is reported with its reason, and what follows as not measured.
-    Half-precision blocks are measured in float32. The module is put in evaluation mode meanwhile (dropout off, running
+    Half-precision blocks are measured in float32, compiled ones as they were written. The module is put in evaluation mode meanwhile (dropout off, running
     statistics). Raises ValueError where no block is found, for unknown names, where weights outside of blocks are not finite,
     for x that is not finite or on another device or that the module cannot read, and for modules that draw random
-    numbers in evaluation mode or mix the samples.
+    numbers in evaluation mode, mix the samples, or are hidden from autograd (quantised, under no_grad, made in inference mode).
     """
-    module = getattr(module, "_orig_mod", module)  # what torch.compile was given
+    module = written(module)
     require_readable(module, x)
+    x = recorded(module, x)
     require_count("iterations", iterations)
-    named = dict(module.named_modules())
+    named = named_parts(module)
     _require_names(blocks, named)
-    names = {part: name or "0" for name, part in named.items()}
+    top = "0" if "0" not in named else type(module).__name__
+    names = {part: cleaned(name) or top for name, part in module.named_modules()}
+    looked = [module] if blocks is None else [named[cleaned(name)] for name in blocks]
+    require_unquantised((names[part], part) for block in looked for part in block.modules())
     with evaluating(module):
         require_repeatable(module, x)
         if blocks is None:
             chosen, notes = residual_blocks(module, x, names)
         else:
-            chosen, notes = [named[name] for name in dict.fromkeys(blocks)], []
+            chosen, notes = list(dict.fromkeys(looked)), []
         _require_finite_outside(module, chosen)
-        rows = _looked_at(module, chosen, x, names, spectra, iterations)
+        rows, apart = _looked_at(module, chosen, x, names, spectra, iterations)
     lost = [names[part] for part in chosen if names[part] not in rows]
     if lost:
         raise ValueError(
             f"{', '.join(lost)} got no tensor of floating-point numbers while the module read x"
         )
-    return StabilityReport(tuple(rows.values()), (*notes, *_notes(module, chosen)))
+    return StabilityReport(tuple(rows.values()), (*notes, *_notes(chosen, apart)))
 
 
 def _require_names(blocks: Sequence[str] | None, named: dict[str, nn.Module]) -> None:
@@ -87,7 +102,7 @@ def _require_names(blocks: Sequence[str] | None, named: dict[str, nn.Module]) ->
             'blocks must be a list of dotted names, such as ["layer3.1"], or left out to search for residual'
             f" blocks; got {blocks!r}"
         )
-    unknown = [name for name in blocks if name not in named]
+    unknown = [name for name in blocks if cleaned(name) not in named]
     if unknown:
         near = get_close_matches(unknown[0], named)
         hint = f"did you mean {' or '.join(near)}?" if near else "see named_modules()"
@@ -119,9 +134,13 @@ def _looked_at(
     names: dict[nn.Module, str],
     spectra: bool,
     iterations: int,
-) -> dict[str, BlockStability]:
-    """Rows by name, in the order of the calls. Where blocks get other tensors, too, one sample at a time."""
+) -> tuple[dict[str, BlockStability], list[str]]:
+    """Rows by name, in the order of the calls, and names of blocks that do not move as their derivatives say.
+
+    Where blocks get other tensors, too, one sample at a time.
+    """
     rows: dict[str, BlockStability] = {}
+    apart: list[str] = []
     alone = True
 
     def measured(sample: int | None) -> None:
@@ -134,7 +153,9 @@ def _looked_at(
                 return
             count = calls[call.part] = calls.get(call.part, 0) + 1
             name = names[call.part] + (f" (call {count})" if count > 1 else "")
-            row = _measured(name, call, spectra, iterations)
+            row = _measured(name, call, spectra, iterations, single=len(x) == 1)
+            if name not in rows and row.obstacle is None and moves_apart(call.precise()):
+                apart.append(name)
             row = row if sample is None else replace(row, sample=sample)
             rows[name] = row if name not in rows else _worse(rows[name], row)
 
@@ -143,10 +164,11 @@ def _looked_at(
     measured(None if len(x) > 1 else 0)
     if not alone:
         rows.clear()
+        apart.clear()
         alone = True
         for sample in range(len(x)):
             measured(sample)
-    return rows
+    return rows, apart
 
 
 def _worse(one: BlockStability, other: BlockStability) -> BlockStability:
@@ -164,7 +186,9 @@ def _worse(one: BlockStability, other: BlockStability) -> BlockStability:
     )
 
 
-def _measured(name: str, call: Call, spectra: bool, iterations: int) -> BlockStability:
+def _measured(
+    name: str, call: Call, spectra: bool, iterations: int, single: bool
+) -> BlockStability:
     kind = type(call.part).__name__
     bad = next(not_finite(call.part, name), None)
     if bad is not None:
@@ -172,7 +196,7 @@ def _measured(name: str, call: Call, spectra: bool, iterations: int) -> BlockSta
     if not bool(call.y.isfinite().all()):
         reason = "what reaches it is not finite"
         return BlockStability(name, kind, 1, math.nan, obstacle=reason, integrator=Euler())
-    shape = _shape_of_one(name, call)
+    shape = _shape_of_one(name, call, single)
     if shape is None:
         size = float(call.y.abs().max())
         return _not_finite(
@@ -180,6 +204,7 @@ def _measured(name: str, call: Call, spectra: bool, iterations: int) -> BlockSta
         )
     step = shape == call.y[:1].shape
     call = call.precise()
+    require_graph(name, call)
     growth = growth_of(lambda some: differentiated(call, some), call.y, iterations, SETTLED)
     if not math.isfinite(growth.largest):
         return _not_finite(name, kind, "its derivative is not finite")
@@ -196,16 +221,17 @@ def _measured(name: str, call: Call, spectra: bool, iterations: int) -> BlockSta
     )
     if not (spectra and step):
         return row
-    return replace(row, layers=(_as_step(call, call.y[growth.sample : growth.sample + 1], growth),))
+    layer = _as_step(call, call.y[growth.sample : growth.sample + 1], growth)
+    return replace(row, layers=(layer,), course=((layer.largest, layer.smallest),))
 
 
-def _shape_of_one(name: str, call: Call) -> torch.Size | None:
+def _shape_of_one(name: str, call: Call, single: bool) -> torch.Size | None:
     """Of the output for one sample; None where an output is not finite. Raises ValueError where samples mix."""
     with torch.no_grad():
         whole, alone = call(call.y.clone()), call(call.y[:1].clone())
     if not bool(whole.isfinite().all()):
         return None
-    require_apart(name, whole, alone)
+    require_apart(name, whole, alone, single)
     return alone.shape
 
 
@@ -217,14 +243,19 @@ def _not_finite(name: str, kind: str, reason: str) -> BlockStability:
 
 def _as_step(call: Call, y: Tensor, growth: Growth) -> LayerStability:
     """y + F(y) as a step of Euler with h = 1, at one sample."""
-    spectrum = spectrum_of(jacobian_at(lambda some: call(some) - some, y))
+    spectrum = spectrum_of(jacobian_at(lambda some: call(some.clone()) - some, y))
     return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0)
 
 
-def _notes(module: nn.Module, chosen: Sequence[nn.Module]) -> list[str]:
+def _notes(chosen: Sequence[nn.Module], apart: Sequence[str]) -> list[str]:
     """What a reader must know of how it was measured."""
-    inside = [part for block in chosen for part in block.modules()]
+    inside = {part for block in chosen for part in block.modules()}
     notes = []
+    if apart:
+        notes.append(
+            f"{listed(apart)}: a small change of the input moves the output otherwise than autograd says, by more than 10 %;"
+            " a part of the forward is hidden from it (no_grad, detach) or jumps there, and is missing in the growth"
+        )
     unused = [
         each
         for each in inside

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils import _pytree as trees
 
 from keelnet.analysis.calls import Call
 from keelnet.analysis.derivatives import exact_attention
 from keelnet.analysis.sums import is_sum
 from keelnet.analysis.tables import listed
 from keelnet.analysis.visits import visit
+from keelnet.networks.blocks import Block
 
 
 def residual_blocks(
     module: nn.Module, x: Tensor, names: dict[nn.Module, str]
 ) -> tuple[list[nn.Module], list[str]]:
-    """The innermost residual blocks, and what is to be said of others; raises ValueError where there are none."""
+    """The residual blocks, inner ones first, and what is to be said of others; raises ValueError where there are none.
+
+    A part around others is one where its input goes past them: what arrives through theirs is theirs.
+    """
     residual: list[nn.Module] = []
     keeping: list[str] = []
 
@@ -23,8 +32,10 @@ def residual_blocks(
         if call.part is not module and not isinstance(call.part, nn.Sequential):
             keeping.append(names[call.part])
         # What is inside has been looked at before: only one block's graph is alive at a time.
-        outer = any(inner in residual for inner in call.part.modules())
-        if not outer and _is_residual(call, names[call.part]):
+        inner = [part for part in call.part.modules() if part in residual]
+        if inner and type(call.part).forward is nn.Sequential.forward:
+            return  # nothing goes past
+        if _is_residual(call, names[call.part], inner):
             residual.append(call.part)
 
     visit(module, _compound(module), x[:1], look, keeping=True)
@@ -51,22 +62,48 @@ def residual_blocks(
 
 
 def _compound(module: nn.Module) -> list[nn.Module]:
-    """Submodules that may hold a sum: all but torch's own single operations, in the order of definition."""
+    """Submodules that may hold a sum: all but torch's own single operations, in the order of definition.
+
+    What lies within a keelnet block is its field, which runs with other weights in every layer.
+    """
+    blocks = [part for part in module.modules() if isinstance(part, Block)]
+    fields = {part for block in blocks for part in block.modules() if part is not block}
     return [
         part
         for part in module.modules()
-        if next(part.children(), None) is not None or not type(part).__module__.startswith("torch.")
+        if part not in fields
+        and (
+            next(part.children(), None) is not None
+            or not type(part).__module__.startswith("torch.")
+        )
     ]
 
 
-def _is_residual(call: Call, name: str) -> bool:
+def _is_residual(call: Call, name: str, inner: Sequence[nn.Module]) -> bool:
     leaf = call.y[:1].clone().requires_grad_()
     try:
-        with torch.enable_grad(), exact_attention():
+        with torch.enable_grad(), exact_attention(), _answers(inner) as closed:
             value = call(leaf.clone())  # it may change its input in place
     except (RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{name} could be called once, but not again with the same input ({error}); if it keeps a state, such as a"
             " cache of keys (use_cache), switch that off"
         ) from error
-    return value.shape == leaf.shape and is_sum(value, leaf)
+    return value.shape == leaf.shape and is_sum(value, leaf, closed)
+
+
+@contextmanager
+def _answers(parts: Sequence[nn.Module]) -> Iterator[set[Node]]:
+    """The nodes of what these parts answer meanwhile."""
+    found: set[Node] = set()
+
+    def keep(part: nn.Module, args: object, answer: object) -> None:
+        tensors = (each for each in trees.tree_leaves(answer) if isinstance(each, Tensor))
+        found.update(each.grad_fn for each in tensors if each.grad_fn is not None)
+
+    handles = [part.register_forward_hook(keep) for part in parts]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

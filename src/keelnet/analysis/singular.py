@@ -102,11 +102,12 @@ class _Bidiagonal:
     def __init__(self, derivative: Derivative, seed: int) -> None:
         self.derivative = derivative
         y = derivative.y
-        generator = torch.Generator().manual_seed(seed)
-        self.v = torch.randn(y.shape, generator=generator).to(y)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        self.v = torch.randn(y.shape, generator=generator, device="cpu").to(y)
         self.v = self.v / _shaped(_norms(self.v), self.v)
         self.u: Tensor | None = None
-        self.beta = torch.zeros(len(y)).to(y)
+        self.rows, self.columns = 0, y[0].numel()
+        self.beta = y.new_zeros(len(y))
         self.near = np.zeros(len(y), bool)
         self.alphas: list[Real] = []
         self.betas: list[Real] = []
@@ -128,6 +129,7 @@ class _Bidiagonal:
         w = self.derivative.pushed(self.v)
         if self.u is not None:
             w = torch.addcmul(w, _shaped(self.beta, w), self.u, value=-1)
+        self.rows = w[0].numel()
         alpha = _norms(w)
         self.u = _divided(w, alpha)
         del w  # as large as a state
@@ -146,7 +148,12 @@ class _Bidiagonal:
         return Extremes(largest, smallest, top <= CONVERGED, bottom <= CONVERGED)
 
     def _of(self, alphas: Real, betas: Real) -> tuple[float, float, float, float]:
-        """Of one sample: both values, and the residual of each as a share of it. A vanishing α or β ends the process: the Krylov space is invariant, the values exact."""
+        """Of one sample: both values, and the residual of each as a share of it.
+
+        A vanishing α or β ends the process: the Krylov space is invariant, the values exact. α vanishes where J takes a
+        direction to 0 up to rounding. A J of at least as many rows as columns then has σ_min = 0; one with more
+        columns always has such directions, and a σ of 0 beside them is not met.
+        """
         if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
             return float("inf"), 0.0, 0.0, math.inf
         scale = max(alphas.max(), betas.max())
@@ -168,6 +175,11 @@ class _Bidiagonal:
         residuals = 0 * values if ended else betas[count - 1] * np.abs(left[-1])
         with np.errstate(over="ignore"):
             shares = residuals / np.maximum(values, np.finfo(float).tiny)
+        if first_alpha <= first_beta and first_alpha < steps:
+            if self.rows >= self.columns:
+                return float(values[0]), 0.0, float(shares[0]), math.inf
+            if count < self.rows:
+                shares[-1] = math.inf
         return float(values[0]), float(values[-1]), float(shares[0]), float(shares[-1])
 
 

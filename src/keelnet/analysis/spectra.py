@@ -86,6 +86,7 @@ def _spectrum(values: Complex, numerical: float, complete: bool, converged: bool
 
 def _eigenvalues(matrix: Matrix, steps: int, ends: tuple[str, ...] = ENDS) -> tuple[Complex, bool]:
     """All of an array, else those of largest real part and of largest modulus; whether all converged."""
+    matrix = _dense_if_few(matrix)
     if isinstance(matrix, np.ndarray):
         limit = ROUNDING * float(np.linalg.norm(matrix, 2))
         return _cleaned(np.linalg.eigvals(matrix).astype(complex), limit), True
@@ -93,6 +94,13 @@ def _eigenvalues(matrix: Matrix, steps: int, ends: tuple[str, ...] = ENDS) -> tu
     values = np.concatenate([found for found, _ in parts])
     size = float(np.abs(values).max()) if len(values) else 0.0
     return _cleaned(values, TOLERANCE * size), all(sure for _, sure in parts)
+
+
+def _dense_if_few(matrix: Matrix) -> Matrix:
+    """An array where ARPACK would want more vectors than there are rows: a product of wide matrices is small."""
+    if isinstance(matrix, np.ndarray) or matrix.shape[0] > BASIS:
+        return matrix
+    return matrix @ np.eye(matrix.shape[0])
 
 
 def _cleaned(values: Complex, limit: float) -> Complex:
@@ -121,6 +129,9 @@ def _arnoldi(matrix: Matrix, which: str, steps: int) -> tuple[Complex, bool]:
 
 def _largest(symmetric: Matrix, steps: int) -> tuple[float, bool]:
     """Its largest eigenvalue, and whether it converged; where it did not its norm, or inf, which bound it."""
+    symmetric = _dense_if_few(symmetric)
+    if isinstance(symmetric, np.ndarray):
+        return float(np.linalg.eigvalsh(symmetric)[-1]), True
     try:
         return _symmetric_end(symmetric, "LA", steps), True
     except _scipy().ArpackNoConvergence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.analysis.calls import Call
-from keelnet.analysis.conditions import require_readable, require_repeatable
+from keelnet.analysis.conditions import recorded, require_readable, require_repeatable
 from keelnet.analysis.growths import growth_by_layer, growth_of
 from keelnet.analysis.invariants import invariants
 from keelnet.analysis.layers import euler_damping, layer_stability
@@ -21,8 +22,9 @@ from keelnet.analysis.path import Path, PathDerivative
 from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.spectra import Complex
 from keelnet.analysis.tables import listed
-from keelnet.analysis.visits import evaluating, visit
-from keelnet.dynamics.fields import AntisymmetricField
+from keelnet.analysis.visits import cleaned, evaluating, measuring, visit, written
+from keelnet.dynamics.fields import AntisymmetricField, Dynamics, KernelField, slope_of
+from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField
 from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
 from keelnet.propagation import Euler
@@ -31,30 +33,35 @@ from keelnet.propagation.integrators import numbers
 Layers = int | Sequence[int] | Literal["all"] | None
 
 
+@measuring()
 def stability(
     network: nn.Module, x: Tensor, layers: Layers = None, iterations: int = 30
 ) -> StabilityReport:
     """The stability of every keelnet block of a network (or of one block) at the inputs x (samples, …).
 
     For each block: the step bound and the amplification of its layers from their spectra
-    (frozen in time, f' at its largest); the largest and the least singular value of the Jacobian of the whole block at
+    (frozen in time, f' at its largest: for a SingleField f' = its slope everywhere, an orientation and no bound); the largest and the least singular value of the Jacobian of the whole block at
     the features that reach it (exact up to 64 numbers a sample, else within ``iterations`` steps of
     Golub–Kahan–Lanczos), the largest over the samples and the least; the energy and how exactly it can be stepped back.
 
     ``layers``: also of single layers, those named (from 0), so many spread evenly, or "all", at the state of the sample that grows most:
     the spectrum of the Jacobian of the rate (all of it up to 400 numbers a sample, else its ends by Arnoldi), the
-    layer's singular values, the margin to the stability region, the bound on h, γ for Euler.
+    layer's singular values, the margin to the stability region, the bound on h, γ for Euler. Under a field's norm nothing else
+    gives the block's bound. A block that is called several times is measured at each call.
 
     The network is put in evaluation mode meanwhile, and states are computed again instead of kept: large batches go part by
     part, in less memory than the network's own forward and backward pass. Raises ValueError where there is no block, for
     non-finite x or x on another device, where no block is called, for a step size of 0, for a network that draws random numbers in evaluation
-    mode, and where a block's state becomes non-finite (the message names the layer). A network in half precision is
-    measured as a copy in float32.
+    mode, for one that was made in inference mode, and where a block's state becomes non-finite (the message names the layer).
+    A network in half precision is measured as a copy in float32, a compiled one as it was written.
     """
+    network = written(network)
     require_readable(network, x)
-    network, x = _precise(network, x)
+    network, x = _precise(network, recorded(network, x))
     blocks = {
-        module: name or "0" for name, module in network.named_modules() if isinstance(module, Block)
+        module: cleaned(name) or "0"
+        for name, module in network.named_modules()
+        if isinstance(module, Block)
     }
     if not blocks:
         raise ValueError(
@@ -62,22 +69,26 @@ def stability(
             " kn.analysis.diagnose(module, x)"
         )
     rows: list[BlockStability] = []
+    normed: list[BlockStability] = []
+    calls: dict[nn.Module, int] = {}
 
     def look(call: Call) -> None:
         assert isinstance(call.part, Block)
-        rows.append(_measured(blocks[call.part], call.part, call.y, layers, iterations))
+        count = calls[call.part] = calls.get(call.part, 0) + 1
+        name = blocks[call.part] + (f" (call {count})" if count > 1 else "")
+        rows.append(_measured(name, call.part, call.y, layers, iterations))
+        normed.extend(rows[-1:] * _is_normed(call.part.field))
 
     with evaluating(network):
         require_repeatable(network, x)
-        visit(network, blocks, x, look)
-    seen = {row.name for row in rows}
-    missed = [name for name in blocks.values() if name not in seen]
+        visit(network, blocks, x, look, again=True)
+    missed = [name for block, name in blocks.items() if block not in calls]
     if not rows:
         raise ValueError(
             f"{', '.join(missed)} got no tensor of floating-point numbers while the network read x"
         )
     notes = [f"{listed(missed)}: not called while the network read x, so not measured"] * bool(missed)  # fmt: skip
-    return StabilityReport(tuple(rows), tuple(notes))
+    return StabilityReport(tuple(rows), (*notes, *_norm_notes(normed)))
 
 
 def _precise(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
@@ -140,12 +151,14 @@ def _known_spectrum(path: Path, layer: int) -> Complex | None:
 
 
 def _damping(path: Path, spectra: list[Complex]) -> float | None:
-    """γ for Euler, that of an antisymmetric field counted in."""
+    """γ for Euler; of an antisymmetric field its own, which f' multiplies."""
     if not isinstance(path.integrator, Euler):
         return None
-    own = path.field.damping if isinstance(path.field, AntisymmetricField) else 0.0
     eigenvalues = np.concatenate([each.ravel() for each in spectra])
-    return euler_damping(path.h, eigenvalues - eigenvalues.real * bool(own))
+    if not isinstance(path.field, AntisymmetricField):
+        return euler_damping(path.h, eigenvalues)
+    least = euler_damping(path.h, eigenvalues - eigenvalues.real)
+    return None if least is None else least / slope_of(path.field.activation)
 
 
 def _with_layers(row: BlockStability, path: Path, y: Tensor, layers: Layers) -> BlockStability:
@@ -161,7 +174,44 @@ def _with_layers(row: BlockStability, path: Path, y: Tensor, layers: Layers) -> 
                 found.append(layer_stability(path, state, layer))
             state = after
     course = growth_by_layer(path, one)
-    return replace(row, layers=tuple(found), course=tuple(map(tuple, np.asarray(course).tolist())))
+    row = replace(row, layers=tuple(found), course=tuple(map(tuple, np.asarray(course).tolist())))
+    return _with_bound_of_layers(row) if _is_normed(path.field) else row
+
+
+def _with_bound_of_layers(row: BlockStability) -> BlockStability:
+    """Where the spectra of the kernels tell nothing, what those of the layers at their states do."""
+    known = [layer for layer in row.layers if not math.isnan(layer.amplification)]
+    if not known:
+        return row
+    tightest = min(known, key=lambda layer: layer.step_bound)
+    return replace(
+        row,
+        step_bound=tightest.step_bound,
+        bound_layer=tightest.layer,
+        amplification=max(layer.amplification for layer in known),
+    )
+
+
+def _is_normed(field: Dynamics) -> bool:
+    kinds = (KernelField, HamiltonianField, DoubleHamiltonianField)
+    return isinstance(field, kinds) and field.norm is not None
+
+
+def _norm_notes(normed: Sequence[BlockStability]) -> list[str]:
+    """What a reader must know of blocks whose field has a norm."""
+    blind = [row.name for row in normed if not row.layers]
+    partly = [row.name for row in normed if 0 < len(row.layers) < row.depth]
+    notes = []
+    if blind:
+        notes.append(
+            f'{listed(blind)}: bounds under norm= depend on the state: ask for layers="all"; without them the verdict goes by'
+            " the growth"
+        )
+    if partly:
+        notes.append(
+            f"{listed(partly)}: bounds under norm= depend on the state: those given are of the layers that were looked at"
+        )
+    return notes
 
 
 def _wanted(layers: int | Sequence[int] | Literal["all"], depth: int) -> set[int]:

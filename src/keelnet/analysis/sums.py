@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from torch import Tensor
@@ -10,25 +11,20 @@ from torch.autograd.graph import Node
 # Operations that may stand on the way of the identity: sums, shapes, activations and norms after the
 # sum. What multiplies by weights (Addmm, Mm, Convolution, …) belongs to a branch.
 SUMS = ("Add", "Sub", "Rsub", "Addcmul", "Addcdiv")
-CARRIERS = (
-    *SUMS,
-    "Relu",
-    "Gelu",
-    "Silu",
-    "Elu",
-    "Tanh",
-    "Hardtanh",
-    "LeakyRelu",
-    "NativeLayerNorm",
-    "ToCopy",
+SUBTRAHENDS = {"Sub": 1, "Rsub": 0}  # which term is taken away: F(x) − x is not x plus something
+ACTIVATIONS = (
+    *("Relu", "LeakyRelu", "PreluKernel", "Elu", "Celu", "Gelu", "Silu", "Mish"),
+    *("Hardswish", "Softplus", "Sigmoid", "Tanh", "Hardtanh"),
 )
+NORMS = ("NativeLayerNorm", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm")
+CARRIERS = (*SUMS, *ACTIVATIONS, *NORMS, "ToCopy")
 SHAPES = ("View", "Reshape", "Transpose", "Permute", "Clone", "Alias", "UnsafeView", "Unsqueeze")
 PRODUCTS = ("Addmm", "Addbmm", "Addmv", "Addr")  # sums by their name alone
 SCALINGS = ("Mul", "Div")  # by one number
 
 
-def is_sum(value: Tensor, leaf: Tensor) -> bool:
-    """Whether a way from ``value`` to ``leaf`` runs through at least one sum and no weights.
+def is_sum(value: Tensor, leaf: Tensor, closed: Set[Node] = frozenset()) -> bool:
+    """Whether a way from ``value`` to ``leaf`` runs through at least one sum, no weights and no node of ``closed``.
 
     Another term of that sum depends on the leaf, too: x plus a constant, such as an encoding of positions, is no step.
     """
@@ -39,6 +35,8 @@ def is_sum(value: Tensor, leaf: Tensor) -> bool:
     seen = set()
     while pending:
         current, summed = pending.pop()
+        if current in closed:
+            continue
         if getattr(current, "variable", None) is leaf and summed:
             return True
         name = current.name().rsplit("::", 1)[-1]
@@ -47,14 +45,23 @@ def is_sum(value: Tensor, leaf: Tensor) -> bool:
             continue
         seen.add((current, summed))
         summed = summed or (name.startswith(SUMS) and len(terms) > 1)
-        pending += [(after, summed) for after in terms]
+        kept = [after for after in _kept(name, current) if after in depends]
+        pending += [(after, summed) for after in kept]
     return False
+
+
+def _kept(name: str, node: Node) -> list[Any]:
+    """The terms that arrive with their own sign."""
+    lost = next((n for kind, n in SUBTRAHENDS.items() if name.startswith(kind)), None)
+    return [after for n, (after, _) in enumerate(node.next_functions) if n != lost]
 
 
 def _carries(name: str, node: Any, terms: int) -> bool:
     if name.startswith(SCALINGS):
         factors = (getattr(node, "_saved_self", None), getattr(node, "_saved_other", None))
-        return terms == 1 and any(isinstance(each, Tensor) and each.ndim == 0 for each in factors)
+        return terms == 1 and any(
+            isinstance(each, Tensor) and each.numel() == 1 for each in factors
+        )
     return name.startswith((*CARRIERS, *SHAPES)) and not name.startswith(PRODUCTS)
 
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from keelnet.analysis.conditions import require_finite
+from keelnet.analysis.conditions import recorded, require_finite
 from keelnet.analysis.derivatives import Jacobian
-from keelnet.analysis.visits import evaluating
+from keelnet.analysis.visits import evaluating, measuring
 from keelnet.networks.network import blocks_of
 from keelnet.propagation import store_all
 
@@ -60,6 +60,7 @@ class Sensitivity:
         )
 
 
+@measuring()
 def sensitivity(
     network: nn.Module, x: Tensor, iterations: int = 30, edges: int = 12, seed: int = 0
 ) -> Sensitivity:
@@ -67,11 +68,12 @@ def sensitivity(
 
     σ_max by power iteration on JᵀJ; ``edges`` voxels are drawn among those beside a change of sign of the first
     region's logit. Under ``reversible`` no second derivative exists, so blocks store their states meanwhile.
-    Raises ValueError where x is not one finite sample.
+    Raises ValueError where x is not one finite sample, and for a network that was made in inference mode.
     """
     require_finite(x)
     if len(x) != 1:
         raise ValueError(f"one sample (1, channels, *space) was wanted, got {tuple(x.shape)}")
+    x = recorded(network, x)
     strategies = [(block, block.strategy) for block in blocks_of(network)]
     try:
         for block, _ in strategies:
@@ -86,8 +88,8 @@ def sensitivity(
 
 
 def _growth(jacobian: Jacobian, iterations: int, seed: int) -> tuple[float, int, bool]:
-    generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(jacobian.y.shape, generator=generator).to(jacobian.y)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    v = torch.randn(jacobian.y.shape, generator=generator, device="cpu").to(jacobian.y)
     found, before = 0.0, 0.0
     for count in range(1, iterations + 1):
         w = jacobian.pushed(v / v.norm().clamp(min=1e-30))
@@ -103,8 +105,8 @@ def _flip(jacobian: Jacobian, edges: int, seed: int) -> float | None:
     places = _edge(logits > 0).nonzero()
     if not len(places):
         return None
-    generator = torch.Generator().manual_seed(seed)
-    chosen = places[torch.randperm(len(places), generator=generator)[:edges]]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    chosen = places[torch.randperm(len(places), generator=generator, device="cpu")[:edges]]
     lengths = []
     for place in chosen:
         at = (0, 0, *place.tolist())

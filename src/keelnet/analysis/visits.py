@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keelnet.analysis.calls import Call, answered
+from keelnet.analysis.derivatives import plain_layers
 from keelnet.dynamics.modules import ModuleField
 from keelnet.networks.blocks import Block
 
 Look = Callable[[Call], None]
+COMPILED = "_orig_mod"  # the name under which torch.compile keeps what it was given
 
 
 def visit(
@@ -74,6 +77,32 @@ def every_module(network: nn.Module) -> Iterator[nn.Module]:
         yield module
         if isinstance(module, Block) and isinstance(module.field, ModuleField):
             yield from module.field.module.modules()
+
+
+def written(network: nn.Module) -> nn.Module:
+    """What torch.compile was given."""
+    return getattr(network, COMPILED, network)
+
+
+def cleaned(name: str) -> str:
+    """A dotted name without what torch.compile adds to it."""
+    return ".".join(each for each in name.split(".") if each != COMPILED)
+
+
+def named_parts(network: nn.Module) -> dict[str, nn.Module]:
+    """Submodules by their cleaned names; of a compiled one what was compiled."""
+    return {cleaned(name): part for name, part in network.named_modules()}
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Torch as derivatives need it, whatever the caller set: no inference mode, layers and compiled parts as written."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(plain_layers())
+        if "torch._dynamo" in sys.modules:  # large, and not needed where nothing was compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 @contextmanager

@@ -1,0 +1,127 @@
+"""A block is found though parts of it are residual themselves, and what only looks like a step is passed by."""
+
+import pytest
+import torch
+from torch import nn
+
+import keelnet as kn
+
+
+class Response(nn.Module):
+    """Global response normalisation, which adds its own input (Woo et al. 2023)."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.shift = (nn.Parameter(torch.ones(width)) for _ in range(2))
+
+    def forward(self, x):
+        size = x.norm(dim=(1, 2), keepdim=True)
+        return self.scale * (x * size / (size.mean(-1, keepdim=True) + 1e-6)) + self.shift + x
+
+
+class ConvNeXt(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.spread = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm, self.widen = nn.LayerNorm(width), nn.Linear(width, 2 * width)
+        self.grn, self.narrow = Response(2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        y = self.norm(self.spread(x).permute(0, 2, 3, 1))
+        y = self.narrow(self.grn(nn.functional.gelu(self.widen(y))))
+        return x + 5 * y.permute(0, 3, 1, 2)
+
+
+class Pooling(nn.Module):
+    """The mean of the neighbours minus the point itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.AvgPool2d(3, 1, 1)
+
+    def forward(self, x):
+        return self.mean(x) - x
+
+
+class PoolFormer(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.norm, self.mix = nn.GroupNorm(1, width), Pooling()
+        self.scale = nn.Parameter(torch.ones(width, 1, 1))
+        self.mlp = nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        x = x + self.scale * self.mix(self.norm(x))
+        return x + self.mlp(torch.relu(x))
+
+
+class Around(nn.Module):
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+class InSeries(nn.Module):
+    """Two steps one after the other are no step of their own, whatever follows them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (Around(nn.Conv2d(4, 4, 1)) for _ in range(2))
+
+    def forward(self, x):
+        return torch.relu(self.second(self.first(x)))
+
+
+class Group(nn.Module):
+    """A long way around steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(Around(nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+NESTED = {
+    "response": (ConvNeXt, ["0", "0.grn", "1", "1.grn"]),
+    "pooling": (PoolFormer, ["0", "1"]),
+    "series": (InSeries, ["0.first", "0.second", "1.first", "1.second"]),
+    "group": (Group, ["0", "0.body.0", "1", "1.body.0"]),
+}
+
+
+@pytest.mark.parametrize(("kind", "names"), NESTED.values(), ids=NESTED)
+def test_blocks_around_residual_parts_are_found(kind, names):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, 5)
+    found = kn.analysis.diagnose(nn.Sequential(kind(), kind()), x)
+    assert [row.name for row in found.blocks] == names
+
+
+def test_a_network_that_is_a_step_itself_has_a_name_apart():
+    class Whole(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    torch.manual_seed(0)
+    network = Whole(Around(nn.Linear(4, 4)), nn.Linear(4, 4))
+    first, second = kn.analysis.diagnose(network, torch.randn(2, 4)).blocks
+    assert (first.name, second.name) == ("Whole", "0")
+    assert first.growth != pytest.approx(second.growth)
+
+
+def test_norms_of_nested_blocks_are_counted_once():
+    network = nn.Sequential(Around(Around(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))))
+    (note,) = kn.analysis.diagnose(network, torch.randn(2, 4, 5, 5)).notes
+    assert "seen no batch yet: 1." in note
+
+
+def test_what_lies_within_a_keelnet_block_is_its_field():
+    blocks = [Around(nn.Sequential(nn.Linear(6, 6), nn.Tanh())) for _ in range(3)]
+    net = nn.Sequential(kn.stabilised(blocks[:2], kn.Euler()), blocks[2])
+    report = kn.analysis.diagnose(net, torch.randn(4, 6))
+    assert [block.name for block in report.blocks] == ["0", "1"]

@@ -1,0 +1,107 @@
+"""What a caller set, compiled or fused changes nothing of what is measured."""
+
+import pytest
+import torch
+from torch import nn
+
+import keelnet as kn
+
+
+class Step(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + torch.tanh(self.inner(x))
+
+
+def steps():
+    torch.manual_seed(0)
+    return nn.Sequential(Step(), Step())
+
+
+def block(width=4):
+    torch.manual_seed(0)
+    return kn.Block(kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(width)), 5, 1.0)
+
+
+def measured(network, x, **more):
+    """(name, growth) of every block."""
+    holds_blocks = any(isinstance(part, kn.Block) for part in network.modules())
+    ask = kn.analysis.stability if holds_blocks else kn.analysis.diagnose
+    return [(row.name, row.growth) for row in ask(network, x, **more).blocks]
+
+
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+LARGE = torch.randn(2, 140, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("made", "x"), [(steps, X), (block, X), (lambda: block(70), LARGE)], ids=["steps", "4", "140"]
+)
+def test_inference_mode_changes_nothing(made, x):
+    subject = made()
+    expected = measured(subject, x)
+    assert all(growth > 0 for _, growth in expected)
+    with torch.inference_mode():
+        assert measured(subject, x.clone()) == expected
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [(steps, "0.inner.weight"), (block, "control.*weight"), (lambda: nn.BatchNorm1d(4), "weight")],
+)
+def test_a_network_that_was_made_in_inference_mode_is_refused(made, name):
+    with torch.inference_mode():
+        subject = made()
+    with pytest.raises(ValueError, match=f"^{name} was made under torch.inference_mode"):
+        measured(subject, X)
+
+
+class Masked(nn.Module):
+    """Torch's defaults, which hand on nested tensors in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.words, self.encoder = nn.Embedding(9, 8), nn.TransformerEncoder(layer, 2)
+
+    def forward(self, tokens):
+        return self.encoder(self.words(tokens), src_key_padding_mask=tokens == 0)
+
+
+@pytest.mark.parametrize("blocks", [None, ["encoder.layers.0", "encoder.layers.1"]])
+def test_a_transformer_with_a_mask_of_padding_is_read(blocks):
+    torch.manual_seed(0)
+    network, tokens = Masked(), torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    found = measured(network, tokens, blocks=blocks)
+    assert [name for name, _ in found] == ["encoder.layers.0", "encoder.layers.1"]
+    assert torch.backends.mha.get_fastpath_enabled()
+    apart = [measured(network, each[None])[0][1] for each in tokens]
+    assert found[0][1] == pytest.approx(max(apart), rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("made", [steps, block])
+@pytest.mark.parametrize("way", ["compiled", "in place", "a part"])
+def test_what_was_compiled_is_measured_as_it_was_written(made, way, backend):
+    subject = made() if made is steps else nn.Sequential(block(), block())
+    expected = measured(subject, X)
+    if way == "compiled":
+        subject = torch.compile(subject, backend=backend)
+    elif way == "in place":
+        subject.compile(backend=backend)
+    else:
+        subject[0] = torch.compile(subject[0], backend=backend)
+    if made is steps:
+        subject(X)  # compiled by now
+    assert measured(subject, X) == expected
+
+
+@pytest.mark.parametrize("name", ["0", "0._orig_mod"])
+def test_a_compiled_part_is_named_with_and_without_what_torch_adds(name):
+    subject = steps()
+    expected = measured(subject, X, blocks=["0"])
+    subject[0] = torch.compile(subject[0], backend="eager")
+    assert measured(subject, X, blocks=[name]) == expected
