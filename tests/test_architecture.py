@@ -106,6 +106,44 @@ def test_the_engine_neither_prints_nor_exits(path):
             assert ast.unparse(node.func) not in ("print", "exit", "sys.exit", "quit", "breakpoint")
 
 
+def unnamed_encodings(tree: ast.AST) -> list[str]:
+    """Calls that read or write text in the encoding of whichever system they run on."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(each.arg == "encoding" for each in node.keywords):
+            continue
+        modes = [*node.args[1:2], *(each.value for each in node.keywords if each.arg == "mode")]
+        binary = any("b" in ast.unparse(mode) for mode in modes)
+        opened = ast.unparse(node.func) == "open" and not binary
+        if opened or (isinstance(node.func, ast.Attribute) and node.func.attr == "read_text"):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@EVERY_FILE
+def test_text_is_read_as_it_was_written(path):
+    assert not unnamed_encodings(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("path.read_text()", 1),
+        ("(a / 'b').read_text().splitlines()", 1),
+        ("path.read_text(encoding='utf-8')", 0),
+        ("open(name)", 1),
+        ("open(name, 'w')", 1),
+        ("open(name, 'rb')", 0),
+        ("open(name, mode='rb')", 0),
+        ("open('b.txt')", 1),
+        ("open(name, encoding='utf-8')", 0),
+        ("os.open(name, os.O_RDONLY)", 0),
+    ],
+)
+def test_the_law_of_encodings_sees_every_way_to_read(code, count):
+    assert len(unnamed_encodings(ast.parse(code))) == count
+
+
 def test_the_package_itself_imports_nothing_large():
     """The command line prints its help without waiting for torch."""
     body = ast.parse((SOURCE / "__init__.py").read_text()).body

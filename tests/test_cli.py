@@ -74,7 +74,7 @@ def test_help_shows_an_example(command):
         (("plan", "digits", "--memory", "lots"), "written like 4GB"),
         (("plan", "digits", "--set", "depth=0"), "depth must be an integer of at least 1"),
         (("plan", "tumour", "--set", "patch=30"), "divisible by 8, got (30, 30, 30)"),
-        (("plan", "tumour", "--set", "folder=nowhere"), "folder nowhere does not exist"),
+        (("plan", "tumour", "--set", "folder=nowhere"), "/nowhere does not exist"),
         (("plan", "digits", "--set", "device=abacus"), "planned for device cpu, got 'abacus'"),
         (("train", "cifar10"), "cifar10 needs --data FOLDER"),
         (("table", "tumour"), "recipe tumour has none"),
@@ -100,7 +100,8 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path):
         done = call(*command, "--out", tmp_path)
         assert done.returncode == 2
         (line,) = done.stderr.strip().splitlines()
-        assert "--overwrite" in line
+        assert "choose another with --out" in line
+        assert ("--overwrite" in line) == (command[0] != "table")  # which never replaces notes
     assert [item.name for item in tmp_path.iterdir()] == ["notes.txt"]
 
 

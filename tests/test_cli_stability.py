@@ -45,6 +45,9 @@ def test_an_experiment_is_run_by_its_name(tmp_path, capsys):
         (["--recipe", "swiss_roll", "--set", "final_time=0"], "final_time must be"),
         (["--experiment", "speed"], "unknown experiment 'speed'"),
         (["--experiment", "growth", "--layers", "2"], "--layers is for a run or a recipe"),
+        (["--experiment", "growth", "--set", "width=3000000"], "not enough memory: "),
+        (["--experiment", "start", "--set", "depths=50"], "two or more that increase"),
+        (["--recipe", "digits", "--set", "depth=10000000"], "depth must be at most 100000"),
     ],
 )
 def test_bad_use_is_one_sentence(arguments, words, capsys):

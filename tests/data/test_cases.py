@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from scans import NEW, OLD, RAS, SHAPE, classes, volumes, write, write_case, write_decathlon
@@ -120,6 +121,20 @@ def test_a_doubtful_set_is_refused_with_the_flag_that_settles_it(
         np.testing.assert_array_equal(scans[0].classes, classes())
 
 
+@pytest.mark.parametrize("values", [(1, 2, 4), (1, 2, 0)])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_labels_that_were_stored_with_a_scale_are_whole_again(kind, values, tmp_path):
+    folder = write_case(tmp_path, "x", values=values)
+    path = write(folder / "x_seg.nii.gz", np.array([0, *values], kind)[classes()])
+    exact, (before,) = read(tmp_path)
+    image = nibabel.load(path)  # changed as floats and saved under its old header
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(), image.affine, image.header), path)
+    assert nibabel.load(path).dataobj.slope != 1
+    found, (after,) = read(tmp_path)
+    assert found.convention is exact.convention and found.reason == exact.reason
+    np.testing.assert_array_equal(after.classes, before.classes)
+
+
 def test_two_sets_in_one_folder_are_doubtful(tmp_path):
     write_case(tmp_path, "old")
     write_case(tmp_path, "new", NEW, (1, 2, 3), "-")
@@ -229,6 +244,19 @@ def test_what_is_hardly_a_scan_is_read_with_a_warning(tmp_path):
     ]
 
 
+def test_noise_in_the_air_is_warned_of(tmp_path):
+    folder = write_case(tmp_path, "x")
+    for number, word in enumerate(OLD):
+        noise = np.abs(np.random.default_rng(number).normal(0, 8, SHAPE)) + 0.01
+        noise[2:6, 2:6, 2:5] += 500
+        write(folder / f"x_{word}.nii.gz", noise.astype(np.float32))
+    with pytest.warns(ScanWarning) as heard:
+        read(tmp_path)
+    assert [str(each.message).partition(",")[0] for each in heard] == [
+        f"case x: {modality} is 0 in 0.0 % of its voxels" for modality in MODALITIES
+    ]
+
+
 def test_a_folder_without_a_case_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no case in .*_t1ce.nii.gz"):
         find_cases([tmp_path])
@@ -241,6 +269,22 @@ def test_a_folder_without_a_case_is_refused(tmp_path):
     write_case(tmp_path / "b", "x")
     with pytest.raises(ValueError, match="two cases are called x"):
         find_cases([tmp_path])
+
+
+@pytest.mark.parametrize("where", ["a", "z"])
+@pytest.mark.parametrize("reason", ["t1 missing", "two files for t1"])
+def test_a_whole_case_is_kept_where_another_of_its_name_is_refused(reason, where, tmp_path):
+    write_case(tmp_path / "done", "x")
+    folder = write_case(tmp_path / where, "x")
+    if reason == "t1 missing":
+        (folder / "x_t1.nii.gz").unlink()
+    else:
+        write(folder / "x_t1n.nii.gz", volumes()[1])
+    write(tmp_path / "also" / "x_t2.nii.gz", volumes()[3])
+    found = find_cases([tmp_path])
+    assert [case.first.parent for case in found.cases] == [tmp_path / "done" / "x"]
+    assert set(found.refused) == {f"x ({folder})", f"x ({tmp_path / 'also'})"}
+    assert reason in found.refused[f"x ({folder})"]
 
 
 def test_a_case_without_labels_can_be_read(tmp_path):
@@ -294,6 +338,50 @@ def test_labels_that_cover_the_brain_are_refused_by_name(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x-t1n_seg", "x-seg", "x-t1c_seg"])
+def test_tissues_of_the_brain_are_not_taken_for_tumour(name, tmp_path):
+    """As FAST leaves them beside the scan: fluid, grey matter, white matter, three labels as a tumour has."""
+    folder = write_case(tmp_path, "x", NEW, (1, 2, 3), "-")
+    (folder / "x-seg.nii.gz").unlink()
+    bright = volumes()[1]
+    tissues = (bright > 0) * (1 + (bright > 300) + (bright > 600))
+    write(folder / f"{name}.nii.gz", tissues.astype(np.uint8))
+    if name == "x-t1n_seg":
+        _, scans = read(tmp_path)
+        assert scans[0].classes is None
+        return
+    with pytest.raises(ValueError, match="100 % of the brain tumour: .*tissues, not labels"):
+        read(tmp_path)
+
+
+def test_the_tumour_is_told_from_what_else_is_segmented(tmp_path):
+    words = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1c", "t2": "T2"}
+    for patient in ("p1", "p2"):
+        folder = write_case(tmp_path, patient, words)
+        brain = (volumes()[0] > 0).astype(np.uint8)
+        for name in ("brain_segmentation", "brain_parenchyma_segmentation"):
+            write(folder / f"{patient}_{name}.nii.gz", brain)
+        labels = folder / f"{patient}_seg.nii.gz"
+        labels.rename(folder / f"{patient}_tumor_segmentation.nii.gz")
+    (folder / "p2_tumor_segmentation.nii.gz").unlink()
+    found, scans = read(tmp_path)
+    assert found.convention.name == "brats2021" and not found.unclear
+    np.testing.assert_array_equal(scans[0].classes, classes())
+    assert scans[1].classes is None
+
+
+def test_labels_that_several_files_may_hold_are_asked_for(tmp_path):
+    for patient in ("p1", "p2"):
+        folder = write_case(tmp_path, patient)
+        for name in ("W39", "W40"):
+            write(folder / f"{name}_Segm.nii.gz", classes())
+        (folder / f"{patient}_seg.nii.gz").unlink()
+    found, scans = read(tmp_path)
+    assert [scan.classes for scan in scans] == [None, None]
+    assert "p1 is without labels: they may be W39_Segm.nii.gz or W40_Segm.nii.gz" in str(found)
+    assert "and so in 1 more" in str(found)
+
+
 @pytest.mark.parametrize("address", ["set", "set/imagesTr", "set/imagesTr/B_1.nii.gz", ".", "link", "linked"])  # fmt: skip
 def test_a_decathlon_is_the_same_however_it_is_addressed(address, tmp_path, monkeypatch):
     write_decathlon(tmp_path / "set", "B_1")
@@ -333,6 +421,19 @@ def test_what_lies_beside_a_case_and_is_none_of_ours_is_passed_over(tmp_path):
     (tmp_path / "logs" / "broken.nii").write_bytes(b"?")
     found, scans = read(tmp_path)
     assert [scan.name for scan in scans] == ["x"] and not found.refused
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_four_directions_of_diffusion_are_not_a_case(listed, tmp_path):
+    write_case(tmp_path / "sub-01", "anat")
+    four = np.moveaxis(volumes(), 0, -1)
+    write(tmp_path / "sub-01" / "dwi" / "sub-01_dwi.nii.gz", four)
+    if listed:  # then it is said what the volumes are
+        order = {"modality": dict(enumerate(("FLAIR", "T1w", "t1gd", "T2w")))}
+        (tmp_path / "sub-01" / "dwi" / "dataset.json").write_text(json.dumps(order))
+    write_decathlon(tmp_path / "Task01", "B_1")
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["B_1", "anat", *["sub-01_dwi"] * listed]
 
 
 def test_a_broken_file_is_refused_where_nothing_else_tells_what_is_wanted(tmp_path):

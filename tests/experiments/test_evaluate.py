@@ -14,7 +14,7 @@ from torch import nn
 from keelnet.data.cases import find_cases
 from keelnet.data.conventions import CONVENTIONS
 from keelnet.data.scans import read_scans, settle
-from keelnet.experiments.evaluate import evaluate, spread
+from keelnet.experiments.evaluate import evaluate, spread, trained_on
 from keelnet.experiments.evaluation_pictures import level_shown
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tiles import Tiling
@@ -173,6 +173,42 @@ def test_cases_that_were_trained_on_are_told(table, tmp_path):
     split.write_text(json.dumps(about))
     other = evaluate(painted(), "run", [known], tmp_path / "new", "brats2023", split=split)
     assert not any(each.trained_on for each in other)
+
+
+SEEN = {  # trained on, evaluated on: which cases are marked
+    "the folder that was listed": ("table", "in", ["BraTS-GLI-00005-100"]),
+    "another list of the files": ("table", "other", ["row"]),
+    "a link to the folder": ("in", "link", ["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"]),
+    "the patient at another date": ("in", "in", ["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"]),
+    "a copy of the folder": ("in", "copy", []),
+}
+
+
+@pytest.mark.parametrize("which", SEEN)
+def test_a_case_is_known_by_its_files_and_its_patient(which, tmp_path):
+    trained, evaluated, marked = SEEN[which]
+    names = ("BraTS-GLI-00005-100", "BraTS-GLI-00005-101", "BraTS-GLI-00006-100")
+    for name in names:
+        painted_case(tmp_path / "in", name)
+        painted_case(tmp_path / "copy", name)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    words = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    first = [f"in/{names[0]}/{names[0]}-{word}.nii.gz" for word in words.values()]
+    for table, case in (("table", names[0]), ("other", "row")):
+        lines = [["case", *words], [case, *first]]
+        (tmp_path / f"{table}.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    split = tmp_path / "split.json"
+    about = {
+        "folder": str(tmp_path / (trained if trained == "in" else f"{trained}.csv")),
+        "training": [names[0]],
+        "withheld": [names[2]],
+        "refused": {},
+        "files": {names[0]: str((tmp_path / first[0]).resolve())},
+    }
+    split.write_text(json.dumps(about))
+    source = tmp_path / (f"{evaluated}.csv" if evaluated == "other" else evaluated)
+    cases = find_cases([source]).cases
+    assert sorted(trained_on(split, cases, [source])) == marked
 
 
 def test_a_case_without_tumour_is_shown_where_its_brain_is(tmp_path):

@@ -122,10 +122,12 @@ def test_a_file_that_cannot_be_finished_leaves_no_trace(tmp_path, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with OutputFolder.claim(tmp_path, overwrite=False) as folder:
+    with (
+        pytest.raises(ValueError, match="No space left on device; choose"),
+        OutputFolder.claim(tmp_path, overwrite=False) as folder,
+    ):
         folder.write_text("kept.txt", "kept")
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(ValueError, match="No space left on device; choose"), folder:
+        monkeypatch.setattr("os.replace", full)
         folder.write_text("kept.txt", "lost")
     assert contents(tmp_path) == {"kept.txt": "kept"}
 
@@ -170,6 +172,93 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path, old):
     assert contents(tmp_path / "run")["result.txt"] == "first"
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_was_written_since_the_claim_is_not_overwritten(tmp_path, whole, there):
+    """Minutes of preparing data may lie between the claim and the work."""
+    out = tmp_path / "run"
+    if there:
+        out.mkdir()
+    first, second = (OutputFolder.claim(out, False, whole) for _ in range(2))
+    with first:
+        first.write_text("result.txt", "hours")
+    wanted = "written to meanwhile" if whole or there else "another run is writing there"
+    with pytest.raises(ValueError, match=wanted), second:
+        second.write_text("result.txt", "lost")
+    assert contents(out) == {"result.txt": "hours"} and not (out / STAGING).exists()
+    with OutputFolder.claim(out, overwrite=True):  # nothing is left locked
+        pass
+
+
+OLD = {"a/result.txt": "old", "notes.txt": "mine", "scores.json": "old", "weights.txt": "old"}
+NEW = {"a/result.txt": "new", "scores.json": "new", "weights.txt": "new", "z/more.txt": "new"}
+
+
+def overwritten(folder):
+    """New files over old ones."""
+    for name, text in OLD.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    with OutputFolder.claim(folder, overwrite=True) as claimed:
+        for name, text in NEW.items():
+            claimed.write_text(name, text)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("count", range(7))
+def test_a_result_that_cannot_be_put_in_place_is_not_lost_and_the_old_one_stays(
+    tmp_path, monkeypatch, count, error
+):
+    """Whichever of the renames fails: three old files go aside, four new ones come."""
+    calls, real = [], Path.replace
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == count + 1:
+            raise error
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(ValueError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        overwritten(tmp_path)
+    assert contents(tmp_path) == OLD | {f"{STAGING}/{name}": text for name, text in NEW.items()}
+    assert not (tmp_path / "z").exists()
+    if isinstance(error, OSError):
+        assert "finished but cannot be put in place: No space left" in str(caught.value)
+        assert str(tmp_path / STAGING) in str(caught.value)
+
+
+def test_scores_go_first_and_come_last(tmp_path, monkeypatch):
+    """A run that was killed in between must not be taken for a finished one."""
+    seen, real = [], Path.replace
+
+    def watched(source, target):
+        result = real(source, target)
+        there = {name for name, text in contents(tmp_path).items() if STAGING not in name}
+        seen.append(("scores.json" in there, there))
+        return result
+
+    monkeypatch.setattr(Path, "replace", watched)
+    overwritten(tmp_path)
+    assert [scored for scored, _ in seen] == [False] * 6 + [True]
+    assert contents(tmp_path) == OLD | NEW
+
+
+def test_a_folder_that_became_read_only_is_found_before_anything_is_replaced(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("old")
+    with (
+        pytest.raises(ValueError, match="sub is read-only; the new files lie in"),
+        OutputFolder.claim(tmp_path, True) as folder,
+    ):
+        folder.write_text("a.txt", "new")
+        folder.write_text("sub/b.txt", "new")
+        (tmp_path / "sub").chmod(0o500)
+    (tmp_path / "sub").chmod(0o700)
+    staged = {f"{STAGING}/a.txt": "new", f"{STAGING}/sub/b.txt": "new"}
+    assert contents(tmp_path) == {"a.txt": "old"} | staged
+
+
 def test_a_folder_where_a_file_should_go_is_found_before_anything_is_replaced(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     (tmp_path / "b.txt").mkdir()
@@ -180,4 +269,5 @@ def test_a_folder_where_a_file_should_go_is_found_before_anything_is_replaced(tm
     ):
         folder.write_text("a.txt", "new")
         folder.write_text("b.txt", "new")
-    assert contents(tmp_path) == {"a.txt": "old", "b.txt/inner": "old"}
+    staged = {f"{STAGING}/{name}": "new" for name in ("a.txt", "b.txt")}
+    assert contents(tmp_path) == {"a.txt": "old", "b.txt/inner": "old"} | staged

@@ -105,8 +105,47 @@ def test_an_experiment_leaves_json_and_a_picture_or_nothing(name, tmp_path):
         ("growth", ["depth=0"], "depth must be a finite number above 0"),
         ("growth", ["step_size=inf"], "step_size must be a finite number above 0"),
         ("start", ["depths=5,0"], "depths must be a finite number above 0"),
+        ("start", ["depths=50"], r"two or more that increase, .*, got \(50,\)"),
+        ("start", ["depths=50,20"], "two or more that increase"),
+        ("start", ["depths=50,100", "finest=100"], "all below finest = 100"),
+        ("growth", ["step_size=10"], "must be below π, got 20; use a smaller step_size"),
+        ("growth", ["ratio=0.01"], "must be below π, got 20"),
+        ("growth", ["seed=99999999999999999999"], r"seed must be at least 0 and below 2\^63"),
+        ("growth", ["seed=-1"], r"seed must be at least 0 and below 2\^63"),
+        ("growth", ["depth=5", "depth=6"], "depth is set twice, to 5 and to 6"),
+        ("gradients", ["gains=0.5,x"], "gains must be numbers separated by commas, got '0.5,x'"),
+        ("gradients", ["gains=1,nan"], "gains must be a finite number above 0"),
+        ("gradients", ["depths=0.5,1"], "depths must be whole numbers separated by commas"),
     ],
 )
 def test_experiments_that_cannot_be_run_are_refused(name, settings, message):
     with pytest.raises(ValueError, match=message):
         experiment_named(name, settings)
+
+
+def test_gains_are_read_as_numbers():
+    assert experiment_named("gradients", ["gains=0.5,1"]).gains == (0.5, 1.0)
+
+
+@pytest.mark.filterwarnings("error:overflow encountered")
+def test_growth_beyond_the_largest_number_is_left_out(tmp_path):
+    """Plain Euler grows by about √2 a layer at h ω = 1."""
+    settings = ["step_size=0.5", "depth=2100", "width=2"]
+    found = perform(experiment_named("growth", settings), tmp_path)["growth"]
+    kept = json.loads((tmp_path / "growth.json").read_text())["growth"]
+    assert kept == found and kept["plain Euler"][0] > 1 and kept["plain Euler"][-1] is None
+    assert all(each is not None for each in kept["Verlet, one kernel, constant"])
+
+
+def test_orders_are_those_of_the_depths_that_were_asked_for():
+    found = StartOfTheGrid(depths=(100, 300), finest=6000).run()["orders"]
+    assert found["full"] == pytest.approx([1], abs=0.05)
+    assert found["half"] == pytest.approx([2], abs=0.05)
+
+
+def test_numbers_that_json_does_not_know_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(StartOfTheGrid, "run", lambda self: {"orders": math.nan})
+    monkeypatch.setattr(StartOfTheGrid, "pictures", lambda self, found: {})
+    with pytest.raises(ValueError, match="start found numbers that are not finite; change its"):
+        perform(StartOfTheGrid(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

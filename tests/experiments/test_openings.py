@@ -1,8 +1,11 @@
 """Openings: a launch that is started again finds its own run, and no other's."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from keelnet.experiments.openings import MARK, STATE
 from keelnet.experiments.recipes import recipe_named
@@ -113,3 +116,60 @@ def test_weights_of_an_epoch_that_was_lost_do_not_stay(tmp_path, calm):
     list(train(SMALL, tmp_path / "run", resume=True))
     found, wanted = (each / "weights.safetensors" for each in (tmp_path / "run", calm))
     assert found.read_bytes() == wanted.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A run that was interrupted after its second epoch."""
+    folder = tmp_path_factory.mktemp("cut") / "run"
+    steps = train(SMALL, folder)
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    return folder
+
+
+def lines(*epochs):
+    """Of a history."""
+    kept = {"seconds": 1.0, "judging": 0.5, "scores": {"accuracy": 0.5}, "best": True}
+    return "".join(json.dumps({"epoch": epoch, **kept}) + "\n" for epoch in epochs)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "does not hold the epochs up to 2"),
+        (lines(1), "does not hold the epochs up to 2"),
+        (lines(1, 3), "does not hold the epochs up to 2"),
+        ('{"epoch": 1}\n{"epoch": 2}\n', "does not hold the epochs up to 2"),
+        (lines(1, 2)[:-40], "cannot be read: "),
+        ("[1]\n[2]\n", "cannot be read: "),
+        (None, "cannot be read: .*No such file"),
+    ],
+)
+def test_a_history_that_does_not_fit_its_state_is_refused_and_kept(tmp_path, cut, text, words):
+    run = tmp_path / "run"
+    shutil.copytree(cut, run)
+    (run / "history.jsonl").unlink()
+    if text is not None:
+        (run / "history.jsonl").write_text(text)
+    before = {item.name: item.read_bytes() for item in run.iterdir()}
+    with pytest.raises(ValueError, match=f"run/history.jsonl {words}.*; train anew in another"):
+        list(train(SMALL, run, resume=True))
+    assert {item.name: item.read_bytes() for item in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("state", [{"epoch": 1}, [1, 2], 3])
+def test_a_state_of_other_fields_is_refused(tmp_path, cut, state):
+    shutil.copytree(cut, tmp_path / "run")
+    torch.save(state, tmp_path / "run" / STATE)
+    with pytest.raises(ValueError, match="run cannot be gone on with: .*; train anew in another"):
+        list(train(SMALL, tmp_path / "run", resume=True))
+
+
+def test_a_line_of_the_epoch_after_the_state_is_written_anew(tmp_path, cut):
+    shutil.copytree(cut, tmp_path / "run")
+    history = tmp_path / "run" / "history.jsonl"
+    history.write_text(history.read_text() + '{"epoch": 3, "sec')
+    assert [step.epoch for step in train(SMALL, tmp_path / "run", resume=True)] == [3]
+    assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == [1, 2, 3]

@@ -142,6 +142,10 @@ def test_a_plan_fits_with_a_margin():
         ({"device": "cuda"}, "planned for device cpu, got 'cuda'"),
         ({"folder": "nowhere"}, "folder nowhere does not exist"),
         ({"width": (7, 8, 16)}, "even"),
+        ({"spacing": -2.0}, "between 0.1 and 20 mm, got -2.0"),
+        ({"spacing": 1e-6}, "between 0.1 and 20 mm, got 1e-06"),
+        ({"spacing": 1e-320}, "between 0.1 and 20 mm"),
+        ({"spacing": math.nan}, "between 0.1 and 20 mm, got nan"),
         ({"architecture": "hamiltonian", "folds": 0}, "segmenter"),
     ],
 )
@@ -149,4 +153,19 @@ def test_recipes_that_cannot_work_are_refused_before_any_process(changes, messag
     machine = Machine()
     with pytest.raises(ValueError, match=message):
         plan(replace(TUMOUR, **changes), rehearse=machine)
+    assert not machine.seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"levels": 4}, "depth must be divisible by 8 to be trained in 4 levels, got 20"),
+        ({"batch": 0}, "batch=1 or more, got 0"),
+        ({"batch": -5}, "batch=1 or more, got -5"),
+    ],
+)
+def test_so_are_those_without_scans(changes, message):
+    machine = Machine()
+    with pytest.raises(ValueError, match=message):
+        plan(replace(recipe_named("digits"), **changes), rehearse=machine)
     assert not machine.seen

@@ -6,7 +6,17 @@ from dataclasses import replace
 import pytest
 
 from keelnet.experiments.comparison import grouped
-from keelnet.experiments.races import Course, as_table, raced, races, savings, standing
+from keelnet.experiments.races import (
+    Arrival,
+    Course,
+    Way,
+    as_table,
+    drawn,
+    raced,
+    races,
+    savings,
+    standing,
+)
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.table import Outcome
 
@@ -45,12 +55,13 @@ def test_a_way_twice_as_fast_takes_half_the_time(tmp_path):
     slow, fast = raced(grouped(runs))
     assert (slow.name, fast.name) == ("1 level", "2 levels")
     found = standing(slow, fast)
-    assert found.to_objective == (2.0, 0.5) and found.to_accuracy == (2.0, 0.5)
+    assert found.to_objective == found.to_accuracy == Arrival(2.0, 4.0, 0.5)
+    assert "| 2 levels | 2 | 2 | 82.0 | 2 of 4 (0.50) | 2 of 4 (0.50) |" in as_table([slow, fast])
     assert (found.objective, found.accuracy) == (2.0, pytest.approx(0.82))
     (line,) = savings(grouped(runs))
     assert "2 levels saves 50 % of the time of 1 level" in line
     behind = standing(fast, slow)
-    assert behind.to_objective is None and behind.to_accuracy == (4.0, 2.0)
+    assert behind.to_objective is None and behind.to_accuracy == Arrival(4.0, 2.0, 2.0)
     assert "not reached" in as_table([fast, slow])
 
 
@@ -73,3 +84,41 @@ def test_adam_on_all_layers_stands_first_and_architectures_race_apart(tmp_path):
 def test_runs_that_differ_in_no_way_of_training_do_not_race(tmp_path):
     runs = [outcome(tmp_path, 1.0, depth=depth, seed=depth) for depth in (8, 16)]
     assert races(grouped(runs)) == ({}, {}) and savings(grouped(runs)) == []
+
+
+def errors_drawn(*accuracies):
+    """Lines and labelled ticks of the axis of errors, a way for each course of accuracies."""
+    ways = [
+        Way(str(number), {0: Course((1.0, 2.0, 3.0), (3.0, 2.0, 1.0), each)})
+        for number, each in enumerate(accuracies)
+    ]
+    figure = drawn("recipe", ways)
+    figure.draw_without_rendering()
+    axes = figure.axes[1]
+    low, high = axes.get_ylim()
+    ticks = [*axes.yaxis.get_major_ticks(), *axes.yaxis.get_minor_ticks()]
+    labels = {
+        each.get_loc(): each.label1.get_text() for each in ticks if low <= each.get_loc() <= high
+    }
+    return [list(line.get_ydata()) for line in axes.lines], labels
+
+
+@pytest.mark.parametrize("least", [0.02, 0.018])
+def test_no_error_is_drawn_at_half_the_least_one_and_called_0(least):
+    """Also where a tick of the axis lies at that very place."""
+    lines, labels = errors_drawn((0.5, 1 - least, 1.0), (0.5, 0.6, 0.7))
+    assert lines[0] == pytest.approx([50, 100 * least, 50 * least])
+    assert lines[1] == pytest.approx([50, 40, 30])
+    (nothing,) = (place for place, text in labels.items() if text == "0")
+    assert nothing == min(labels) == pytest.approx(50 * least)
+    assert {"10", "20"} <= set(labels.values())
+
+
+def test_where_every_way_errs_no_tick_says_0():
+    lines, labels = errors_drawn((0.5, 0.75, 0.999))
+    assert lines == [pytest.approx([50, 25, 0.1])] and labels and "0" not in labels.values()
+
+
+def test_where_no_way_errs_there_is_a_line_all_the_same():
+    lines, labels = errors_drawn((1.0, 1.0, 1.0))
+    assert lines == [[50.0] * 3] and labels[50.0] == "0"

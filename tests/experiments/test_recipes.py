@@ -39,6 +39,9 @@ def test_settings_are_read_by_their_type_and_survive_the_file(depth, rate, seed,
         ("depth", "key=value"),
         ("=3", "key=value"),
         ("name=mine", "unknown setting 'name'"),
+        ("depth=10000000", "depth must be at most 100000, got 10000000"),
+        ("depth=4,200000", "depth must be at most 100000, got 200000"),
+        ("knots=200000", "knots must be at most 100000, got 200000"),
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
@@ -64,3 +67,20 @@ def test_a_broken_recipe_file_is_named(text, message):
 def test_an_unknown_recipe_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown recipe 'brain'; known are digits, tissue"):
         recipe_named("brain")
+
+
+@pytest.mark.parametrize("key", ["folder", "labels", "spacing", "epochs"])
+def test_none_is_none_also_where_a_text_could_be(key):
+    assert getattr(recipe_named("tumour").with_settings([f"{key}=none"]), key) is None
+
+
+def test_a_folder_is_kept_with_its_whole_path(tmp_path, monkeypatch):
+    """A run is gone on with from another directory than it was begun in."""
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_named("tumour").with_settings(["folder=scans/mine"])
+    assert recipe.folder == str(tmp_path.resolve() / "scans" / "mine")
+
+
+def test_a_setting_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match="depth is set twice, to 3 and to 4"):
+        recipe_named("digits").with_settings(["depth=3", "rate=0.1", "depth=4"])

@@ -11,7 +11,7 @@ import torch
 from keelnet.experiments.problems import problem
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, load_run, train, weights_as_bytes
-from keelnet.learning.descent import predicted
+from keelnet.learning.validation import predicted
 
 SMALL = replace(recipe_named("digits"), width=8, depth=3, epochs=2, batch=256)
 TISSUE = replace(recipe_named("tissue"), width=(4, 8), depth=(1, 2), epochs=1, batch=24)

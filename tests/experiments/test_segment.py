@@ -7,6 +7,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,9 @@ from scans import NEW, OLD, RAS, SHAPE, volumes, write, write_case, write_decath
 from torch import nn
 
 from keelnet.experiments import segment as module
+from keelnet.experiments.problems import network_of
+from keelnet.experiments.recipes import recipe_named
+from keelnet.experiments.runs import weights_as_bytes
 from keelnet.experiments.segment import segment, segmenting_of
 from keelnet.experiments.segmenting import Rules, Segmenting
 from keelnet.experiments.tiles import Tiling
@@ -263,6 +267,75 @@ def test_a_network_that_gives_no_number_labels_nothing(value, spacing, tmp_path)
     done = segment(overflowing(), [tmp_path / "in"], tmp_path / "rest", skip_bad=True, report=heard.append)  # fmt: skip
     assert [each.name for each in done] == ["a", "c"]
     assert any("left out b: the network gives NaN" in line for line in heard)
+
+
+def finished(folder, device="cpu", labels=None):
+    """A run folder as training leaves it, with the weights that it begins with."""
+    recipe = recipe_named("tumour").with_settings(["width=4,8", "depth=1,1", "folds=0", "rise=0"])
+    folder.mkdir()
+    network = network_of(recipe)
+    (folder / "weights.safetensors").write_bytes(weights_as_bytes(network.state_dict()))
+    table = tomli_w.dumps(recipe.as_table() | {"device": device, "patch": [16]})
+    (folder / "recipe.toml").write_text(table)
+    (folder / "scores.json").write_text("{}")
+    (folder / "history.jsonl").write_text("{}\n")
+    if labels is not None:
+        (folder / "split.json").write_text(json.dumps({"labels": labels}))
+    return folder
+
+
+OPEN = {  # what the network was trained on, which names: what is written, and what is said
+    "children, as trained": ("peds2024", "BraTS-PED-00001-000", "peds2024", "was trained on"),
+    "children, by default": (None, "BraTS-PED-00001-000", "brats2023", "otherwise with --labels"),
+    "children, as adults": ("msd", "BraTS-PED-00001-000", "brats2023", "otherwise with --labels"),
+    "listed, as trained": ("msd", None, "msd", "as those that the network was trained on"),
+    "listed, by default": (None, None, "brats2023", "say otherwise with --labels"),
+}
+
+
+@pytest.mark.parametrize("which", OPEN)
+def test_what_names_leave_open_is_written_as_trained_and_said(which, tmp_path):
+    trained, name, written, said = OPEN[which]
+    case = write_case(tmp_path / "in", name or "a", NEW, (1, 2, 3), "-")
+    (case / f"{name or 'a'}-seg.nii.gz").unlink()
+    source = tmp_path / "in"
+    if name is None:
+        cells = ",".join(("a", *(f"in/a/a-{word}.nii.gz" for word in NEW.values())))
+        source = tmp_path / "scans.csv"
+        source.write_text(",".join(("case", *NEW)) + f"\n{cells}\n")
+    carried = segmenting_of(finished(tmp_path / "run", labels=trained)).labels
+    assert carried == trained
+    heard: list[str] = []
+    (done,) = segment(thresholds(labels=carried), [source], tmp_path / "out", report=heard.append)
+    assert done.convention == written
+    (line,) = (line for line in heard if "written as" in line)
+    assert f"left open by names; written as {written}, " in line and said in line
+    (done,) = segment(thresholds(), [source], tmp_path / "asked", "brats2021", report=heard.append)
+    assert done.convention == "brats2021" and len(heard) == 3
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_split_is_named(content, tmp_path):
+    run = finished(tmp_path / "run")
+    (run / "split.json").write_text(content)
+    with pytest.raises(ValueError, match=r"split\.json cannot be read .*train anew"):
+        segmenting_of(run)
+
+
+def test_what_was_recognised_is_said(tmp_path):
+    write(tmp_path / "in" / "scan.nii.gz", np.moveaxis(volumes(), 0, -1))
+    heard: list[str] = []
+    list(segment(thresholds(), [tmp_path / "in"], tmp_path / "out", report=heard.append))
+    assert heard == ["1 case: Decathlon, four volumes a file (flair, t1, t1ce, t2)"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is meant")
+def test_a_run_of_a_gpu_segments_on_a_machine_without_one(tmp_path):
+    write_case(tmp_path / "in", "a")
+    segmenting = segmenting_of(finished(tmp_path / "run", "cuda"))
+    assert segmenting.device.type == "cpu"
+    (done,) = segment(segmenting, [tmp_path / "in"], tmp_path / "out")
+    assert labels_of(tmp_path / "out" / done.file)[0].shape == SHAPE
 
 
 def test_only_runs_on_tumours_segment(tmp_path):

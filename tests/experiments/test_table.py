@@ -1,8 +1,11 @@
 """Tables: every run once, kept, gone on with, never replaced unasked; what diverges is an outcome."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
+import tomli_w
 
 from keelnet.experiments import table
 from keelnet.experiments.classification import Plane
@@ -61,6 +64,8 @@ def test_a_fixed_step_lets_the_final_time_grow_with_the_depth():
         ("depth=3,,4", False, "key=value,value"),
         ("depth=3,3", False, "without repeats"),
         ("width=3,4", True, "a sweep of depth, got one of width"),
+        ("seed=5,6", False, "varies seed itself: choose with --seeds"),
+        ("architecture=residual,hamiltonian", False, "choose with --architectures"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused(text, fixed, message):
@@ -144,8 +149,9 @@ def test_an_unfinished_run_of_other_settings_is_never_replaced(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="not empty"):
-        next(fill(tmp_path, DESIGN))
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="holds no table.*; choose another with --out$"):
+            next(fill(tmp_path, DESIGN, overwrite))
     assert [item.name for item in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -171,6 +177,66 @@ def test_what_diverges_is_an_outcome_and_tried_again_only_if_asked(tmp_path, mon
     assert list(fill(tmp_path / "table", design)) == [outcome] and not calls
     assert list(fill(tmp_path / "table", design, overwrite=True)) == [outcome] and len(calls) == 1
     assert collected([tmp_path]) == [outcome]
+
+
+def test_what_diverged_after_an_epoch_is_trained_anew_with_other_settings_or_the_same(tmp_path):
+    """It left a state, which would only diverge again."""
+    out, design = tmp_path / "table", Design((TINY,), ("residual",), seeds=1)
+    (cell,) = design.cells
+    steps = train(replace(cell.recipe, rate=0.5, epochs=3), out / cell.name)
+    next(steps)
+    steps.close()
+    doomed = tomli_w.dumps(replace(cell.recipe, rate=0.5, epochs=3).as_table())
+    noted = {cell.name: {"failure": "training diverged", "recipe": doomed}}
+    (out / "table.json").write_text("{}")
+    (out / "failures.json").write_text(json.dumps(noted))
+    same = replace(design, recipes=(replace(TINY, rate=0.5, epochs=3),))
+    with pytest.raises(ValueError, match=r"other settings \(rate, epochs\).*--overwrite"):
+        next(fill(out, design))
+    (outcome,) = fill(out, same)
+    assert outcome.failure == "training diverged"
+    shutil.copytree(out, tmp_path / "again")
+    (outcome,) = fill(out, design, overwrite=True)
+    assert outcome.failure is None and load_run(outcome.folder).recipe == cell.recipe
+    (outcome,) = fill(tmp_path / "again", same, overwrite=True)
+    epochs = [line["epoch"] for line in load_run(outcome.folder).history]
+    assert outcome.failure is None and epochs == [1, 2, 3]
+    for folder in (out, tmp_path / "again"):
+        assert not (folder / cell.name / "state.pt").exists()
+        assert json.loads((folder / "failures.json").read_text()) == {}
+
+
+def test_a_run_is_collected_once(filled, tmp_path):
+    """Not again where folders overlap, not while it is staged, and copies are no further seeds."""
+    out, _ = filled
+    runs = tmp_path / "runs"
+    shutil.copytree(out, runs / "table")
+    first = replace(TINY, architecture="residual")
+    for recipe in (first, replace(first, seed=7)):
+        list(train(recipe, tmp_path / f"seed-{recipe.seed}"))
+    shutil.copytree(tmp_path / "seed-7", runs / "demo" / ".unfinished" / "swiss_roll")
+    found = collected([runs / "table"])
+    assert len(found) == 4
+    assert sorted(map(repr, collected([runs, runs / "table"]))) == sorted(map(repr, found))
+    said = []
+    shutil.copytree(found[0].folder, runs / "a copy")
+    shutil.copytree(tmp_path / "seed-7", runs / "of its own")
+    every = collected([runs / "table", runs], said.append)
+    assert every[:4] == found and [each.recipe.seed for each in every[4:]] == [7]
+    (line,) = said
+    assert line.endswith(f"a copy is the same recipe and seed as {found[0].folder}")
+    assert collected([runs / "demo" / ".unfinished"])  # asked for by its name
+
+
+def test_a_failure_is_collected_once(tmp_path):
+    noted = {
+        "x": {"failure": "diverged", "recipe": tomli_w.dumps(replace(TINY, seed=9).as_table())}
+    }
+    for folder in ("table", "table/.unfinished", "copy"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "failures.json").write_text(json.dumps(noted))
+    (outcome,) = collected([tmp_path, tmp_path / "table"])
+    assert outcome.failure == "diverged"
 
 
 def test_a_network_that_overflows_before_it_trains_is_an_outcome(tmp_path):

@@ -19,9 +19,11 @@ from keelnet.data.cases import find_cases
 from keelnet.data.prepared import Prepared
 from keelnet.data.scans import read_scans, settle
 from keelnet.data.synthetic import Synthesis
+from keelnet.experiments.evaluate import trained_on
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
 from keelnet.experiments.scan_sets import _make, patient_of, scan_set, synthetic_set
+from keelnet.experiments.segment import segmenting_of
 
 NAMES = ("a", "b", "ü c")
 
@@ -67,6 +69,21 @@ def test_a_run_holds_scores_by_region_the_split_and_pictures(folder, tmp_path):
     assert (tmp_path / "run" / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_says_where_its_cases_lie_and_what_its_labels_mean(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    list(train(small("scans", epochs=1), tmp_path / "run"))
+    monkeypatch.chdir("/")
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert split["folder"] == str(folder) and split["labels"] == "brats2021"
+    assert list(split["files"]) == split["training"]
+    for name, file in split["files"].items():
+        assert file == os.path.realpath(folder / name / f"{name}_flair.nii.gz")
+    assert segmenting_of(tmp_path / "run").labels == "brats2021"
+    cases = find_cases([folder]).cases
+    seen = trained_on(tmp_path / "run" / "split.json", cases, [folder])
+    assert sorted(seen) == split["training"]
+
+
 def test_a_network_is_read_without_its_scans(folder, tmp_path):
     list(train(small(folder), tmp_path / "run"))
     for path in folder.rglob("*.nii.gz"):
@@ -100,6 +117,28 @@ def test_preparing_twice_prepares_once_and_a_changed_file_again(folder):
     found = scan_set(small(folder), heard.append)
     assert any("preparing 1 cases" in line for line in heard)
     assert len(found.training) == 2
+
+
+PATIENTS = {
+    "BraTS-GLI-00005-100": "BraTS-GLI-00005",
+    "BraTS-GLI-00005-101": "BraTS-GLI-00005",
+    "BraTS-MEN-RT-0001-1": "BraTS-MEN-RT-0001",
+    "UPENN-GBM-00001_11": "UPENN-GBM-00001",
+    "UPENN-GBM-00001_21": "UPENN-GBM-00001",
+    "UCSF-PDGM-0429": "UCSF-PDGM-0429",
+    "UCSF-PDGM-0429_FU003d": "UCSF-PDGM-0429",
+    "sub-01": "sub-01",
+    "sub-01_ses-2": "sub-01",
+    "sub-011_ses-2": "sub-011",
+    "BraTS2021_00005": "BraTS2021_00005",
+    "Brats17_TCIA_201_1": "Brats17_TCIA_201_1",
+    "BRATS_001": "BRATS_001",
+}
+
+
+@pytest.mark.parametrize("name", PATIENTS)
+def test_scans_of_a_patient_are_told_by_their_names(name):
+    assert patient_of(name) == PATIENTS[name]
 
 
 @pytest.mark.parametrize("seed", range(4))

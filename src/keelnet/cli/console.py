@@ -8,6 +8,7 @@ from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 
 class Quiet(Console):
@@ -28,8 +29,7 @@ Overwrite = Annotated[
 
 def fail(message: str, code: int) -> int:
     """One line on the error stream; the exit code."""
-    line = " ".join(message.split())
-    errors.print(f"[bold red]keelnet:[/] {plain(line)}")
+    _print_line("keelnet:", "bold red", message)
     return code
 
 
@@ -38,9 +38,14 @@ def say(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def plain(text: str) -> str:
-    """Brackets are markup to rich."""
-    return text.replace("[", r"\[")
+def note(text: str) -> None:
+    """A line on the error stream: what goes to a file or a pipe is the result alone."""
+    errors.print(Text(text, "dim"))
+
+
+def _print_line(head: str, style: str, message: str) -> None:
+    """A message of others is no markup, whatever brackets and backslashes it has."""
+    errors.print(Text.assemble((head, style), " ", " ".join(message.split())))
 
 
 def speaks_first() -> bool:
@@ -58,4 +63,4 @@ def show_warning(
 ) -> None:
     """Our own warnings as one line each; those of other libraries are not for the user."""
     if category.__module__.startswith("keelnet") and speaks_first():
-        errors.print(f"[bold yellow]keelnet: warning:[/] {plain(' '.join(str(message).split()))}")
+        _print_line("keelnet: warning:", "bold yellow", str(message))

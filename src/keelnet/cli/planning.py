@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelnet.cli.console import console, errors, plain, say
+from keelnet.cli.console import console, note, say
 
 if TYPE_CHECKING:
     from keelnet.experiments.ledger import Ledger
@@ -46,8 +46,8 @@ def plan(
 
     given = None if memory is None else bytes_in(memory)
     chosen = recipe_named(recipe).with_settings(settings or [])
-    planned = compute(chosen, _report)
-    found = {} if given is None else advice(planned, given, _report)
+    planned = compute(chosen, note)
+    found = {} if given is None else advice(planned, given, note)
     if as_json:
         say(json.dumps(_as_table(planned, given, found)))
         return
@@ -56,11 +56,6 @@ def plan(
         for key, best in found.items():
             _print_largest(key, best)
         say(as_sentence(planned, given, found))
-
-
-def _report(line: str) -> None:
-    """To the error stream: what goes to a file or a pipe is the plan alone."""
-    errors.print(f"[dim]{plain(line)}[/]")
 
 
 def _print(planned: Plan) -> None:

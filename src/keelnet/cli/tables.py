@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keelnet.cli.console import Out, say
+from keelnet.cli.options import require_once
 
 if TYPE_CHECKING:
     from keelnet.experiments.folders import OutputFolder
@@ -24,13 +25,13 @@ def table(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace finished runs of other settings in that folder, and try again what diverged.",
+            help="Replace runs of other settings in that folder that have ended, and train anew what diverged.",
         ),
     ] = False,
     architectures: Annotated[
         str | None, typer.Option(help="Separated by commas. Default: all six.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many: 0, 1, …", min=1)] = 3,
+    seeds: Annotated[int | None, typer.Option(help="How many: 0, 1, … Default: 3.", min=1)] = None,
     sweep: Annotated[
         str | None, typer.Option(help="Vary a setting: depth=8,16,32, samples=100,200.")
     ] = None,
@@ -54,25 +55,39 @@ def table(
 ) -> None:
     """Compare architectures: mean and spread over seeds in table.md and table.json; goes on where it was cut off."""
     from keelnet.experiments.folders import OutputFolder
-    from keelnet.experiments.table import Design, Sweep, fill
+    from keelnet.experiments.table import Design, Sweep, collected, fill
 
     folder = out or Path("runs/table")
     if collect:
-        if recipes or settings or sweep or architectures or minutes or data:
+        ways = (settings, sweep, architectures, seeds, minutes, data, fixed_step or None)
+        if recipes or any(way is not None for way in ways):
             raise ValueError("choose recipes to compute or runs to collect (--from), not both")
         _collect(folder, collect, overwrite)
         return
-    chosen = _chosen(recipes or [], minutes, data, settings or [])
+    _require_own(settings or [])
     named = architectures.split(",") if architectures else Design.architectures
     swept = None if sweep is None else Sweep.read(sweep, fixed_step)
     if fixed_step and swept is None:
         raise ValueError("--fixed-step needs --sweep depth=…")
-    design = Design(chosen, tuple(name.strip() for name in named), seeds, swept)
+    given = [key for key, value in (("minutes", minutes), ("folder", data)) if value is not None]
+    # A fixed step is taken from the depth that is set.
+    require_once(settings or [], given, None if swept is None or fixed_step else swept.key)
+    chosen = _chosen(recipes or [], minutes, data, settings or [])
+    design = Design(chosen, tuple(name.strip() for name in named), seeds or 3, swept)
     for outcome in fill(folder, design, overwrite, say):
         say(f"  {_described(outcome)}")
         _write(OutputFolder(folder, staged=False, existed=True))
-    _say_savings([folder])
+    _say_savings(collected([folder]))
     say(f"written to {folder}: table.md, table.json, pictures, and every run")
+
+
+def _require_own(settings: list[str]) -> None:
+    """A table varies some settings itself."""
+    from keelnet.experiments.settings import assignments
+    from keelnet.experiments.table import OWN
+
+    for key in assignments(settings).keys() & OWN.keys():
+        raise ValueError(f"a table varies {key} itself: choose with {OWN[key]}, not with --set")
 
 
 def _chosen(
@@ -98,7 +113,7 @@ def _collect(folder: Path, places: list[Path], overwrite: bool) -> None:
     outcomes = collected(places, say)
     with OutputFolder.claim(folder, overwrite) as claimed:
         _write(claimed, outcomes)
-    _say_savings(places)
+    _say_savings(outcomes)
     say(f"{len(outcomes)} runs collected in {folder}: table.md, table.json, pictures")
 
 
@@ -118,13 +133,12 @@ def _write(folder: OutputFolder, outcomes: list[Outcome] | None = None) -> None:
     folder.write_text(SIGN, as_json(groups, folder.path))
 
 
-def _say_savings(places: list[Path]) -> None:
+def _say_savings(outcomes: list[Outcome]) -> None:
     """What another way of training saved, where runs differ in that."""
     from keelnet.experiments.comparison import grouped
     from keelnet.experiments.races import savings
-    from keelnet.experiments.table import collected
 
-    for line in savings(grouped(collected(places))):
+    for line in savings(grouped(outcomes)):
         say(f"  {line}")
 
 

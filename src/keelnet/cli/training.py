@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelnet.cli.console import Out, Overwrite, console, plain, say, speaks_first
+from keelnet.cli.console import Out, Overwrite, console, say, speaks_first
+from keelnet.cli.options import require_once
 
 if TYPE_CHECKING:
     from keelnet.experiments.recipes import Recipe
@@ -68,6 +69,14 @@ def train(
     from keelnet.experiments.runs import train as run
 
     with _one_voice():
+        options = {
+            "epochs": epochs,
+            "minutes": minutes,
+            "folder": data,
+            "labels": labels,
+            "skip_bad": skip_bad or None,
+        }
+        require_once(settings or [], [key for key in options if options[key] is not None])
         chosen = _budgeted(recipe_named(recipe), epochs, minutes).with_settings(settings or [])
         chosen = _on_scans(chosen, data, labels, skip_bad)
         folder = out or Path("runs") / chosen.name
@@ -153,13 +162,15 @@ def _within(memory: str, recipe: Recipe, steps: Iterator[Progress]) -> Iterator[
 
 
 def _print_verdicts(reproduction: Reproduction) -> None:
+    from rich.text import Text
+
     for verdict in reproduction.verdicts:
-        mark = "[green]✓[/]" if verdict.holds else "[red]✗[/]"
+        mark = ("✓ ", "green") if verdict.holds else ("✗ ", "red")
         number = f"{verdict.number:.4g} {verdict.relation} {verdict.threshold:g}"
         reading = f" ({verdict.reading})" if verdict.reading else ""
-        claim = plain(f"{verdict.source}: {verdict.claim}{reading}")
-        console.print(f"{mark} {claim} [bold]{number}[/]")
-        console.print(f"    [dim]{plain(verdict.measure)} ({verdict.experiment})[/]")
+        claim = f"{verdict.source}: {verdict.claim}{reading} "
+        console.print(Text.assemble(mark, claim, (number, "bold")))
+        console.print(Text(f"    {verdict.measure} ({verdict.experiment})", "dim"))
     held = sum(verdict.holds for verdict in reproduction.verdicts)
     console.print(f"{held} of {len(reproduction.verdicts)} statements hold")
 
@@ -209,7 +220,7 @@ def _state(recipe: Recipe, progress: Progress) -> str:
 def _print_scores(folder: Path) -> None:
     import json
 
-    scores = json.loads((folder / "scores.json").read_text())
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     for name, value in scores.items():
         if "accuracy" in name or "dice" in name:
             shown = {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value

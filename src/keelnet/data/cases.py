@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,20 +17,30 @@ from keelnet.data.volumes import is_volume, read_geometry, stem_of
 
 # <subject>_t1ce, <subject>-t1c, <subject>_seg …: a separator, then the last word.
 _NAMED = re.compile(r"^(?P<subject>.*?)[-_.]?(?P<kind>[A-Za-z0-9]+)$")
-_SEGMENTATION = re.compile(r"(^|[-_.])(seg|segm|segmentation|label|labels|mask)$", re.IGNORECASE)
+_MARKS = r"(seg|segm|segmentation|labels?|mask)$"
+_SEGMENTATION = re.compile(r"(^|[-_.])" + _MARKS, re.IGNORECASE)
 # Masks of other programs, that mark the brain: <subject>_t1_brain_mask, <subject>_bet_mask …
 _OF_THE_HEAD = re.compile(r"(^|[-_.])(brain|bet|skull|head)[-_.]mask$", re.IGNORECASE)
+# What they mark in the brain: <subject>_brain_segmentation. It may be the labels of a subject <subject>_brain alone.
+_OF_THE_BRAIN = re.compile(
+    r"(^|[-_.])(brain|parenchyma|bet|skull|head)[-_.]" + _MARKS, re.IGNORECASE
+)
 _OF_A_TUMOUR = re.compile(r"tumou?r|lesion", re.IGNORECASE)
 _NEW = ("t1n", "t1c", "t2w", "t2f")
 _CHILDREN = re.compile(r"(^|[-_.])ped[-_.]", re.IGNORECASE)  # BraTS-PED-00001-000
+_Key = tuple[Path, str]  # folder, and the name before the last word
 
 
 @dataclass
 class Found:
-    """Cases in the order of their names, those refused with the reason, and what was recognised."""
+    """Cases in the order of their names, those refused with the reason, and what was recognised.
+
+    unclear: of cases without labels, which files may hold them.
+    """
 
     cases: list[Case] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    unclear: list[str] = field(default_factory=list)
     layout: str = ""
     convention: Convention | None = None
     reason: str = ""
@@ -39,6 +50,9 @@ class Found:
         lines = [f"{count} case{'s' * (count != 1)}: {self.layout}"]
         if self.convention is not None:
             lines.append(f"labels: {self.convention.title} ({self.reason})")
+        lines += self.unclear[:1]
+        if len(self.unclear) > 1:
+            lines.append(f"and so in {len(self.unclear) - 1} more")
         lines += [f"refused {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
@@ -48,26 +62,27 @@ def find_cases(inputs: Sequence[Path]) -> Found:
 
     Raises ValueError where there is none, and where two cases bear one name.
     """
-    found = Found()
+    found, refused = Found(), _Refused()
     layouts: list[str] = []
     loose: list[Path] = []
     for path in inputs:
         if not path.exists():
             raise ValueError(f"{path} does not exist")
         if path.is_dir():
-            layouts.append(_in_folder(path, found))
+            layouts.append(_in_folder(path, found, refused))
         elif path.suffix.lower() == ".csv":
-            cases, refused = read_table(path)
+            cases, bad = read_table(path)
             found.cases += cases
-            found.refused |= refused
+            for name, reason in bad.items():
+                refused.add(name, path, reason)
             layouts.append(f"listed in {path.name}")
         elif is_volume(path):
             loose.append(path)
         else:
             raise ValueError(f"{path} is neither a folder, a CSV of paths, nor a NIfTI file")
     if loose:
-        layouts.append(_grouped(loose, found))
-    if not found.cases and not found.refused:
+        layouts.append(_grouped(loose, found, refused))
+    if not found.cases and not refused.reasons:
         shown = ", ".join(map(str, inputs))
         raise ValueError(
             f"no case in {shown}: wanted are NIfTI files named like <case>_t1ce.nii.gz or <case>-t1c.nii.gz,"
@@ -78,14 +93,35 @@ def find_cases(inputs: Sequence[Path]) -> Found:
         if not case.can_name_files:
             found.cases.remove(case)
             shown = case.name.encode("utf-8", "backslashreplace").decode()
-            found.refused[shown] = (
+            refused.add(
+                shown,
+                case.first.parent,
                 "no file can be called so: a case's name is UTF-8, starts with no dot and holds no slash and no line"
-                " break"
+                " break",
             )
     _require_own_names(found.cases)
+    found.refused = refused.named({case.name for case in found.cases})
     found.cases.sort(key=lambda case: case.name)
     found.layout = "; ".join(dict.fromkeys(layouts))
     return found
+
+
+@dataclass
+class _Refused:
+    """Reasons by place and name: a case may bear the name of one that is refused elsewhere."""
+
+    reasons: dict[_Key, str] = field(default_factory=dict)
+
+    def add(self, name: str, place: Path, reason: str) -> None:
+        self.reasons[place, name] = reason
+
+    def named(self, taken: set[str]) -> dict[str, str]:
+        """Reasons by name, with the place where another has the same."""
+        count = Counter([*taken, *(name for _, name in self.reasons)])
+        return {
+            name if count[name] == 1 else f"{name} ({place})": reason
+            for (place, name), reason in self.reasons.items()
+        }
 
 
 def _require_own_names(cases: Iterable[Case]) -> None:
@@ -98,20 +134,19 @@ def _require_own_names(cases: Iterable[Case]) -> None:
         seen[case.name] = case.first
 
 
-def _in_folder(folder: Path, found: Found) -> str:
+def _in_folder(folder: Path, found: Found, refused: _Refused) -> str:
     for root in (folder, folder / "imagesTr"):
         if root.is_dir() and (images := _images(root)):
             return _decathlon(images, found)
-    return _grouped(sorted(_volumes_in(folder, found)), found)
+    return _grouped(sorted(_volumes_in(folder, refused)), found, refused)
 
 
-def _volumes_in(folder: Path, found: Found) -> Iterator[Path]:
+def _volumes_in(folder: Path, refused: _Refused) -> Iterator[Path]:
     """Every volume below a folder, through links as well; a link that leads back is gone through once."""
 
     def refuse(error: OSError) -> None:
-        found.refused[Path(error.filename).name] = (
-            f"{error.filename} cannot be read ({error.strerror})"
-        )
+        place = Path(error.filename)
+        refused.add(place.name, place.parent, f"{place} cannot be read ({error.strerror})")
 
     seen: set[Path] = set()
     for root, inner, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -161,7 +196,7 @@ def _order(folder: Path) -> tuple[str, ...]:
     if not path.is_file():
         return "flair", "t1", "t1ce", "t2"
     try:
-        table = json.loads(path.read_text())["modality"]
+        table = json.loads(path.read_text(encoding="utf-8"))["modality"]
         named = [str(table[key]) for key in sorted(table, key=int)]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
@@ -175,11 +210,12 @@ def _order(folder: Path) -> tuple[str, ...]:
     return order
 
 
-def _grouped(files: Sequence[Path], found: Found) -> str:
+def _grouped(files: Sequence[Path], found: Found, refused: _Refused) -> str:
     """Files of one folder that share the name before their last word are a case."""
-    groups: dict[tuple[Path, str], dict[str, Path]] = {}
-    spellings: dict[tuple[Path, str], set[str]] = {}
-    segmentations: dict[tuple[Path, str], list[Path]] = {}
+    groups: dict[_Key, dict[str, Path]] = {}
+    spellings: dict[_Key, set[str]] = {}
+    segmentations: dict[_Key, list[Path]] = {}
+    twice: dict[_Key, str] = {}
     odd: dict[Path, list[Path]] = {}
     others: list[Path] = []
     for path in files:
@@ -188,38 +224,58 @@ def _grouped(files: Sequence[Path], found: Found) -> str:
         kind = match["kind"].lower() if match else ""
         if match and kind in ALIASES:
             key = path.parent, match["subject"].rstrip("-_.")
-            _add(groups.setdefault(key, {}), ALIASES[kind], path, found, key[1])
+            modality, own = ALIASES[kind], groups.setdefault(key, {})
+            if modality in own:
+                twice[key] = f"two files for {modality}: {own[modality].name} and {path.name}"
+            own[modality] = path
             spellings.setdefault(key, set()).add(kind)
         elif (marked := _SEGMENTATION.search(stem)) and not _OF_THE_HEAD.search(stem):
             key = path.parent, stem[: marked.start()].rstrip("-_.")
             segmentations.setdefault(key, []).append(path)
-            if marked[2].lower() != "mask" or _OF_A_TUMOUR.search(stem):
+            brain = _OF_THE_BRAIN.search(stem)
+            if not brain and (marked[2].lower() != "mask" or _OF_A_TUMOUR.search(stem)):
                 odd.setdefault(path.parent, []).append(path)
         else:
             others.append(path)
     for (folder, subject), paths in groups.items():
         name = subject or _called(folder)
-        missing = [each for each in MODALITIES if each not in paths]
-        if name in found.refused:
-            continue
-        if missing:
-            found.refused[name] = f"{', '.join(missing)} missing in {folder}"
-            continue
         labels = segmentations.get((folder, subject), [])
+        if reason := twice.get((folder, subject)) or _wrong_in(paths, labels, folder):
+            refused.add(name, folder, reason)
+            continue
         alone = [key for key in groups if key[0] == folder]
         # One mask of the 2020 set bears the name of another study.
-        if not labels and len(alone) == 1 and len(odd.get(folder, [])) == 1:
-            labels = odd[folder]
+        if not labels and len(alone) == 1:
+            labels = _left_over(odd.get(folder, []), paths["t1"])
         if len(labels) > 1:
-            found.refused[name] = f"two files of labels: {labels[0].name} and {labels[1].name}"
-            continue
+            found.unclear.append(
+                f"{name} is without labels: they may be {labels[0].name} or {labels[1].name};"
+                " give the right one the name of the scans, with seg for the modality"
+            )
         own = {modality: paths[modality] for modality in MODALITIES}
         names = _names(name, spellings[folder, subject])
-        found.cases.append(Case(name, own, labels[0] if labels else None, names))
-    stacked = _stacks(others, {folder for folder, _ in groups}, found)
+        found.cases.append(Case(name, own, labels[0] if len(labels) == 1 else None, names))
+    stacked = _stacks(others, {folder for folder, _ in groups}, refused)
     found.cases += stacked
     told = ["a file for each modality"] if groups or not stacked else []
     return "; ".join(dict.fromkeys([*told, *(_four(case.order) for case in stacked)]))
+
+
+def _wrong_in(paths: Mapping[str, Path], labels: Sequence[Path], folder: Path) -> str:
+    """What keeps files from being a case; empty where nothing does."""
+    if missing := [each for each in MODALITIES if each not in paths]:
+        return f"{', '.join(missing)} missing in {folder}"
+    if len(labels) > 1:
+        return f"two files of labels: {labels[0].name} and {labels[1].name}"
+    return ""
+
+
+def _left_over(odd: Sequence[Path], t1: Path) -> list[Path]:
+    """Which of these may be the labels of the only case in their folder: one that says so, or any but T1's tissues."""
+    # Segmenters of tissues, as FAST, call what they find on <subject>_t1 <subject>_t1_seg.
+    own = [path for path in odd if _SEGMENTATION.sub("", stem_of(path)) != stem_of(t1)]
+    named = [path for path in own if _OF_A_TUMOUR.search(stem_of(path))]
+    return named if len(named) == 1 else own
 
 
 def _called(folder: Path) -> str:
@@ -234,27 +290,25 @@ def _names(subject: str, words: set[str]) -> str:
     return "children" if _CHILDREN.search(subject) else "new"
 
 
-def _stacks(files: Sequence[Path], taken: set[Path], found: Found) -> list[Case]:
-    """Files of four volumes, a case each. What lies beside files named by modality, or cannot be read where others have such, is none of ours."""
-    cases, broken = [], {}
+def _stacks(files: Sequence[Path], taken: set[Path], refused: _Refused) -> list[Case]:
+    """Files of four volumes, a case each.
+
+    Where any files are named by modality, others are none of ours unless a Decathlon's folder or list says so: four
+    volumes may be directions of diffusion as well.
+    """
+    cases = []
     for path in files:
-        if path.parent in taken:
+        if taken and (path.parent in taken or not _in_decathlon(path)):
             continue
         try:
             shape = read_geometry(path)[1]
         except ValueError as reason:
-            broken[stem_of(path)] = str(reason)
+            refused.add(stem_of(path), path.parent, str(reason))
             continue
         if len(shape) == 4 and shape[3] == len(MODALITIES):
             cases.append(_stacked(path))
-    if not taken:
-        found.refused |= broken
     return cases
 
 
-def _add(paths: dict[str, Path], modality: str, path: Path, found: Found, name: str) -> None:
-    if modality in paths:
-        found.refused[name or _called(path.parent)] = (
-            f"two files for {modality}: {paths[modality].name} and {path.name}"
-        )
-    paths[modality] = path
+def _in_decathlon(path: Path) -> bool:
+    return _images(path.parent) is not None or (path.parent / "dataset.json").is_file()

@@ -164,7 +164,9 @@ def _pictures(
 
 def _given(name: str, folder: Path | None, files: str) -> Path:
     if folder is None:
-        raise ValueError(f"{name} needs --data FOLDER with {files}; {NOT_DOWNLOADED}")
+        raise ValueError(
+            f"{name} needs --data FOLDER (or --set folder=FOLDER) with {files}; {NOT_DOWNLOADED}"
+        )
     return folder
 
 

@@ -165,7 +165,7 @@ class Prepared:
     def has(self, name: str, signature: str = "") -> bool:
         """Whether the case is prepared as this version does it, from files of this signature, and whole."""
         try:
-            about = json.loads((self.folder / f"{name}.json").read_text())
+            about = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
             self.volume(name)
         except (OSError, ValueError, KeyError, EOFError):
             return False
@@ -173,7 +173,7 @@ class Prepared:
 
     def volume(self, name: str) -> Volume:
         """A prepared case."""
-        about = json.loads((self.folder / f"{name}.json").read_text())
+        about = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
         x = np.load(self.folder / f"{name}.x.npy", mmap_mode="r")
         classes = np.load(self.folder / f"{name}.classes.npy", mmap_mode="r")
         places = np.load(self.folder / f"{name}.places.npy")

@@ -17,8 +17,12 @@ from keelnet.data.volumes import Geometry, read_geometry, read_voxels
 
 # Files of one case may place its corners apart by this much, in mm: rounding in headers.
 TOLERANCE = 0.1
-# What of the brain a tumour takes, at most; a mask of the brain takes all of it.
+# What of the brain a tumour takes, at most; a mask of the brain or of its tissues takes all of it.
 LARGEST = 0.9
+# What of a volume a brain takes, at most, however closely it is cut.
+FULLEST = 0.95
+# A label from 0 to 4 that a program stored as a scaled uint8 comes back wrong by at most 4 / 255 / 2.
+ROUNDING = 0.01
 LOOKED_AT = 24  # cases whose labels are read to find the convention
 
 
@@ -52,6 +56,14 @@ def read_scan(case: Case, convention: Convention | None) -> Scan:
         classes = _classes(case.labels, convention, geometry)
         _check_extent(case.labels, classes, (x != 0).any(0))
     return Scan(case.name, x, classes, geometry)
+
+
+def read_labels(path: Path) -> NDArray[np.float32]:
+    """The values of a file of labels, whole where only `ROUNDING` keeps them from it; others as they are."""
+    values = _volume(read_voxels(path))
+    whole = np.rint(values)
+    with np.errstate(invalid="ignore"):  # infinity is refused by whoever asks what it means
+        return np.where(np.abs(values - whole) <= ROUNDING, whole, values)
 
 
 def settle(found: Found, given: Convention | None = None) -> Found:
@@ -92,7 +104,7 @@ def _spread(cases: Sequence[Case]) -> list[Case]:
 def _values(case: Case) -> set[int]:
     assert case.labels is not None
     try:
-        values = np.unique(read_voxels(case.labels))
+        values = np.unique(read_labels(case.labels))
     except ValueError:  # the case will be refused when it is read
         return set()
     return {int(value) for value in values if value.is_integer() and value > 0}
@@ -162,21 +174,22 @@ def _doubt(values: NDArray[np.float32]) -> str:
     corners = values[:: sides[0] - 1, :: sides[1] - 1, :: sides[2] - 1]
     if corners[0, 0, 0] != 0 and (corners == corners[0, 0, 0]).all():
         return f"is {corners[0, 0, 0]:g} in every corner, which is taken for brain; outside of it 0 is wanted"
+    if (share := len(inside) / values.size) > FULLEST:  # noise of the air has no one value
+        return f"is 0 in {100 * (1 - share):.1f} % of its voxels, and all others are taken for brain; outside of it 0 is wanted"
     return ""
 
 
 def _check_extent(path: Path, classes: NDArray[np.uint8], brain: NDArray[np.bool_]) -> None:
-    inside = classes[brain]
-    share = float((inside > 0).mean())
-    if share > LARGEST and len({*np.unique(inside)} - {0}) == 1:
+    share = float((classes[brain] > 0).mean())
+    if share > LARGEST:
         raise ValueError(
-            f"{path.name} calls {100 * share:.0f} % of the brain tumour: a mask of the brain, not labels;"
-            " move it elsewhere"
+            f"{path.name} calls {100 * share:.0f} % of the brain tumour: a mask of the brain or of its tissues, not"
+            " labels; move it elsewhere"
         )
 
 
 def _classes(path: Path, convention: Convention, geometry: Geometry) -> NDArray[np.uint8]:
-    values = _volume(read_voxels(path))
+    values = read_labels(path)
     try:
         classes = convention.from_file(values)
     except ValueError as reason:

@@ -19,6 +19,7 @@ from keelnet.experiments.pictures import png
 from keelnet.experiments.problems import network_of, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.runs import load_network, load_run
+from keelnet.experiments.schemes import coarsest
 from keelnet.experiments.tasks import Withheld
 
 SAMPLES = 8  # of tasks with a label an input; of images whose pixels are labelled, 1
@@ -45,7 +46,10 @@ def assess_run(folder: Path, layers: int | None = None) -> Assessment:
 
 def assess_recipe(recipe: Recipe, layers: int | None = None) -> Assessment:
     """Of the network that training would begin with."""
-    return _assessed(recipe, network_of(recipe), f"recipe {recipe.name}, before training", layers)
+    first = coarsest(recipe)
+    level = f", the first of {recipe.levels} levels" if recipe.levels > 1 else ""
+    subject = f"recipe {recipe.name}, before training{level}"
+    return _assessed(recipe, network_of(first), subject, layers)
 
 
 def write(assessment: Assessment, out: Path, overwrite: bool = False) -> list[str]:
@@ -65,22 +69,22 @@ def _pictures(block: BlockStability) -> dict[str, Callable[[BlockStability], Any
 
 
 def _assessed(recipe: Recipe, network: nn.Module, subject: str, layers: int | None) -> Assessment:
-    x, words = _inputs(recipe)
+    x, words = _inputs(recipe, next(network.parameters()).device)
     return Assessment(stability(network, x, layers), f"{subject}; at {words}")
 
 
-def _inputs(recipe: Recipe) -> tuple[Tensor, str]:
+def _inputs(recipe: Recipe, device: torch.device) -> tuple[Tensor, str]:
     if recipe.data == "tumour":  # a scan is normalised to zero mean and unit spread
         x = torch.randn(
             1, 4, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(recipe.seed)
         )
-        return x.to(recipe.device), f"noise of {SIDE}³ voxels in place of a scan"
-    task = problem(recipe).task
+        return x.to(device), f"noise of {SIDE}³ voxels in place of a scan"
+    task = problem(recipe, device=device).task
     if not isinstance(task, Withheld) or task.per_pixel:
-        return task.example.to(recipe.device), "one withheld image"
+        return task.example.to(device), "one withheld image"
     x = task.samples.validation[0]
     chosen = x[:: max(1, len(x) // SAMPLES)][:SAMPLES]
-    return chosen.to(recipe.device), f"{len(chosen)} withheld samples"
+    return chosen.to(device), f"{len(chosen)} withheld samples"
 
 
 def _advised(block: BlockStability) -> list[str]:

@@ -25,6 +25,7 @@ from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
 from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.scan_sets import patient_of
 from keelnet.experiments.segment import checked, refusal, require_apart
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
@@ -39,7 +40,7 @@ class Evaluated:
     """One case: scores by region, mean entropy in bits over the brain, sensitivity, and ml found on look-alikes.
 
     mimics_ml is None where the case has no file of look-alikes, as published sets have none. trained_on: the network
-    has seen the case in training.
+    has seen the case in training, or another scan of its patient.
     """
 
     name: str
@@ -147,19 +148,22 @@ def _scored(
 
 
 def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]) -> set[str]:
-    """Names of the cases that are those of a run's split.json: in its folder, or in its table of paths."""
+    """Names of the cases that a run has seen by its split.json: the same files, or in the same place the same patients."""
     if split is None or not split.is_file():
         return set()
-    about = json.loads(split.read_text())
-    names = {*about["training"]}
+    about = json.loads(split.read_text(encoding="utf-8"))
+    patients = {patient_of(name) for name in about["training"]}
+    files = {*about.get("files", {}).values()}  # which runs of earlier versions do not name
     folders = _places(Path(about["folder"]))
     listed = any(folders & _places(path) for path in inputs)
-    return {
-        case.name
-        for case in cases
-        if case.name in names
-        and (listed or any(folders & {*place.parents} for place in _places(case.first)))
-    }
+
+    def seen(case: Case) -> bool:
+        if os.path.realpath(case.first) in files:
+            return True
+        here = listed or any(folders & {*place.parents} for place in _places(case.first))
+        return here and patient_of(case.name) in patients
+
+    return {case.name for case in cases if seen(case)}
 
 
 def _places(path: Path) -> set[Path]:
@@ -179,7 +183,7 @@ def mimics_of(case: Case, scan: Scan) -> NDArray[np.bool_] | None:
     values = read_voxels(path)
     if values.shape != scan.geometry.shape:
         raise ValueError(f"{path.name} has another shape than {case.labels.name}")
-    return scan.geometry.towards(values > 0).astype(np.bool_)
+    return scan.geometry.towards(values > 0.5).astype(np.bool_)
 
 
 def sensitivity_of(segmenting: Segmenting, scan: Scan, classes: NDArray[np.uint8]) -> Sensitivity:

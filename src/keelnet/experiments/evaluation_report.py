@@ -48,7 +48,7 @@ def evaluation_report(
         }
         for rank, (name, content) in zip(ranks, shown.items(), strict=True)
     ]
-    template = files("keelnet.experiments").joinpath("evaluation.html").read_text()
+    template = files("keelnet.experiments").joinpath("evaluation.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["figure"] = _figure
     return environment.from_string(template).render(

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,8 @@ from types import TracebackType
 STAGING = ".unfinished"
 PATIENCE = 15.0  # seconds
 PARTIAL = ".part"  # how the name of a file ends that is not whole
+REPLACED = ".replaced"  # in the staging: old files, while the new ones are put in place
+SIGNS = ("scores.json", "table.json")  # say that a result is whole: last to come, first to go
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class OutputFolder:
 
     A new folder is written directly, each file under a temporary name and then renamed. Where an
     old result is overwritten the new files are staged in ``.unfinished`` and put in place together
-    at the end; if the work fails, the old files are as they were. Files of other names stay.
+    at the end; if the work fails, the old files are as they were, and so they are where the new ones cannot be put in
+    place, which then stay in ``.unfinished``. Files of other names stay.
     ``lasting``: where the work fails, what was staged stays, for `reopen`; what was reopened does while it has the file
     that it was known by. While a folder is in use no other process of this machine may use it: the system frees the
     lock of a killed one.
@@ -35,6 +39,7 @@ class OutputFolder:
     reopened: bool = False
     lasting: bool = False
     sign: str = ""  # by which it was reopened
+    fresh: bool = False  # nothing was there to be overwritten
     lock: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
@@ -46,14 +51,14 @@ class OutputFolder:
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"output folder {path} is a file; choose another with --out")
-        occupied = path.is_dir() and any(item.name != STAGING for item in path.iterdir())
-        if occupied and not overwrite:
+        taken = occupied(path)
+        if taken and not overwrite:
             raise ValueError(
                 f"output folder {path} exists and is not empty; choose another with --out,"
                 " or replace its results with --overwrite"
             )
         _require_writable(path)
-        return cls(path, occupied or whole, path.exists())
+        return cls(path, taken or whole, path.exists(), fresh=not taken)
 
     @classmethod
     def reopen(cls, path: Path, sign: str) -> OutputFolder:
@@ -97,11 +102,20 @@ class OutputFolder:
             ) from None
         try:
             self._lock()
+            self._require_fresh()
         except ValueError:
             if self.staged:  # ours, made just now
                 self.root.rmdir()
             raise
         return self
+
+    def _require_fresh(self) -> None:
+        """Data may be made ready for minutes between the claim and the work."""
+        if self.fresh and occupied(self.path):
+            self._unlock()
+            raise ValueError(
+                f"output folder {self.path} was written to meanwhile; choose another with --out"
+            )
 
     def _lock(self) -> None:
         """Raises ValueError where another process is at work in the folder; without effect where there are no such locks."""
@@ -148,15 +162,11 @@ class OutputFolder:
             os.close(handle)
 
     def _close(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
-        try:
-            if self.staged and kind is None:
-                self._put_in_place()
-        except OSError as failure:
-            kind, error = type(failure), failure
-        finally:
-            lasts = self.lasting or (self.reopened and (self.root / self.sign).is_file())
-            if self.staged and not (lasts and kind is not None):
-                shutil.rmtree(self.root, ignore_errors=True)
+        if self.staged and kind is None:
+            self._put_in_place()
+        lasts = self.lasting or (self.reopened and (self.root / self.sign).is_file())
+        if self.staged and not (lasts and kind is not None):
+            shutil.rmtree(self.root, ignore_errors=True)
         if kind is not None and not self.existed and not any(self.path.iterdir()):
             self.path.rmdir()
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:  # which is not the folder's
@@ -165,17 +175,37 @@ class OutputFolder:
             ) from error
 
     def _put_in_place(self) -> None:
-        """Rename every staged file over the old one, after checking that each rename can be made."""
-        items = sorted(self.root.rglob("*"))
-        targets = [self.path / item.relative_to(self.root) for item in items]
-        for item, target in zip(items, targets, strict=True):
+        """Move the old files aside and the staged ones to their names: all of them, or none where that fails."""
+        items = sorted(self.root.rglob("*"), key=lambda item: (item.name in SIGNS, item))
+        pairs = [(item, self.path / item.relative_to(self.root)) for item in items]
+        files = [(item, target) for item, target in pairs if not item.is_dir()]
+        aside = self.root / REPLACED
+        old = [
+            (target, aside / target.relative_to(self.path))
+            for _, target in reversed(files)
+            if os.path.lexists(target)
+        ]
+        try:
+            self._require_replaceable(pairs)
+            with contextlib.ExitStack() as undo:
+                for source, target in [*old, *files]:
+                    _make_folder(target.parent, undo)
+                    undo.callback(_move_back, target, source)
+                    source.replace(target)
+                undo.pop_all()
+        except OSError as failure:
+            raise ValueError(
+                f"the result for {self.path} is finished but cannot be put in place: {failure.strerror or failure};"
+                f" the new files lie in {self.root}: move them by hand"
+            ) from failure
+
+    def _require_replaceable(self, pairs: Sequence[tuple[Path, Path]]) -> None:
+        """Before anything is moved: no folder in the way of a file or the other way round, none that is read-only."""
+        for item, target in pairs:
             if target.exists() and item.is_dir() != target.is_dir():
-                raise IsADirectoryError(21, f"{target} is in the way")
-        for item, target in zip(items, targets, strict=True):
-            if item.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-            else:
-                item.replace(target)
+                raise IsADirectoryError(errno.EISDIR, f"{target} is in the way")
+            if target.parent.is_dir() and _read_only(target.parent):
+                raise PermissionError(errno.EACCES, f"{target.parent} is read-only")
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Write one file whole: under a temporary name, then renamed."""
@@ -201,6 +231,29 @@ class OutputFolder:
         return self.write_bytes(name, content.encode())
 
 
+def occupied(path: Path) -> bool:
+    """Whether anything but a staging lies there."""
+    return path.is_dir() and any(item.name != STAGING for item in path.iterdir())
+
+
+def _make_folder(path: Path, undo: contextlib.ExitStack) -> None:
+    """With those above it; what was made goes again where the stack is unwound."""
+    if not path.is_dir():
+        _make_folder(path.parent, undo)
+        path.mkdir()
+        undo.callback(_remove_folder, path)
+
+
+def _remove_folder(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def _move_back(moved: Path, source: Path) -> None:
+    with contextlib.suppress(OSError):  # it was not moved yet
+        moved.replace(source)
+
+
 def _require_writable(path: Path) -> None:
     """Also where the user may do anything: a folder without write permission was meant to be kept."""
     nearest = path
@@ -208,6 +261,10 @@ def _require_writable(path: Path) -> None:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise ValueError(f"output folder {path} cannot be made: {nearest} is no folder")
-    marked = not nearest.stat().st_mode & 0o222
-    if marked or not os.access(nearest, os.W_OK | os.X_OK):
+    if _read_only(nearest):
         raise ValueError(f"output folder {path} cannot be written: {nearest} is read-only")
+
+
+def _read_only(folder: Path) -> bool:
+    marked = not folder.stat().st_mode & 0o222
+    return marked or not os.access(folder, os.W_OK | os.X_OK)

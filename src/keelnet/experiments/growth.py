@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ class GrowthAgainstDepth:
     K(t) = ω(t) Q with one orthogonal Q (width × width), drawn once, and h ω ≤ h · ``fast`` = 0.2. ω stays at ``fast``;
     glides from it to fast / ratio and back once over T; or jumps between them every quarter of its own period, which
     is parametric resonance: with two kernels (y' = z, z' = −ω² y) each pair of jumps gains the factor ``ratio``.
+    A quarter takes a layer at least: h ω < π for both ω.
     """
 
     name: ClassVar[str] = "growth"
@@ -45,11 +46,21 @@ class GrowthAgainstDepth:
     ratio: float = 2.2
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        fastest = self.step_size * max(self.fast, self.fast / self.ratio)
+        if not fastest < np.pi:
+            raise ValueError(
+                f"step_size times the largest frequency must be below π, got {fastest:.4g}; use a smaller step_size"
+            )
+
     def run(self) -> dict[str, Any]:
-        """Growth by layer of every case."""
+        """Growth by layer of every case; None beyond the largest number."""
         return {
             "settings": asdict(self),
-            "growth": {k: v.tolist() for k, v in self.curves().items()},
+            "growth": {
+                name: [float(each) if np.isfinite(each) else None for each in values]
+                for name, values in self.curves().items()
+            },
         }
 
     def curves(self) -> dict[str, Any]:
@@ -121,8 +132,8 @@ class GrowthAgainstDepth:
             )
             for (name, values), colour, style in zip(own.items(), palette, styles, strict=False):
                 layers = range(1, len(values) + 1)
-                label = f"{name.removeprefix('Verlet, ')}: ×{_short(values[-1])}"
-                axes.plot(layers, values, style, color=colour, label=label, linewidth=1.6)
+                label = f"{name.removeprefix('Verlet, ')}: {_short(values[-1])}"
+                axes.plot(layers, _drawn(values), style, color=colour, label=label, linewidth=1.6)
             axes.set(yscale="log", xlabel="depth, layers", title=kind)
             axes.grid(alpha=0.3)
             axes.legend(fontsize=8, title="at the last layer", title_fontsize=8)
@@ -130,5 +141,13 @@ class GrowthAgainstDepth:
         return {"growth.png": png(figure)}
 
 
-def _short(value: float) -> str:
-    return f"{value:.3g}" if value < 1e4 else f"{value:.1e}"
+def _drawn(values: Sequence[float | None]) -> Any:
+    """Up to 1e200: the margin above and the tick after the last must be numbers, too."""
+    y = np.array(values, float)
+    return np.where(y < 1e200, y, np.nan)
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "beyond 1e308"
+    return f"×{value:.3g}" if value < 1e4 else f"×{value:.1e}"

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.recipes import Recipe
-from keelnet.learning.descent import State
 from keelnet.learning.launches import launch, restarts_left
+from keelnet.learning.progress import State
 
 STATE = "state.pt"  # of a run that is not finished
 SCORES = "scores.json"  # of one that is
+HISTORY = "history.jsonl"
+LINE = {"epoch", "seconds", "scores", "best"}  # what each line of it has at least
+ANEW = "train anew in another folder (--out)"  # the way out
 MARK = ".launch"  # holds the name of the torchrun that has begun it
 
 
 @dataclass(frozen=True)
 class Opening:
-    """Where a run writes, and the state that it goes on from."""
+    """Where a run writes, and the state that it goes on from, with the lines of history up to it."""
 
     folder: OutputFolder
     earlier: State | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager
     def entered(self) -> Iterator[OutputFolder]:
@@ -50,7 +56,7 @@ def opening(recipe: Recipe, out: Path, overwrite: bool, resume: bool) -> Opening
     """A folder that may be written to; with ``resume`` an interrupted run's, and its state.
 
     A launch that torchrun has restarted goes on unasked with what it has begun itself, and nothing else. Raises
-    ValueError for a folder that cannot be had, or that was begun with other settings.
+    ValueError for a folder that cannot be had, that was begun with other settings, or whose files do not fit together.
     """
     if resume and overwrite:
         raise ValueError("choose --resume or --overwrite, not both")
@@ -60,12 +66,12 @@ def opening(recipe: Recipe, out: Path, overwrite: bool, resume: bool) -> Opening
             raise ValueError(
                 f"{out} holds a finished run; train anew with --overwrite, or elsewhere"
             )
-        return Opening(folder, earlier(recipe, folder))
+        return _gone_on_with(recipe, folder)
     own = _begun_by_this_launch(out)
     if own is None:
         return Opening(OutputFolder.claim(out, overwrite))
     if (own.root / STATE).is_file():
-        return Opening(own, earlier(recipe, own))
+        return _gone_on_with(recipe, own)
     return Opening(replace(own, existed=False))  # it was lost before its first epoch
 
 
@@ -77,23 +83,45 @@ def _begun_by_this_launch(out: Path) -> OutputFolder | None:
         folder = OutputFolder.reopen(out, MARK)
     except ValueError:
         return None
-    return folder if (folder.root / MARK).read_text() == name else None
+    return folder if (folder.root / MARK).read_text(encoding="utf-8") == name else None
+
+
+def _gone_on_with(recipe: Recipe, folder: OutputFolder) -> Opening:
+    state = earlier(recipe, folder)
+    return Opening(folder, state, history(folder.root / HISTORY, state.epoch))
 
 
 def earlier(recipe: Recipe, folder: OutputFolder) -> State:
     """The state that an interrupted run of this recipe left."""
     try:
-        left = Recipe.from_toml((folder.root / "recipe.toml").read_text())
-        state = torch.load(folder.root / STATE, map_location="cpu", weights_only=True)
+        left = Recipe.from_toml((folder.root / "recipe.toml").read_text(encoding="utf-8"))
+        kept = torch.load(folder.root / STATE, map_location="cpu", weights_only=True)
+        state = State(**kept)
     except Exception as error:  # bytes that are no state may make the reader raise anything
         reason = " ".join(str(error).split())
-        raise ValueError(f"{folder.root} cannot be gone on with: {reason}") from None
+        raise ValueError(f"{folder.root} cannot be gone on with: {reason}; {ANEW}") from None
     if left != recipe:
         changed = [key for key, value in asdict(recipe).items() if asdict(left)[key] != value]
         raise ValueError(
             f"{folder.root} was begun with other settings ({', '.join(changed)}); resume with its own"
         )
-    return State(**state)
+    return state
+
+
+def history(path: Path, epoch: int) -> list[dict[str, Any]]:
+    """The lines up to the state of this epoch: one more may have been written before the end came.
+
+    Raises ValueError where these are not its epochs.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[:epoch]
+        found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        whole = bool(found) and all(line.keys() >= LINE for line in found)
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; {ANEW}") from None
+    if not whole or [line["epoch"] for line in found] != list(range(1, epoch + 1)):
+        raise ValueError(f"{path} does not hold the epochs up to {epoch}, that of {STATE}; {ANEW}")
+    return found
 
 
 def state_as_bytes(state: State) -> bytes:

@@ -19,7 +19,9 @@ from keelnet.experiments.parts import (
 from keelnet.experiments.problems import network_of
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.rehearsal import Measured, Rehearsal, rehearsed
+from keelnet.experiments.schemes import coarsest
 from keelnet.experiments.tasks import Report
+from keelnet.experiments.tumours import SPACINGS
 
 MARGIN = 0.1  # a plan fits where this much more would fit too
 VOXELS = 1_100_000  # of scans that a rehearsal computes on, at most
@@ -80,10 +82,17 @@ def plan(
     """
     if recipe.device != "cpu":
         raise ValueError(f"memory is planned for device cpu, got {recipe.device!r}")
-    if recipe.batch == 0:
-        raise ValueError("what all samples at once take is not planned; use batch=1 or more")
+    if recipe.batch < 1:
+        raise ValueError(
+            f"a batch is planned (all samples at once are not): use batch=1 or more, got {recipe.batch}"
+        )
+    if recipe.spacing is not None and not SPACINGS[0] <= recipe.spacing <= SPACINGS[1]:
+        raise ValueError(
+            f"spacing must lie between {SPACINGS[0]:g} and {SPACINGS[1]:g} mm, got {recipe.spacing!r}"
+        )
     if recipe.folder and not Path(recipe.folder).exists():
         raise ValueError(f"folder {recipe.folder} does not exist")
+    coarsest(recipe)  # a rehearsal has one level: layers that cannot be halved are refused here
     parameters = sum(value.nbytes for value in network_of(recipe).parameters())
     found: list[tuple[float, Measured]] = []
     if known is None:

@@ -56,7 +56,7 @@ def problem(
     ``report`` is given a line now and then while data are made ready; ``device`` stands before that of the recipe.
     """
     device = device or device_named(recipe.device)
-    network = network_of(coarsest(recipe)).to(device)
+    network = network_of(coarsest(recipe), device)
     task = _task(recipe, device, report)
     batch = recipe.batch or _every(task)
     try:
@@ -77,8 +77,8 @@ def problem(
     )
 
 
-def network_of(recipe: Recipe) -> nn.Module:
-    """The network of a recipe, before training; no data are needed for it."""
+def network_of(recipe: Recipe, device: torch.device | None = None) -> nn.Module:
+    """The network of a recipe, before training; no data are needed for it. ``device`` stands before the recipe's."""
     kind = TASKS[recipe.data]
     _require_decisions(recipe, kind.per_pixel)
     settings: dict[str, Any] = {
@@ -100,7 +100,7 @@ def network_of(recipe: Recipe) -> nn.Module:
     make = getattr(architectures, recipe.architecture)
     try:
         network: nn.Module = make(kind.inputs, kind.outputs, **settings)
-        return network.to(device_named(recipe.device))
+        return network.to(device or device_named(recipe.device))
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise _unbuildable(recipe, error) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 
 from keelnet.experiments.comparison import Group
 from keelnet.experiments.pictures import BLUE, GREEN, ORANGE, PURPLE, VERMILION, png
@@ -20,8 +20,8 @@ WAYS = ("method", "levels")  # settings that say how a recipe is trained
 COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, "#56B4E9", "#000000")
 NOTE = """\
 Seconds leave out the validations. *Objective*: median over seeds of its least value. *To its objective*, *to equal accuracy*:
-seconds to the least objective of the first way, and to the best validation accuracy that both reach, seed by seed; in brackets
-the share of the first way's own time to there.
+seconds to the least objective of the first way, and to the best validation accuracy that both reach, seed by seed, of those that
+the first way itself takes to there; medians over seeds, in brackets that of the share.
 """
 
 
@@ -36,7 +36,7 @@ class Course:
     @classmethod
     def read(cls, folder: Path) -> Course:
         """Of the run in a folder."""
-        text = (folder / "history.jsonl").read_text()
+        text = (folder / "history.jsonl").read_text(encoding="utf-8")
         lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
         return cls(
             tuple(line["seconds"] - line.get("judging", 0.0) for line in lines),
@@ -66,13 +66,22 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """Seconds that a way took to where the first one was after ``first``, and their share; medians over seeds."""
+
+    seconds: float
+    first: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Standing:
     """What a way did against the first one; medians over the seeds of both; None where a seed did not arrive."""
 
     objective: float
     accuracy: float
-    to_objective: tuple[float, float] | None
-    to_accuracy: tuple[float, float] | None
+    to_objective: Arrival | None
+    to_accuracy: Arrival | None
 
 
 def races(groups: Sequence[Group]) -> tuple[dict[str, str], dict[str, bytes]]:
@@ -154,13 +163,16 @@ def standing(first: Way, way: Way) -> Standing:
     )
 
 
-def _median(times: Any) -> tuple[float, float] | None:
-    """Median seconds, and the median of their share of the first's; None where one did not arrive."""
+def _median(times: Any) -> Arrival | None:
+    """Of pairs of the first way's seconds and its own; None where one did not arrive."""
     found = list(times)
     if not found or any(own is None for _, own in found):
         return None
-    shares = [own / max(first, 1e-9) for first, own in found]
-    return statistics.median(own for _, own in found), statistics.median(shares)
+    return Arrival(
+        statistics.median(own for _, own in found),
+        statistics.median(first for first, _ in found),
+        statistics.median(own / max(first, 1e-9) for first, own in found),
+    )
 
 
 def as_table(ways: Sequence[Way]) -> str:
@@ -194,7 +206,7 @@ def savings(groups: Sequence[Group]) -> list[str]:
         for way in ways[1:]:
             found = standing(ways[0], way)
             if found.to_accuracy is not None:
-                saved = 100 * (1 - found.to_accuracy[1])
+                saved = 100 * (1 - found.to_accuracy.share)
                 lines.append(
                     f"{recipe}, {architecture}: {way.name} saves {saved:.0f} % of the time of {ways[0].name}"
                     f" to equal accuracy ({100 * found.accuracy:.1f} % at its best)"
@@ -202,28 +214,52 @@ def savings(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
-def _time(found: tuple[float, float] | None) -> str:
-    return "not reached" if found is None else f"{found[0]:.3g} ({found[1]:.2f})"
+def _time(found: Arrival | None) -> str:
+    if found is None:
+        return "not reached"
+    return f"{found.seconds:.3g} of {found.first:.3g} ({found.share:.2f})"
 
 
 def picture(recipe: str, ways: Sequence[Way]) -> bytes:
     """Objective and validation error against seconds, a colour a way, a line a seed."""
+    return png(drawn(recipe, ways))
+
+
+def drawn(recipe: str, ways: Sequence[Way]) -> Figure:
+    """The figure of `picture`; no error at all is drawn at half the least one there is, with a tick that says 0."""
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     figure.suptitle(f"Recipe {recipe}: a line a seed, validations left out of the seconds")
     objective, error = figure.subplots(1, 2)
+    every = [1 - value for way in ways for each in way.courses.values() for value in each.accuracy]
+    nothing = min((100 * value for value in every if value > 0), default=100.0) / 2
     for number, way in enumerate(ways):
         colour = COLOURS[number % len(COLOURS)]
         style = "-" if number < len(COLOURS) else "--"
         for place, course in enumerate(way.courses.values()):
-            drawn = {"color": colour, "linestyle": style, "linewidth": 1.2}
+            line = {"color": colour, "linestyle": style, "linewidth": 1.2}
             label = way.name if place == 0 else None
-            objective.plot(course.seconds, course.objective, label=label, **drawn)
-            missing = [max(100 * (1 - value), 1e-2) for value in course.accuracy]
-            error.plot(course.seconds, missing, **drawn)
+            objective.plot(course.seconds, course.objective, label=label, **line)
+            missing = [100 * (1 - value) or nothing for value in course.accuracy]
+            error.plot(course.seconds, missing, **line)
     _labelled(objective, "objective")
     _labelled(error, "validation error, %")
+    if min(every) <= 0:
+        _end_at_zero(error, nothing)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    return png(figure)
+    return figure
+
+
+def _end_at_zero(axes: Axes, place: float) -> None:
+    """A tick at this place that says 0, and none below."""
+
+    def label(value: float, _: Any) -> str:
+        return "0" if value <= place * (1 + 1e-9) else f"{value:g}"
+
+    axes.set_ylim(bottom=place * 0.98)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(FixedLocator([place]))
+    axes.yaxis.set_major_formatter(label)
+    axes.yaxis.set_minor_formatter(label)
 
 
 def _labelled(axes: Axes, name: str) -> None:

@@ -6,10 +6,11 @@ import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from keelnet.experiments.classification_recipes import CLASSIFICATION
-from keelnet.experiments.settings import assignment, described, fits, read
+from keelnet.experiments.settings import assignments, described, fits, read
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,10 @@ class Recipe:
             raise ValueError(
                 f"threads must lie between 0 (torch's choice) and 256, got {self.threads}"
             )
+        depths = self.depth if isinstance(self.depth, tuple) else (self.depth,)
+        for key, value in [*(("depth", each) for each in depths), ("knots", self.knots or 0)]:
+            if value > DEEPEST:
+                raise ValueError(f"{key} must be at most {DEEPEST}, got {value}")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes must be a finite number above 0, got {self.minutes!r}")
         for keys, data, on in (
@@ -161,16 +166,20 @@ class Recipe:
     def with_settings(self, settings: Sequence[str]) -> Recipe:
         """The recipe with ``key=value`` settings, each value read as its key's type.
 
-        Several numbers are separated by commas; ``none`` stands for None. Raises ValueError for an
-        unknown key and for a value that is not of the key's type.
+        Several numbers are separated by commas; ``none`` stands for None; a folder is kept with its whole path, so that
+        a run can be gone on with from anywhere. Raises ValueError for an unknown key and for a value that is not of
+        the key's type.
         """
-        changes = dict(assignment(setting) for setting in settings)
+        changes = assignments(settings)
         hints = get_type_hints(Recipe)
         known = [f.name for f in fields(Recipe) if f.name not in FIXED]
         for key in changes:
             if key not in known:
                 raise ValueError(f"unknown setting {key!r}; known are {', '.join(known)}")
-        return replace(self, **{key: read(key, text, hints[key]) for key, text in changes.items()})
+        values = {key: read(key, text, hints[key]) for key, text in changes.items()}
+        if values.get("folder"):
+            values["folder"] = str(Path(values["folder"]).resolve())
+        return replace(self, **values)
 
     def as_table(self) -> dict[str, Any]:
         """Plain values for TOML, which has no null: a key that is None is left out."""
@@ -204,6 +213,7 @@ class Recipe:
 
 
 FIXED = ("name", "data")
+DEEPEST = 100_000  # layers of a level: a hundred times the deepest network of the source
 CURVED = ("gauss_newton", "block_descent", "varpro")  # methods that use second derivatives
 # What recipes change for the sake of adam (rate, warmup, clip, …) waits unused beside other methods.
 OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {

@@ -48,10 +48,10 @@ def report(folder: Path, shown_as: Path) -> str:
 
     ``shown_as`` is the folder's name in the commands that the page prints.
     """
-    seed = json.loads((folder / "reproduce" / "results.json").read_text())
+    seed = json.loads((folder / "reproduce" / "results.json").read_text(encoding="utf-8"))
     digits, tissue = load_run(folder / "digits"), load_run(folder / "tissue")
     memory = strategy_memory()
-    template = files("keelnet.experiments").joinpath("report.html").read_text()
+    template = files("keelnet.experiments").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template).render(
         verdicts=seed["verdicts"],

@@ -10,7 +10,7 @@ STATUS = Path("/proc/self/status")
 
 def status_of(name: str) -> int:
     """Bytes of this process: VmRSS in memory now, VmHWM at most so far, RssAnon, RssFile, VmData, …"""
-    for line in STATUS.read_text().splitlines():
+    for line in STATUS.read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
     raise ValueError(f"{STATUS} does not say {name}")
@@ -29,7 +29,7 @@ def private_of_children() -> int:
     total = 0
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # a thread, or a process, may have ended
-            for child in (task / "children").read_text().split():
+            for child in (task / "children").read_text(encoding="utf-8").split():
                 total += _private(Path(f"/proc/{child}/smaps_rollup"))
     return total
 
@@ -38,7 +38,7 @@ def _private(rollup: Path) -> int:
     with suppress(OSError):
         return sum(
             1024 * int(line.split()[1])
-            for line in rollup.read_text().splitlines()
+            for line in rollup.read_text(encoding="utf-8").splitlines()
             if line.startswith(("Private_Dirty:", "Private_Clean:"))
         )
     return 0

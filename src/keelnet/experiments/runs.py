@@ -21,8 +21,8 @@ from keelnet.experiments.openings import STATE, Opening, opening, state_as_bytes
 from keelnet.experiments.problems import Problem, device_named, network_of, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report, Task
-from keelnet.learning.descent import Progress, State
 from keelnet.learning.processes import Team, team_of
+from keelnet.learning.progress import Progress, State
 from keelnet.propagation.bounds import NonFiniteStateError
 
 CURVES_EVERY = 20  # seconds between pictures of a run that goes on
@@ -76,7 +76,7 @@ def train(
             yield from _descended(recipe, made, _Judge(made.task), earlier, team)
             return
         with begun[0].entered() as folder:
-            yield from _kept(recipe, made, folder, earlier, team)
+            yield from _kept(recipe, made, folder, begun[0], team)
 
 
 def _silent(line: str) -> None:
@@ -116,13 +116,14 @@ def _descended(
 
 
 def _kept(
-    recipe: Recipe, made: Problem, folder: OutputFolder, earlier: State | None, team: Team
+    recipe: Recipe, made: Problem, folder: OutputFolder, begun: Opening, team: Team
 ) -> Iterator[Progress]:
     """The descent, with what it leaves on disk."""
+    earlier = begun.earlier
     if earlier is not None:
         made.task.require_same(folder.root)
-    record = _Record(recipe, made, folder, _history(folder, earlier))
-    judge = _Judge(made.task, record.history[-1].get("judging", 0.0) if earlier else 0.0)
+    record = _Record(recipe, made, folder, list(begun.history))
+    judge = _Judge(made.task, begun.history[-1].get("judging", 0.0) if earlier else 0.0)
     try:
         for progress in _descended(recipe, made, judge, earlier, team):
             record.add(progress, judge.seconds)
@@ -218,14 +219,6 @@ def _curves(recipe: Recipe, history: list[dict[str, Any]]) -> bytes:
     return pictures.curves(recipe.name, history)
 
 
-def _history(folder: OutputFolder, earlier: State | None) -> list[dict[str, Any]]:
-    """The lines up to the state: one more may have been written before the end came."""
-    if earlier is None:
-        return []
-    lines = (folder.root / "history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines][: earlier.epoch]
-
-
 def as_line(progress: Progress, judging: float = 0.0) -> dict[str, Any]:
     """One line of history.jsonl; judging: those of the seconds that validation took."""
     line = {
@@ -282,8 +275,8 @@ def load_run(folder: Path) -> Run:
     except ValueError as error:
         raise ValueError(f"{folder} holds a recipe that cannot be read: {error}") from None
     try:
-        scores = json.loads((folder / "scores.json").read_text())
-        lines = (folder / "history.jsonl").read_text().splitlines()
+        scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
         history = [json.loads(line) for line in lines]
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{folder} holds a file that is not JSON: {error}") from None
@@ -292,13 +285,13 @@ def load_run(folder: Path) -> Run:
     return Run(folder, recipe, scores, history)
 
 
-def load_network(folder: Path) -> nn.Module:
-    """The trained network of a run folder, in evaluation mode.
+def load_network(folder: Path, device: str = "cpu") -> nn.Module:
+    """The trained network of a run folder, in evaluation mode, on this device, whichever it was trained on.
 
     Raises ValueError for weights of another architecture and for weights that are not finite.
     """
     recipe = load_run(folder).recipe
-    network = network_of(recipe)
+    network = network_of(recipe, device_named(device))
     try:
         network.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     except RuntimeError as error:  # a line for each weight that does not fit; the first will do

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,12 @@ from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report
 
 SYNTHETIC = "brats2023"  # the layout of synthetic sets
-# Scans of one patient at two dates: BraTS-GLI-00005-100, BraTS-GLI-00005-101.
-_DATED = re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE)
+# Scans of one patient at two dates: BraTS-GLI-00005-100 and -101, UPENN-GBM-00001_11 and _21, UCSF-PDGM-0429 and
+# UCSF-PDGM-0429_FU003d, sub-01_ses-1 and sub-01_ses-2.
+_DATED = re.compile(
+    r"(?P<patient>BraTS(?:-[A-Z]+)+-\d+(?=-\d)|UPENN-GBM-\d+(?=_\d)|UCSF-PDGM-\d+(?=_FU)|sub-[A-Z0-9]+(?=_))[-_].+",
+    re.IGNORECASE,
+)
 EDITION = 3  # of the generator; a set of another edition is made anew
 
 
@@ -36,7 +40,8 @@ EDITION = 3  # of the generator; a set of another edition is made anew
 class ScanSet:
     """Prepared cases of one folder: names to train on, names withheld, and those refused with the reason.
 
-    All scans of a patient are trained on or all are withheld, where names tell.
+    All scans of a patient are trained on or all are withheld, where names tell. files: of each case to train on, its
+    first. labels: the name of their convention.
     """
 
     folder: Path
@@ -44,6 +49,8 @@ class ScanSet:
     training: tuple[str, ...]
     withheld: tuple[str, ...]
     refused: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+    labels: str | None = None
 
 
 def scan_set(recipe: Recipe, report: Report) -> ScanSet:
@@ -65,7 +72,9 @@ def scan_set(recipe: Recipe, report: Report) -> ScanSet:
     _prepare(cases, found, prepared, recipe, report)
     names = sorted(case.name for case in cases if case.name not in found.refused)
     training, withheld = _split(folder, names, recipe)
-    return ScanSet(folder, prepared, training, withheld, found.refused)
+    files = {case.name: os.path.realpath(case.first) for case in cases if case.name in training}
+    labels = found.convention.name if found.convention else None
+    return ScanSet(folder, prepared, training, withheld, found.refused, files, labels)
 
 
 def _split(
@@ -90,7 +99,7 @@ def _split(
 
 
 def patient_of(name: str) -> str:
-    """Whose scan it is: from 2023 on names end with the number of the date."""
+    """Whose scan it is: in many sets names end with the date of the scan, or its number."""
     dated = _DATED.fullmatch(name)
     return dated["patient"] if dated else name
 

@@ -30,6 +30,7 @@ from keelnet.experiments.runs import load_network, load_run
 from keelnet.experiments.segmenting import Rules, Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
+from keelnet.experiments.tumours import SPLIT
 
 # What labels are written as where only the names of files speak: 1, 2 and 3 mean the same in 2023 and 2024, but for
 # children, of whose sets the one is taken in which they mean what they do in the others.
@@ -40,6 +41,8 @@ _BY_NAMES = {
     "msd": "msd",
     "listed": "brats2023",
 }
+# Where names leave open what labels mean, and what they may.
+_OPEN = {"listed": (*CONVENTIONS,), "children": ("brats2023", "peds2024")}
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,27 @@ def segmenting_of(
         raise ValueError(f"{run} was trained on {recipe.data}, not on tumours of scans")
     place = device_named(device)
     return Segmenting(
-        load_network(run).to(place),
+        load_network(run, device),
         recipe.spacing,
         mirrored,
         rules or Rules(),
         Tiling(unit=max(8, unit_of(recipe))),
         place,
+        _labels_of(run),
     )
+
+
+def _labels_of(run: Path) -> str | None:
+    """The convention that the run was trained in; None where it does not say, as runs of earlier versions."""
+    if not (run / SPLIT).is_file():
+        return None
+    try:
+        labels = json.loads((run / SPLIT).read_text(encoding="utf-8")).get("labels")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{run / SPLIT} cannot be read ({error}); restore it, or train anew"
+        ) from None
+    return labels if labels in CONVENTIONS else None
 
 
 def unit_of(recipe: Recipe) -> int:
@@ -89,15 +106,17 @@ def segment(
     """Label every case and write <case>.nii.gz (uint8), <case>.png and volumes.json; yields each when it is on disk.
 
     Labels are written in the space, order of axes and convention of the input, which follows from the names of
-    its files unless ``labels`` says it. Headers of all cases are checked before the first is labelled. A bad case
+    its files unless ``labels`` says it; where they leave it open, from its labels, if it has any, or from those that
+    the network was trained on. Headers of all cases are checked before the first is labelled. A bad case
     ends the work with ValueError, what is finished stays; with ``skip_bad`` it is left out.
     """
     given = convention_named(labels) if labels is not None else None
     found = find_cases(inputs)
+    report(str(found).splitlines()[0])
     cases = checked(found, skip_bad, report)
     if not cases:
         raise ValueError("no case is left that can be read")
-    conventions = _conventions(cases, given, report)
+    conventions = _conventions(cases, given, segmenting.labels, report)
     require_apart(out, [*(f"{case.name}.nii.gz" for case in cases), "volumes.json"], cases, inputs)
     done: list[Segmented] = []
     kept = _kept_volumes(out)
@@ -154,16 +173,25 @@ def require_apart(
 
 
 def _conventions(
-    cases: Sequence[Case], given: Convention | None, report: Report
+    cases: Sequence[Case], given: Convention | None, trained: str | None, report: Report
 ) -> dict[str, Convention]:
-    """As each case's files are named; where that leaves it open, as its labels are, if there are any."""
+    """As each case's files are named; where that leaves it open, as its labels are or those trained on, and it is said."""
     by_names = {names: CONVENTIONS[name] for names, name in _BY_NAMES.items()}
-    for names in ("listed", "children"):
+    for names, possible in _OPEN.items():
         alike = Found([case for case in cases if case.names == names])
+        if given is not None or not alike.cases:
+            continue
+        unclear = f"what labels of {alike.cases[0].name} mean is left open by names"
         try:
-            by_names[names] = (given or settle(alike).convention) or by_names[names]
-        except ValueError as reason:
-            report(f"{reason}; written as {by_names[names].name}")
+            told = settle(alike).convention
+        except ValueError as error:
+            told, unclear = None, str(error)
+        if told is None:
+            told, why = by_names[names], "say otherwise with --labels"
+            if trained is not None and trained in possible:
+                told, why = CONVENTIONS[trained], "as those that the network was trained on"
+            report(f"{unclear}; written as {told.name}, {why}")
+        by_names[names] = told
     return {case.name: given or by_names[case.names] for case in cases}
 
 
@@ -191,7 +219,7 @@ def _ml(mask: NDArray[np.bool_], voxel_ml: float) -> float:
 def _kept_volumes(out: Path) -> dict[str, Any]:
     """What an earlier volumes.json says of cases whose labels are still there."""
     try:
-        old = json.loads((out / "volumes.json").read_text())
+        old = json.loads((out / "volumes.json").read_text(encoding="utf-8"))
         return {name: about for name, about in old.items() if (out / about["file"]).is_file()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not ours
         return {}

@@ -57,7 +57,8 @@ class Segmenting:
     spacing: side in mm of the voxels that it works on; None: the scans' own. mirrored: average the logits
     of the eight mirror images. Memory grows with a tile and with one byte a voxel, not with logits of the
     whole: at the scans' own spacing classes are decided tile by tile, at another one logits on its voxels are
-    kept in half precision and brought to the scan's plane by plane.
+    kept in half precision and brought to the scan's plane by plane. labels: the convention of those that the
+    network was trained on, if it is known.
     """
 
     network: nn.Module
@@ -66,6 +67,7 @@ class Segmenting:
     rules: Rules = field(default_factory=Rules)
     tiling: Tiling = field(default_factory=Tiling)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    labels: str | None = None
 
     def classes(self, scan: Scan) -> NDArray[np.uint8]:
         """Classes (right, anterior, superior) in the space of the scan; 0 where all its modalities are."""

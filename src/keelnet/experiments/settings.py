@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -14,11 +15,25 @@ def assignment(setting: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+def assignments(settings: Sequence[str]) -> dict[str, str]:
+    """Text by key; raises ValueError for a key that comes twice."""
+    found: dict[str, str] = {}
+    for setting in settings:
+        key, text = assignment(setting)
+        if key in found:
+            raise ValueError(f"{key} is set twice, to {found[key]} and to {text}")
+        found[key] = text
+    return found
+
+
 def read(key: str, text: str, hint: Any) -> Any:
-    """The text as the first of the hint's types that can read it."""
-    for choice in _choices(hint):
+    """The text as the first of the hint's types that can read it; none is None where the hint has it."""
+    choices = _choices(hint)
+    if type(None) in choices and text.lower() == "none":
+        return None
+    for choice in choices:
         value = _as(text, choice)
-        if value is not None or (choice is type(None) and text.lower() == "none"):
+        if value is not None:
             return value
     raise ValueError(f"{key} must be {described(hint)}, got {text!r}")
 
@@ -35,7 +50,7 @@ def _as(text: str, choice: Any) -> Any:
         if choice is int or choice is float:
             return choice(text)
         if get_origin(choice) is tuple:
-            return tuple(int(part) for part in text.strip("()[]").split(","))
+            return tuple(get_args(choice)[0](part) for part in text.strip("()[]").split(","))
         if get_origin(choice) is Literal:
             return text if text in get_args(choice) else None
         return text if choice is str else None
@@ -50,7 +65,9 @@ def fits(value: Any, hint: Any) -> bool:
         if get_origin(choice) is Literal:
             return value in get_args(choice)
         if get_origin(choice) is tuple:
-            return isinstance(value, tuple) and all(isinstance(part, int) for part in value)
+            return isinstance(value, tuple) and all(
+                fits(part, get_args(choice)[0]) for part in value
+            )
         if choice is bool:
             return isinstance(value, bool)
         if choice is float:
@@ -67,7 +84,8 @@ def described(hint: Any) -> str:
         if get_origin(choice) is Literal:
             return "one of " + ", ".join(get_args(choice))
         if get_origin(choice) is tuple:
-            return "whole numbers separated by commas"
+            numbers = "whole numbers" if get_args(choice)[0] is int else "numbers"
+            return f"{numbers} separated by commas"
         return {
             int: "a whole number",
             float: "a number",

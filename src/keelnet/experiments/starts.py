@@ -27,6 +27,13 @@ class StartOfTheGrid:
     depths: tuple[int, ...] = (50, 100, 200, 400)
     finest: int = 12800
 
+    def __post_init__(self) -> None:
+        grids = (*self.depths, self.finest)
+        if len(self.depths) < 2 or any(a >= b for a, b in pairwise(grids)):
+            raise ValueError(
+                f"depths must be two or more that increase, all below finest = {self.finest}, got {self.depths}"
+            )
+
     def run(self) -> dict[str, Any]:
         """Errors and observed orders by start."""
         exact = self._last(self.finest, "half")
@@ -35,7 +42,10 @@ class StartOfTheGrid:
             for start in STARTS
         }
         orders = {
-            start: [float(np.log2(a / b)) for a, b in pairwise(each)]
+            start: [
+                float(np.log2(a / b) / np.log2(n / m))
+                for (a, b), (m, n) in zip(pairwise(each), pairwise(self.depths), strict=True)
+            ]
             for start, each in errors.items()
         }
         return {"settings": asdict(self), "errors": errors, "orders": orders}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keelnet.experiments.folders import STAGING, OutputFolder
+from keelnet.experiments.folders import STAGING, OutputFolder, occupied
 from keelnet.experiments.openings import STATE
 from keelnet.experiments.problems import TASKS, network_of, problem
 from keelnet.experiments.recipes import Recipe
@@ -27,6 +27,8 @@ ARCHITECTURES = (
 )
 SIGN = "table.json"  # what a folder of a table is known by
 FAILURES = "failures.json"  # of a table: the trainings that diverged
+OWN = {"seed": "--seeds", "architecture": "--architectures"}  # what a table varies itself
+AGAIN = ("threads", "device", "folder")  # what runs may differ in that repeat one another
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Sweep:
     key: str
     values: tuple[str, ...]
     fixed_step: bool = False
+
+    def __post_init__(self) -> None:
+        if self.key in OWN:
+            raise ValueError(f"a table varies {self.key} itself: choose with {OWN[self.key]}")
 
     @classmethod
     def read(cls, text: str, fixed_step: bool = False) -> Sweep:
@@ -136,12 +142,12 @@ def fill(
     What was interrupted goes on. A training that diverges is an outcome, kept in failures.json.
     Everything that can be known beforehand to be wrong is refused before anything is written:
     raises ValueError for a folder of something else, and for runs of other settings in it unless
-    ``overwrite``, which also tries again what diverged.
+    ``overwrite``, which also trains anew what diverged.
     """
     cells = design.cells
     folder = _opened(out)
     for cell in cells:
-        _require_replaceable(out / cell.name, cell.recipe, overwrite)
+        _require_replaceable(out / cell.name, cell.recipe, overwrite, _diverged(out, cell.name))
         network_of(cell.recipe)
     for cell in {(cell.recipe.name, cell.name.split("/")[1]): cell for cell in cells}.values():
         with suppress(NonFiniteStateError):  # an outcome, in its turn
@@ -157,21 +163,30 @@ def _opened(out: Path) -> OutputFolder:
     """The table's folder, a new one or one of an earlier table: its runs are guarded one by one."""
     if (out / SIGN).is_file():
         return OutputFolder(out, staged=False, existed=True)
+    if occupied(out):
+        raise ValueError(
+            f"output folder {out} is not empty and holds no table, so nothing in it is replaced; choose"
+            " another with --out"
+        )
     return OutputFolder.claim(out, overwrite=False)
 
 
-def _require_replaceable(path: Path, recipe: Recipe, overwrite: bool) -> None:
-    """A run of these settings may be there, another one only if it is finished and may go."""
+def _require_replaceable(
+    path: Path, recipe: Recipe, overwrite: bool, diverged: Recipe | None
+) -> None:
+    """A run of these settings may be there, another one only if it is finished or has diverged and may go."""
     for root in (path, path / STAGING):
         if not (root / "recipe.toml").is_file():
             continue
-        left = Recipe.from_toml((root / "recipe.toml").read_text())
-        if left == recipe or (overwrite and (root / "scores.json").is_file()):
+        left = Recipe.from_toml((root / "recipe.toml").read_text(encoding="utf-8"))
+        if left == recipe:
+            continue
+        if overwrite and (left == diverged or (root / "scores.json").is_file()):
             continue
         changed = [key for key, value in vars(recipe).items() if getattr(left, key) != value]
         raise ValueError(
             f"{path} holds a run of other settings ({', '.join(changed)}); choose another folder with"
-            " --out" + ("" if overwrite else ", or replace finished runs with --overwrite")
+            " --out" + ("" if overwrite else ", or replace runs that have ended with --overwrite")
         )
 
 
@@ -179,18 +194,31 @@ def _outcome(folder: OutputFolder, cell: Cell, overwrite: bool, report: Report) 
     path = folder.path / cell.name
     if (path / "scores.json").is_file() and (run := load_run(path)).recipe == cell.recipe:
         return Outcome(run.recipe, path, run.scores)
-    failures = _failures(folder.path)
-    known = failures.get(cell.name)
-    if known and Recipe.from_toml(known["recipe"]) == cell.recipe and not overwrite:
-        return Outcome(cell.recipe, path, None, known["failure"])
+    diverged = _diverged(folder.path, cell.name)
+    if diverged == cell.recipe and not overwrite:
+        return Outcome(cell.recipe, path, None, _failures(folder.path)[cell.name]["failure"])
+    if diverged is not None:
+        _forget(folder, cell, diverged)
     try:
         _train(path, cell.recipe, report)
     except (DivergenceError, NonFiniteStateError) as error:  # the latter before the first step
         _note(folder, cell, str(error))
         return Outcome(cell.recipe, path, None, str(error))
-    if known:
-        _note(folder, cell, None)
     return Outcome(cell.recipe, path, load_run(path).scores)
+
+
+def _forget(folder: OutputFolder, cell: Cell, diverged: Recipe) -> None:
+    """Of a training that diverged, what it would go on from; it is a new one from now on."""
+    path = folder.path / cell.name
+    left, finished = path / "recipe.toml", (path / "scores.json").is_file()
+    if (
+        left.is_file()
+        and not finished
+        and Recipe.from_toml(left.read_text(encoding="utf-8")) == diverged
+    ):
+        for name in (STATE, "recipe.toml"):
+            folder.remove(f"{cell.name}/{name}")
+    _note(folder, cell, None)
 
 
 def _train(path: Path, recipe: Recipe, report: Report) -> None:
@@ -203,9 +231,15 @@ def _train(path: Path, recipe: Recipe, report: Report) -> None:
         pass
 
 
+def _diverged(out: Path, name: str) -> Recipe | None:
+    """The recipe that the cell of that name diverged with."""
+    known = _failures(out).get(name)
+    return Recipe.from_toml(known["recipe"]) if known else None
+
+
 def _failures(out: Path) -> dict[str, dict[str, str]]:
     try:
-        return json.loads((out / FAILURES).read_text())
+        return json.loads((out / FAILURES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -225,25 +259,44 @@ def _note(folder: OutputFolder, cell: Cell, failure: str | None) -> None:
 
 
 def collected(folders: Sequence[Path], report: Report = lambda line: None) -> list[Outcome]:
-    """The finished runs with an accuracy anywhere below these folders, and what a table noted as diverged.
+    """The runs with an accuracy anywhere below these folders, and what a table noted as diverged; each once.
 
-    Others are named to ``report`` and left out; raises ValueError where none is left.
+    Others are named to ``report`` and left out, as are copies: runs of one recipe and seed are not two samples. What
+    lies in a `STAGING` has not ended. Raises ValueError where nothing is left.
     """
-    outcomes: list[Outcome] = []
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder")
-        for path in sorted(folder.rglob("recipe.toml")):
-            if path.parent.name != STAGING:
-                outcomes += _read(path.parent, report)
-        for path in sorted(folder.rglob(FAILURES)):
-            for name, known in _failures(path.parent).items():
-                recipe = Recipe.from_toml(known["recipe"])
-                outcomes.append(Outcome(recipe, path.parent / name, None, known["failure"]))
-    if not outcomes:
+    found = [each for path in _ended(folders, "recipe.toml") for each in _read(path.parent, report)]
+    for path in _ended(folders, FAILURES):
+        for name, known in _failures(path.parent).items():
+            recipe = Recipe.from_toml(known["recipe"])
+            found.append(Outcome(recipe, path.parent / name, None, known["failure"]))
+    if not found:
         places = ", ".join(map(str, folders))
         raise ValueError(f"no finished run of a recipe that classifies lies in {places}")
-    return outcomes
+    return _once(found, report)
+
+
+def _ended(folders: Sequence[Path], name: str) -> list[Path]:
+    """Files of that name, each once: folders may overlap."""
+    paths: dict[Path, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob(name)):
+            if STAGING not in path.relative_to(folder).parts:
+                paths.setdefault(path.resolve(), path)
+    return list(paths.values())
+
+
+def _once(outcomes: Sequence[Outcome], report: Report) -> list[Outcome]:
+    """Without copies; the first one stays."""
+    kept: dict[tuple[Any, ...], Outcome] = {}
+    for each in outcomes:
+        settings = (value for key, value in vars(each.recipe).items() if key not in AGAIN)
+        first = kept.setdefault((each.scores is None, *settings), each)
+        if first is not each:
+            report(f"left out: {each.folder} is the same recipe and seed as {first.folder}")
+    return list(kept.values())
 
 
 def _read(folder: Path, report: Report) -> list[Outcome]:

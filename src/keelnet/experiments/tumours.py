@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -99,17 +100,19 @@ class Tumour(Task):
     def about(self) -> dict[str, Any]:
         return {
             SPLIT: {
-                "folder": str(self.scans.folder),
+                "folder": os.path.abspath(self.scans.folder),
+                "labels": self.scans.labels,
                 "training": list(self.scans.training),
                 "withheld": list(self.scans.withheld),
                 "refused": self.scans.refused,
+                "files": self.scans.files,
             }
         }
 
     def require_same(self, run: Path) -> None:
         """Cases that have come or gone change the split, and withheld ones would be trained on."""
         try:
-            split = json.loads((run / SPLIT).read_text())
+            split = json.loads((run / SPLIT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{run / SPLIT} cannot be read ({error}); train anew") from None
         now = self.about()[SPLIT]

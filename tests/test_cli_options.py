@@ -1,0 +1,38 @@
+"""Options that stand for a setting: what is given twice is refused in one sentence, and nothing is written."""
+
+import pytest
+
+from keelnet.cli import _guarded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            "train digits --epochs 3 --set epochs=5",
+            "epochs is given by --set epochs and by --epochs",
+        ),
+        ("train digits --minutes 3 --set minutes=5", "by --set minutes and by --minutes"),
+        ("train tumour --data . --set folder=.", "folder is given by --set folder and by --data"),
+        ("train tumour --labels msd --set labels=msd", "by --set labels and by --labels"),
+        ("train tumour --skip-bad --set skip_bad=false", "by --set skip_bad and by --skip-bad"),
+        ("train digits --set depth=3 --set depth=4", "depth is set twice, to 3 and to 4"),
+        ("table peaks --minutes 1 --set minutes=2", "by --set minutes and by --minutes"),
+        ("table mnist --data . --set folder=.", "by --set folder and by --data"),
+        ("table peaks --set seed=5", "varies seed itself: choose with --seeds, not with --set"),
+        ("table peaks --set architecture=residual", "choose with --architectures, not with --set"),
+        ("table peaks --sweep seed=5,6", "varies seed itself: choose with --seeds"),
+        ("table peaks --sweep architecture=residual,parabolic", "choose with --architectures"),
+        ("table peaks --sweep depth=2,4 --set depth=3", "by --set depth and by --sweep"),
+        ("table peaks --sweep minutes=1,2 --minutes 3", "by --minutes and by --sweep"),
+        ("table --from . --seeds 2", "not both"),
+        ("table --from . --fixed-step", "not both"),
+        ("table --from . --minutes 0", "not both"),
+    ],
+)
+def test_what_is_given_twice_is_refused(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert _guarded(arguments.split(), False) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1 and not said.out
+    assert not list(tmp_path.iterdir())
