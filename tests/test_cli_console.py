@@ -36,6 +36,8 @@ def out_of_memory(error):
     [
         (MemoryError(), "not enough memory: no more was given; keelnet plan says", 2),
         (RuntimeError("alloc: can't allocate memory: 7 bytes\nframes"), "7 bytes; keelnet plan", 2),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried 7"), "you tried 7", 2),
+        (RuntimeError("could not create a memory object"), "could not create a memory", 2),
         (RuntimeError("CUDA out of memory. Tried 7 GiB"), "not enough memory: CUDA out of", 2),
         (RuntimeError("shapes differ"), "internal error, RuntimeError: shapes differ", 1),
     ],

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -164,6 +165,20 @@ def test_labels_that_are_written_again_are_read_again(tmp_path):
     write(tmp_path / "a.nii.gz", np.full(SHAPE, 1, np.uint8), RAS)
     os.utime(tmp_path / "a.nii.gz", ns=(1, 1))  # whatever the clock's grain
     assert (labelled(entry, "a", None).classes == 1).all()
+
+
+def test_labels_that_an_editor_saved_with_a_scale_are_shown(tmp_path):
+    write_labels(tmp_path)
+    about = json.loads((tmp_path / "volumes.json").read_text())
+    about["a"]["labels"] = "brats2021"
+    (tmp_path / "volumes.json").write_text(json.dumps(about))
+    values = np.zeros(SHAPE)
+    values[2, 2, :3] = 1, 2, 4
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), RAS)
+    nib.save(nib.Nifti1Image(values, RAS, image.header), tmp_path / "a.nii.gz")
+    assert (nib.load(tmp_path / "a.nii.gz").get_fdata() % 1).any()  # 1.00392 for 1
+    (entry,) = Shelf(tmp_path).entries()
+    assert labelled(entry, "a", None).classes[2, 2, :3].tolist() == [1, 2, 3]
 
 
 @pytest.fixture

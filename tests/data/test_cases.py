@@ -347,8 +347,9 @@ def test_tissues_of_the_brain_are_not_taken_for_tumour(name, tmp_path):
     tissues = (bright > 0) * (1 + (bright > 300) + (bright > 600))
     write(folder / f"{name}.nii.gz", tissues.astype(np.uint8))
     if name == "x-t1n_seg":
-        _, scans = read(tmp_path)
+        found, scans = read(tmp_path)
         assert scans[0].classes is None
+        assert "x-t1n_seg.nii.gz is taken for tissues of the brain" in str(found)
         return
     with pytest.raises(ValueError, match="100 % of the brain tumour: .*tissues, not labels"):
         read(tmp_path)
@@ -365,7 +366,10 @@ def test_the_tumour_is_told_from_what_else_is_segmented(tmp_path):
         labels.rename(folder / f"{patient}_tumor_segmentation.nii.gz")
     (folder / "p2_tumor_segmentation.nii.gz").unlink()
     found, scans = read(tmp_path)
-    assert found.convention.name == "brats2021" and not found.unclear
+    assert found.convention.name == "brats2021"
+    assert found.unclear == [
+        line for line in found.unclear if line.startswith("p2 is without labels")
+    ]
     np.testing.assert_array_equal(scans[0].classes, classes())
     assert scans[1].classes is None
 
@@ -434,6 +438,23 @@ def test_four_directions_of_diffusion_are_not_a_case(listed, tmp_path):
     write_decathlon(tmp_path / "Task01", "B_1")
     found = find_cases([tmp_path])
     assert [case.name for case in found.cases] == ["B_1", "anat", *["sub-01_dwi"] * listed]
+
+
+def test_files_of_four_volumes_are_cases_beside_one_that_is_no_case(tmp_path):
+    for name in ("p0", "p1"):
+        write(tmp_path / f"{name}.nii.gz", np.moveaxis(volumes(), 0, -1))
+    write(tmp_path / "extra" / "atlas_t1.nii.gz", volumes()[0])
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["p0", "p1"] and list(found.refused) == ["atlas"]
+
+
+def test_what_is_passed_over_is_said_and_taken_where_it_is_named(tmp_path):
+    folder = write_case(tmp_path / "sub-01", "anat")
+    stack = tmp_path / "sub-01" / "dwi" / "stack.nii.gz"
+    write(stack, np.moveaxis(volumes(), 0, -1))
+    assert f"1 of four volumes a file, such as {stack}" in str(find_cases([tmp_path]))
+    named = find_cases([stack, *sorted(folder.glob("*.nii.gz"))])
+    assert [case.name for case in named.cases] == ["anat", "stack"] and not named.passed
 
 
 def test_a_broken_file_is_refused_where_nothing_else_tells_what_is_wanted(tmp_path):

@@ -1,6 +1,9 @@
 """Output folders: nothing is overwritten unasked, nothing old is lost before the new is whole."""
 
 import errno
+import itertools
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -271,3 +274,38 @@ def test_a_folder_where_a_file_should_go_is_found_before_anything_is_replaced(tm
         folder.write_text("b.txt", "new")
     staged = {f"{STAGING}/{name}": "new" for name in ("a.txt", "b.txt")}
     assert contents(tmp_path) == {"a.txt": "old", "b.txt/inner": "old"} | staged
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the process is killed as the system would")
+@pytest.mark.parametrize("call", range(1, 4))
+def test_a_kill_while_a_result_is_put_in_place_is_told_of(tmp_path, call):
+    out = tmp_path / "run"
+    with OutputFolder.claim(out, overwrite=False) as folder:
+        for name in ("a", "b"):
+            folder.write_text(name, "old")
+    child = os.fork()
+    if child == 0:
+        calls, replace = itertools.count(), Path.replace
+
+        def killed(self, target):
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(self, target)
+
+        Path.replace = killed
+        try:
+            with OutputFolder.claim(out, overwrite=True) as folder:
+                for name in ("a", "b"):
+                    folder.write_text(name, "new")
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    files = [path for path in out.rglob("*") if path.name in ("a", "b")]
+    assert sorted(path.read_text() for path in files) == ["new", "new", "old", "old"]
+    for again in (
+        lambda: OutputFolder.claim(out, overwrite=False),
+        lambda: OutputFolder.claim(out, overwrite=True),
+        lambda: OutputFolder.reopen(out, "a"),
+    ):
+        with pytest.raises(ValueError, match=r"was cut off while .*\.replaced"):
+            again()

@@ -1,5 +1,7 @@
 """Recipes: settings are read by type, and what is written is read back."""
 
+from dataclasses import replace
+
 import pytest
 import tomli_w
 from hypothesis import given
@@ -84,3 +86,12 @@ def test_a_folder_is_kept_with_its_whole_path(tmp_path, monkeypatch):
 def test_a_setting_that_is_given_twice_is_refused():
     with pytest.raises(ValueError, match="depth is set twice, to 3 and to 4"):
         recipe_named("digits").with_settings(["depth=3", "rate=0.1", "depth=4"])
+
+
+def test_a_folder_that_was_kept_as_it_was_given_is_the_one_below_the_present(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    once = replace(recipe_named("tumour"), folder="scans")
+    now = recipe_named("tumour").with_settings(["folder=scans"])
+    assert once != now and once.same_as(now) and now.same_as(now)
+    monkeypatch.chdir("/")
+    assert not once.same_as(now)

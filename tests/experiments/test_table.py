@@ -63,6 +63,7 @@ def test_a_fixed_step_lets_the_final_time_grow_with_the_depth():
         ("depth=", False, "key=value,value"),
         ("depth=3,,4", False, "key=value,value"),
         ("depth=3,3", False, "without repeats"),
+        ("threads=1,2", False, "one row of a table"),
         ("width=3,4", True, "a sweep of depth, got one of width"),
         ("seed=5,6", False, "varies seed itself: choose with --seeds"),
         ("architecture=residual,hamiltonian", False, "choose with --architectures"),

@@ -130,6 +130,7 @@ PATIENTS = {
     "sub-01": "sub-01",
     "sub-01_ses-2": "sub-01",
     "sub-011_ses-2": "sub-011",
+    "sub-glioma_001": "sub-glioma_001",
     "BraTS2021_00005": "BraTS2021_00005",
     "Brats17_TCIA_201_1": "Brats17_TCIA_201_1",
     "BRATS_001": "BRATS_001",

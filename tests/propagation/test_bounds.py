@@ -568,3 +568,13 @@ def test_advice_follows_a_damping_that_is_learned():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         damped(kn.Euler(), field, controls, 0.01, advise=True)
+
+
+def test_advice_on_a_norm_is_shown_once_a_place():
+    field = kn.AntisymmetricField(kn.DenseKernel(2), "tanh", "auto", norm=kn.ChannelNorm())
+    controls = kn.Control.random(field, 2).at_layers(2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            kn.propagate(kn.Euler(), field, torch.ones(1, 2), controls, 0.1)
+    assert len(said) == 1

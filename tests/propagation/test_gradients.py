@@ -424,3 +424,12 @@ def test_a_backward_pass_may_be_repeated_where_the_graph_is_kept():
     again = torch.autograd.grad(value, [y0, *controls.values()])
     for one, other in zip(once, again, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_batch_of_gradients_with_a_graph_is_refused_in_words():
+    field = kn.HamiltonianField(kn.DenseKernel(2), "tanh")
+    y0, weight = randn(4, 2).requires_grad_(), randn(3, 2, 2)
+    with kn.engine("reference"):
+        y = kn.propagate(kn.Verlet(), field, y0, {"weight": weight}, 0.5, kn.reversible)
+        with pytest.raises(RuntimeError, match="a batch of gradients at once"):
+            torch.autograd.grad(y, y0, randn(3, 4, 2), create_graph=True, is_grads_batched=True)

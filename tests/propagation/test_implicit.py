@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from problems import randn
 
 import keelnet as kn
+from keelnet.propagation.implicit import Diffusion
 
 GRIDS = [(1,), (2,), (5,), (8,), (4, 5), (3, 2), (1, 4), (2, 3, 4), (3, 3, 3)]
 ROOT = randn(4, 4, seed=3)
@@ -163,3 +164,37 @@ def test_a_diffusion_along_another_axis_than_the_fields_is_refused(kernel, diffu
     y0 = torch.zeros(1, 8, 5, 8) if kernel.channel_axis == 1 else torch.zeros(1, 5, 8)
     with pytest.raises(ValueError, match=message):
         kn.propagate(kn.IMEX(diffusion), field, y0, controls, 0.1)
+
+
+def test_a_matrix_for_points_and_an_axis_from_the_end_are_taken():
+    field = kn.SymmetricField(kn.ConvKernel(3, dim=1))
+    controls = kn.Control.random(field, 2).at_layers(2)
+    y = kn.propagate(kn.IMEX(kn.DenseDiffusion(torch.eye(16))), field, torch.zeros(2, 3, 16), controls, 0.1)  # fmt: skip
+    assert y.shape == (2, 3, 16)
+    module = torch.nn.Conv2d(3, 3, 3, padding=1).double()
+    ends = [
+        kn.propagate(
+            kn.IMEX(kn.LaplacianDiffusion()),
+            kn.ModuleField(module, axis=axis),
+            randn(1, 3, 8, 8),
+            {},
+            0.1,
+            depth=2,
+        )
+        for axis in (1, -3)
+    ]
+    assert torch.equal(*ends)
+
+
+def test_a_diffusion_of_a_users_own_needs_a_solve_and_a_product_only():
+    class Uniform(Diffusion):
+        def solve(self, y, h):
+            return y / (1 + h)
+
+        def apply(self, y):
+            return y
+
+    field = kn.SymmetricField(kn.DenseKernel(2), "identity")
+    controls = {"weight": torch.zeros(3, 2, 2).double()}
+    y = kn.propagate(kn.IMEX(Uniform()), field, torch.ones(1, 2).double(), controls, 0.5)
+    torch.testing.assert_close(y, torch.full((1, 2), 1.5**-3).double())

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from keelnet.app.shelf import Entry
 from keelnet.data.cases import find_cases
 from keelnet.data.conventions import MODALITIES, convention_named
-from keelnet.data.scans import read_scan
-from keelnet.data.volumes import read_geometry, read_voxels
+from keelnet.data.scans import read_labels, read_scan
+from keelnet.data.volumes import read_geometry
 from keelnet.experiments.overlays import PLANES
 from keelnet.experiments.pictures import LESIONS
 
@@ -90,7 +90,7 @@ def labelled(entry: Entry, case: str, scans: Path | None) -> Labelled:
 def _read(case: str, file: Path, version: str, labels: str, scans: Path | None) -> Labelled:
     """``version`` is there for the cache alone: a file that is written again is read again."""
     geometry, _ = read_geometry(file)
-    classes = geometry.towards(convention_named(labels).from_file(read_voxels(file)))
+    classes = geometry.towards(convention_named(labels).from_file(read_labels(file)))
     x = _scan_of(case, scans)
     if x is not None and x.shape[1:] != classes.shape:
         raise ValueError(f"the scan {case} has shape {x.shape[1:]}, its labels {classes.shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -66,9 +67,9 @@ def _guarded(arguments: list[str], debug: bool) -> int:
 
 def _says_no_memory(error: Exception) -> bool:
     """Python's own, numpy's, and torch's, which come without a class of their own on the CPU."""
-    words = ("can't allocate memory", "out of memory")
-    spoken = isinstance(error, RuntimeError) and any(each in str(error) for each in words)
-    return spoken or isinstance(error, MemoryError)
+    words = r"allocate memory|not enough memory|out of memory|could not create a (primitive|memory)"
+    spoken = isinstance(error, RuntimeError) and re.search(words, str(error), re.IGNORECASE)
+    return bool(spoken) or isinstance(error, MemoryError)
 
 
 def _stopped() -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,9 @@ from pathlib import Path
 from keelnet.data.case import Case
 from keelnet.data.case_tables import read_table
 from keelnet.data.conventions import ALIASES, MODALITIES, Convention
-from keelnet.data.volumes import is_volume, read_geometry, stem_of
+from keelnet.data.refusals import Key, Refusals
+from keelnet.data.stacks import decathlon, four, images_of, stacks
+from keelnet.data.volumes import is_volume, stem_of
 
 # <subject>_t1ce, <subject>-t1c, <subject>_seg …: a separator, then the last word.
 _NAMED = re.compile(r"^(?P<subject>.*?)[-_.]?(?P<kind>[A-Za-z0-9]+)$")
@@ -28,19 +28,20 @@ _OF_THE_BRAIN = re.compile(
 _OF_A_TUMOUR = re.compile(r"tumou?r|lesion", re.IGNORECASE)
 _NEW = ("t1n", "t1c", "t2w", "t2f")
 _CHILDREN = re.compile(r"(^|[-_.])ped[-_.]", re.IGNORECASE)  # BraTS-PED-00001-000
-_Key = tuple[Path, str]  # folder, and the name before the last word
 
 
 @dataclass
 class Found:
     """Cases in the order of their names, those refused with the reason, and what was recognised.
 
-    unclear: of cases without labels, which files may hold them.
+    unclear: of cases without labels, which files may hold them. passed: files of four volumes beside cases of other
+    layouts, which are none of theirs.
     """
 
     cases: list[Case] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     unclear: list[str] = field(default_factory=list)
+    passed: list[Path] = field(default_factory=list)
     layout: str = ""
     convention: Convention | None = None
     reason: str = ""
@@ -53,6 +54,11 @@ class Found:
         lines += self.unclear[:1]
         if len(self.unclear) > 1:
             lines.append(f"and so in {len(self.unclear) - 1} more")
+        if self.passed:
+            lines.append(
+                f"passed over, as there are cases named by modality: {len(self.passed)} of four volumes a file, such as"
+                f" {self.passed[0]}; to read them, put them into a folder imagesTr or beside a dataset.json"
+            )
         lines += [f"refused {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
@@ -62,7 +68,7 @@ def find_cases(inputs: Sequence[Path]) -> Found:
 
     Raises ValueError where there is none, and where two cases bear one name.
     """
-    found, refused = Found(), _Refused()
+    found, refused = Found(), Refusals()
     layouts: list[str] = []
     loose: list[Path] = []
     for path in inputs:
@@ -81,7 +87,7 @@ def find_cases(inputs: Sequence[Path]) -> Found:
         else:
             raise ValueError(f"{path} is neither a folder, a CSV of paths, nor a NIfTI file")
     if loose:
-        layouts.append(_grouped(loose, found, refused))
+        layouts.append(_grouped(loose, found, refused, named=True))
     if not found.cases and not refused.reasons:
         shown = ", ".join(map(str, inputs))
         raise ValueError(
@@ -106,24 +112,6 @@ def find_cases(inputs: Sequence[Path]) -> Found:
     return found
 
 
-@dataclass
-class _Refused:
-    """Reasons by place and name: a case may bear the name of one that is refused elsewhere."""
-
-    reasons: dict[_Key, str] = field(default_factory=dict)
-
-    def add(self, name: str, place: Path, reason: str) -> None:
-        self.reasons[place, name] = reason
-
-    def named(self, taken: set[str]) -> dict[str, str]:
-        """Reasons by name, with the place where another has the same."""
-        count = Counter([*taken, *(name for _, name in self.reasons)])
-        return {
-            name if count[name] == 1 else f"{name} ({place})": reason
-            for (place, name), reason in self.reasons.items()
-        }
-
-
 def _require_own_names(cases: Iterable[Case]) -> None:
     seen: dict[str, Path] = {}
     for case in cases:
@@ -134,14 +122,16 @@ def _require_own_names(cases: Iterable[Case]) -> None:
         seen[case.name] = case.first
 
 
-def _in_folder(folder: Path, found: Found, refused: _Refused) -> str:
+def _in_folder(folder: Path, found: Found, refused: Refusals) -> str:
     for root in (folder, folder / "imagesTr"):
-        if root.is_dir() and (images := _images(root)):
-            return _decathlon(images, found)
+        if root.is_dir() and (images := images_of(root)):
+            cases, layout = decathlon(images)
+            found.cases += cases
+            return layout
     return _grouped(sorted(_volumes_in(folder, refused)), found, refused)
 
 
-def _volumes_in(folder: Path, refused: _Refused) -> Iterator[Path]:
+def _volumes_in(folder: Path, refused: Refusals) -> Iterator[Path]:
     """Every volume below a folder, through links as well; a link that leads back is gone through once."""
 
     def refuse(error: OSError) -> None:
@@ -162,61 +152,14 @@ def _volumes_in(folder: Path, refused: _Refused) -> Iterator[Path]:
         )
 
 
-def _images(folder: Path) -> Path | None:
-    """The folder, if it is one of a Decathlon's by its own name or by that of what it is a link to."""
-    for place in (Path(os.path.abspath(folder)), folder.resolve()):
-        if place.name in ("imagesTr", "imagesTs"):
-            return place
-    return None
-
-
-def _decathlon(images: Path, found: Found) -> str:
-    """imagesTr with four volumes a file, labelsTr beside it."""
-    found.cases += [_stacked(path) for path in sorted(filter(is_volume, images.iterdir()))]
-    return _four(_order(images.parent))
-
-
-def _four(order: Sequence[str]) -> str:
-    return f"Decathlon, four volumes a file ({', '.join(order)})"
-
-
-def _stacked(path: Path) -> Case:
-    """A case of four volumes in a file; what they are and its labels lie where the Decathlon has them."""
-    images = _images(path.parent)
-    if images is None:
-        return Case(stem_of(path), {"all": path}, None, "msd", _order(path.parent))
-    labels = images.parent / images.name.replace("images", "labels") / path.name
-    own = labels if labels.is_file() else None
-    return Case(stem_of(path), {"all": path}, own, "msd", _order(images.parent))
-
-
-def _order(folder: Path) -> tuple[str, ...]:
-    """The modalities of a file of four volumes: by dataset.json where there is one."""
-    path = folder / "dataset.json"
-    if not path.is_file():
-        return "flair", "t1", "t1ce", "t2"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))["modality"]
-        named = [str(table[key]) for key in sorted(table, key=int)]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(
-            f"{path} does not list its modalities ({type(error).__name__}: {error})"
-        ) from None
-    order = tuple(ALIASES.get(name.lower(), "") for name in named)
-    if sorted(order) != sorted(MODALITIES):
-        raise ValueError(
-            f"{path} lists the modalities {', '.join(named)}; {', '.join(MODALITIES)} are wanted"
-        )
-    return order
-
-
-def _grouped(files: Sequence[Path], found: Found, refused: _Refused) -> str:
-    """Files of one folder that share the name before their last word are a case."""
-    groups: dict[_Key, dict[str, Path]] = {}
-    spellings: dict[_Key, set[str]] = {}
-    segmentations: dict[_Key, list[Path]] = {}
-    twice: dict[_Key, str] = {}
+def _grouped(files: Sequence[Path], found: Found, refused: Refusals, named: bool = False) -> str:
+    """Files of one folder that share the name before their last word are a case; ``named``: each was asked for."""
+    groups: dict[Key, dict[str, Path]] = {}
+    spellings: dict[Key, set[str]] = {}
+    segmentations: dict[Key, list[Path]] = {}
+    twice: dict[Key, str] = {}
     odd: dict[Path, list[Path]] = {}
+    tissues: dict[Path, list[Path]] = {}
     others: list[Path] = []
     for path in files:
         stem = stem_of(path)
@@ -232,8 +175,9 @@ def _grouped(files: Sequence[Path], found: Found, refused: _Refused) -> str:
         elif (marked := _SEGMENTATION.search(stem)) and not _OF_THE_HEAD.search(stem):
             key = path.parent, stem[: marked.start()].rstrip("-_.")
             segmentations.setdefault(key, []).append(path)
-            brain = _OF_THE_BRAIN.search(stem)
-            if not brain and (marked[2].lower() != "mask" or _OF_A_TUMOUR.search(stem)):
+            if _OF_THE_BRAIN.search(stem):
+                tissues.setdefault(path.parent, []).append(path)
+            elif marked[2].lower() != "mask" or _OF_A_TUMOUR.search(stem):
                 odd.setdefault(path.parent, []).append(path)
         else:
             others.append(path)
@@ -247,6 +191,12 @@ def _grouped(files: Sequence[Path], found: Found, refused: _Refused) -> str:
         # One mask of the 2020 set bears the name of another study.
         if not labels and len(alone) == 1:
             labels = _left_over(odd.get(folder, []), paths["t1"])
+            passed = [path for path in odd.get(folder, []) if path not in labels]
+            if not labels and (left := [*tissues.get(folder, []), *passed]):
+                found.unclear.append(
+                    f"{name} is without labels: {left[0].name} is taken for tissues of the brain; if it marks the"
+                    f" tumour, give it the name of the scans, with seg for the modality"
+                )
         if len(labels) > 1:
             found.unclear.append(
                 f"{name} is without labels: they may be {labels[0].name} or {labels[1].name};"
@@ -255,10 +205,12 @@ def _grouped(files: Sequence[Path], found: Found, refused: _Refused) -> str:
         own = {modality: paths[modality] for modality in MODALITIES}
         names = _names(name, spellings[folder, subject])
         found.cases.append(Case(name, own, labels[0] if len(labels) == 1 else None, names))
-    stacked = _stacks(others, {folder for folder, _ in groups}, refused)
+    whole = not named and any(own.keys() >= {*MODALITIES} for own in groups.values())
+    stacked, passed = stacks(others, {folder for folder, _ in groups}, whole, refused)
     found.cases += stacked
+    found.passed += passed
     told = ["a file for each modality"] if groups or not stacked else []
-    return "; ".join(dict.fromkeys([*told, *(_four(case.order) for case in stacked)]))
+    return "; ".join(dict.fromkeys([*told, *(four(case.order) for case in stacked)]))
 
 
 def _wrong_in(paths: Mapping[str, Path], labels: Sequence[Path], folder: Path) -> str:
@@ -288,27 +240,3 @@ def _names(subject: str, words: set[str]) -> str:
     if not words <= {*_NEW}:
         return "old"
     return "children" if _CHILDREN.search(subject) else "new"
-
-
-def _stacks(files: Sequence[Path], taken: set[Path], refused: _Refused) -> list[Case]:
-    """Files of four volumes, a case each.
-
-    Where any files are named by modality, others are none of ours unless a Decathlon's folder or list says so: four
-    volumes may be directions of diffusion as well.
-    """
-    cases = []
-    for path in files:
-        if taken and (path.parent in taken or not _in_decathlon(path)):
-            continue
-        try:
-            shape = read_geometry(path)[1]
-        except ValueError as reason:
-            refused.add(stem_of(path), path.parent, str(reason))
-            continue
-        if len(shape) == 4 and shape[3] == len(MODALITIES):
-            cases.append(_stacked(path))
-    return cases
-
-
-def _in_decathlon(path: Path) -> bool:
-    return _images(path.parent) is not None or (path.parent / "dataset.json").is_file()

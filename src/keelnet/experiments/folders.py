@@ -51,6 +51,7 @@ class OutputFolder:
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"output folder {path} is a file; choose another with --out")
+        _require_in_place(path)
         taken = occupied(path)
         if taken and not overwrite:
             raise ValueError(
@@ -63,6 +64,7 @@ class OutputFolder:
     @classmethod
     def reopen(cls, path: Path, sign: str) -> OutputFolder:
         """What an interrupted run left, known by its file ``sign``; raises ValueError where there is none."""
+        _require_in_place(path)
         for staged in (True, False):
             folder = cls(path, staged, True, reopened=True, sign=sign)
             if (folder.root / sign).is_file():
@@ -234,6 +236,16 @@ class OutputFolder:
 def occupied(path: Path) -> bool:
     """Whether anything but a staging lies there."""
     return path.is_dir() and any(item.name != STAGING for item in path.iterdir())
+
+
+def _require_in_place(path: Path) -> None:
+    """Nothing is lost where the process was killed meanwhile, but neither the old nor the new result is whole."""
+    aside = path / STAGING / REPLACED
+    if aside.is_dir():
+        raise ValueError(
+            f"{path} was cut off while its result was put in place: the old files lie in {aside}, the new ones in"
+            f" {path / STAGING} and {path}; move those that you want to {path}, then remove {path / STAGING}"
+        )
 
 
 def _make_folder(path: Path, undo: contextlib.ExitStack) -> None:

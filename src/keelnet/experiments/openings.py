@@ -100,7 +100,7 @@ def earlier(recipe: Recipe, folder: OutputFolder) -> State:
     except Exception as error:  # bytes that are no state may make the reader raise anything
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder.root} cannot be gone on with: {reason}; {ANEW}") from None
-    if left != recipe:
+    if not left.same_as(recipe):
         changed = [key for key, value in asdict(recipe).items() if asdict(left)[key] != value]
         raise ValueError(
             f"{folder.root} was begun with other settings ({', '.join(changed)}); resume with its own"

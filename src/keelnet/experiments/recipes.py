@@ -181,6 +181,11 @@ class Recipe:
             values["folder"] = str(Path(values["folder"]).resolve())
         return replace(self, **values)
 
+    def same_as(self, other: Recipe) -> bool:
+        """Whether both are one; a folder kept as it was given, as it once was, is that below the present one."""
+        folder = self.folder and str(Path(self.folder).resolve())
+        return other in (self, replace(self, folder=folder))
+
     def as_table(self) -> dict[str, Any]:
         """Plain values for TOML, which has no null: a key that is None is left out."""
         plain = {

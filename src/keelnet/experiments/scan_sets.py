@@ -30,7 +30,7 @@ SYNTHETIC = "brats2023"  # the layout of synthetic sets
 # Scans of one patient at two dates: BraTS-GLI-00005-100 and -101, UPENN-GBM-00001_11 and _21, UCSF-PDGM-0429 and
 # UCSF-PDGM-0429_FU003d, sub-01_ses-1 and sub-01_ses-2.
 _DATED = re.compile(
-    r"(?P<patient>BraTS(?:-[A-Z]+)+-\d+(?=-\d)|UPENN-GBM-\d+(?=_\d)|UCSF-PDGM-\d+(?=_FU)|sub-[A-Z0-9]+(?=_))[-_].+",
+    r"(?P<patient>BraTS(?:-[A-Z]+)+-\d+(?=-\d)|UPENN-GBM-\d+(?=_\d)|UCSF-PDGM-\d+(?=_FU)|sub-[A-Z0-9]+(?=_[A-Z]+-))[-_].+",
     re.IGNORECASE,
 )
 EDITION = 3  # of the generator; a set of another edition is made anew

@@ -28,7 +28,7 @@ ARCHITECTURES = (
 SIGN = "table.json"  # what a folder of a table is known by
 FAILURES = "failures.json"  # of a table: the trainings that diverged
 OWN = {"seed": "--seeds", "architecture": "--architectures"}  # what a table varies itself
-AGAIN = ("threads", "device", "folder")  # what runs may differ in that repeat one another
+AGAIN = ("threads", "device")  # what runs may differ in that repeat one another
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.key in OWN:
             raise ValueError(f"a table varies {self.key} itself: choose with {OWN[self.key]}")
+        if self.key in AGAIN:
+            raise ValueError(
+                f"runs that differ in {self.key} alone are one row of a table: make a table of each"
+            )
 
     @classmethod
     def read(cls, text: str, fixed_step: bool = False) -> Sweep:
@@ -179,7 +183,7 @@ def _require_replaceable(
         if not (root / "recipe.toml").is_file():
             continue
         left = Recipe.from_toml((root / "recipe.toml").read_text(encoding="utf-8"))
-        if left == recipe:
+        if left.same_as(recipe):
             continue
         if overwrite and (left == diverged or (root / "scores.json").is_file()):
             continue
@@ -192,7 +196,7 @@ def _require_replaceable(
 
 def _outcome(folder: OutputFolder, cell: Cell, overwrite: bool, report: Report) -> Outcome:
     path = folder.path / cell.name
-    if (path / "scores.json").is_file() and (run := load_run(path)).recipe == cell.recipe:
+    if (path / "scores.json").is_file() and (run := load_run(path)).recipe.same_as(cell.recipe):
         return Outcome(run.recipe, path, run.scores)
     diverged = _diverged(folder.path, cell.name)
     if diverged == cell.recipe and not overwrite:

@@ -178,7 +178,7 @@ class _Loop:
                 logits = self.forward(x)
             terms = self.objective.terms(self.network, logits, labels)
         except ValueError as error:  # of these samples: the others wait for their objective
-            self.team.total(torch.tensor(math.nan, device=x.device))
+            self.team.total(next(self.network.parameters()).new_tensor(math.nan))
             self.team.agree(error)
             raise
         terms["loss"] = terms["loss"] * weight
@@ -229,7 +229,7 @@ class _Loop:
         decay = self.training.average
         if decay is not None:
             for name, value in self.network.state_dict().items():
-                if value.is_floating_point():
+                if value.is_floating_point() or value.is_complex():
                     self.averaged[name].lerp_(value, 1 - decay)
                 else:  # a count
                     self.averaged[name].copy_(value)

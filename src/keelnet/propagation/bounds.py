@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,9 +102,7 @@ def damped(
         return field
     try:
         if isinstance(field.damping, str):
-            with warnings.catch_warnings():
-                if not advise:
-                    warnings.simplefilter("ignore", StabilityWarning)
+            with _silently(not advise):
                 if field.norm is not None:
                     warnings.warn(_NORMED, StabilityWarning, stacklevel=3)
                 omega = _largest(field, controls)
@@ -119,6 +119,17 @@ def damped(
 def _needed(integrator: Integrator, field: AntisymmetricField, h: float, omega: Tensor) -> Tensor:
     """The field's least γ at frequencies max |f'| · ω: f takes γ with the kernel, so that f' multiplies both."""
     return integrator.least_damping(h, omega) / slope_of(field.activation)
+
+
+@contextmanager
+def _silently(silent: bool) -> Iterator[None]:
+    """Without advice. Python forgets what it has shown where its filters are changed, so only if need be."""
+    if not silent:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StabilityWarning)
+        yield
 
 
 _NORMED = (

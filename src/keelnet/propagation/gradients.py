@@ -172,6 +172,11 @@ def once(gradients: tuple[Any, ...], reached: tuple[Tensor, ...]) -> tuple[Any, 
     given = [value for value in gradients if value is not None]
     if not torch.is_grad_enabled() or not given:
         return gradients
+    if any(torch._C._functorch.is_legacy_batchedtensor(x) for x in given):
+        raise RuntimeError(
+            "a batch of gradients at once, with a graph of its own, cannot be taken through a reversible pass;"
+            " use strategy=kn.store_all"
+        )
     marked = iter(_Once.apply(len(given), *given, *reached))  # type: ignore[no-untyped-call]
     return tuple(None if value is None else next(marked) for value in gradients)
 

@@ -17,8 +17,7 @@ from keelnet.propagation.integrators import Complex, Integrator, Real, State, eu
 class Diffusion(ABC):
     """A symmetric positive semidefinite L that can solve (I + h L) x = y."""
 
-    @abstractmethod
-    def require_axis(self, field: Dynamics) -> None:
+    def require_axis(self, field: Dynamics) -> None:  # noqa: B027 - most take any
         """Raise ValueError where the field's channels do not lie where L takes them to be."""
 
     @abstractmethod
@@ -58,7 +57,8 @@ class DenseDiffusion(Diffusion):
         kernel = getattr(
             field, "kernel", None
         )  # of a module it is not known how many axes its state has
-        if kernel is not None and field.channel_axis != -1:
+        channels = kernel is not None and kernel.inputs == len(self.matrix)
+        if channels and field.channel_axis != -1:  # else it is a matrix for points
             raise ValueError(
                 "DenseDiffusion acts on channels in the last axis, but those of"
                 f" {type(kernel).__name__} lie on axis {field.channel_axis}; use LaplacianDiffusion"
@@ -95,7 +95,7 @@ class LaplacianDiffusion(Diffusion):
             raise ValueError(f"strength must be finite and at least 0, got {self.strength!r}")
 
     def require_axis(self, field: Dynamics) -> None:
-        if field.channel_axis != 1:
+        if field.channel_axis in (0, -1):  # one counted from the end may be 1
             raise ValueError(
                 "LaplacianDiffusion diffuses along the axes after (batch, channels), but the channels of"
                 f" {type(field).__name__} lie on axis {field.channel_axis}; use DenseDiffusion"
