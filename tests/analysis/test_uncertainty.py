@@ -81,3 +81,16 @@ def test_without_an_edge_nothing_turns_and_bad_input_is_named():
         sensitivity(Constant(), torch.zeros(2, 1, 4, 4))
     with pytest.raises(ValueError, match="finite"):
         sensitivity(Constant(), torch.full((1, 1, 4, 4), torch.nan))
+
+
+def test_a_block_within_the_field_of_another_stores_its_states_meanwhile():
+    torch.manual_seed(0)
+    inner = kn.Block(kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(2)), 3, strategy=kn.reversible)
+    outer = kn.Block(kn.Euler(), kn.ModuleField(inner), 2, 0.5).double()
+    x = torch.randn(1, 2, dtype=torch.float64)
+    dense = torch.autograd.functional.jacobian(
+        lambda y: outer.propagated(y, kn.checkpointed), x, strict=False
+    ).reshape(2, 2)
+    found = sensitivity(outer, x, iterations=200)
+    assert found.growth == pytest.approx(float(torch.linalg.matrix_norm(dense, 2)), rel=1e-3)
+    assert outer.module.strategy is kn.reversible

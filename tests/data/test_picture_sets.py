@@ -123,7 +123,7 @@ def test_a_missing_file_is_named_with_where_it_belongs(tmp_path, name):
 
 @pytest.mark.parametrize("name", [name for name in SETS if name != "fashion_mnist"])
 def test_without_a_folder_the_files_are_named(name):
-    with pytest.raises(ValueError, match=r"needs --data FOLDER with .*downloads nothing"):
+    with pytest.raises(ValueError, match=r"needs --data FOLDER .*with .*downloads nothing"):
         SETS[name][0](None, 0)
 
 

@@ -1,6 +1,8 @@
 """Laws of module fields: a user's branch, moved as any field is, trained where it lives."""
 
+import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -297,10 +299,73 @@ def test_threads_take_turns_at_a_module():
     assert all(isinstance(value, nn.Parameter) for value in field.module.parameters())
 
 
-def test_a_module_that_cannot_be_copied_is_refused_by_a_block():
+def test_threads_share_a_block_of_a_module():
+    block = kn.Block(kn.Euler(), kn.ModuleField(Slow(3, 3).double()), 5)
+    cases = [randn(2, 3, seed=seed) for seed in range(12)]
+    expected = list(map(block, cases))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(block, cases))
+    assert all(map(torch.equal, found, expected))
+
+
+class Remembering(nn.Module):
+    """A branch that looks at its own parameters and keeps tensors of the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.kept = nn.Linear(3, 3), []
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, y):
+        y = y.to(next(self.parameters()).dtype)
+        self.last = torch.tanh(self.inner(y))
+        self.kept, self.mean = [self.last], self.last.mean(0)
+        return self.last
+
+
+def old_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("ran", [False, True])
+@pytest.mark.parametrize("make", [Remembering, old_weight_norm])
+def test_a_branch_that_keeps_tensors_of_the_graph_is_copied_and_computes_the_same(make, ran):
+    branch, y = make(), torch.randn(2, 3)
+    if ran:
+        branch(y)
+    block = kn.Block(kn.Euler(), kn.ModuleField(branch), 1)
+    torch.testing.assert_close(block(y), y + branch(y))
+    block(y).sum().backward()
+    assert all(bool(value.grad.any()) for value in block.parameters())
+    assert all(name.startswith("control.") for name, _ in block.named_parameters())
+    assert block.refined()(y).shape == y.shape
+    assert block.state_dict().keys() == block.refined().state_dict().keys()
+
+
+def test_a_branch_finds_its_parameters_and_what_is_lent_to_it_is_taken_back():
+    class Counting(nn.Linear):
+        def forward(self, y):
+            found.append({name: value.shape for name, value in self.named_parameters()})
+            if len(found) > 2:
+                raise RuntimeError("enough")
+            return super().forward(y)
+
+    found = []
+    block = kn.Block(kn.Euler(), kn.ModuleField(Counting(3, 3)), 2)
+    block(torch.randn(2, 3))
+    with pytest.raises(RuntimeError, match="enough"):
+        block(torch.randn(2, 3))
+    assert found == [{"weight": (3, 3), "bias": (3,)}] * 3
+    assert dict(block.module.named_parameters()) == {}
+    assert dict(block.module.named_buffers()).keys() == {"weight", "bias"}
+
+
+def test_a_module_that_holds_what_cannot_be_copied_is_refused_by_a_block():
     branch = nn.Linear(3, 3)
-    branch.kept = branch.weight * 2  # as the old weight_norm does
-    with pytest.raises(ValueError, match="Linear cannot be copied, as a Block does"):
+    branch.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"a copy of Linear was wanted.*lock.*__deepcopy__"):
         kn.Block(kn.Euler(), kn.ModuleField(branch), 2)
 
 
@@ -311,3 +376,37 @@ def test_a_module_that_reads_the_last_axis_is_not_split_on_another(first):
         moved("verlet", kn.ModuleField(first), y0, depth=1)
     assert moved("verlet", kn.ModuleField(first, channels=4), y0, depth=1).shape == y0.shape
     assert moved("verlet", kn.ModuleField(first, axis=-1), y0, depth=1).shape == y0.shape
+
+
+class ImageNorm(nn.LayerNorm):
+    """torchvision's norm of channels that lie on axis 1."""
+
+    def forward(self, y):
+        return super().forward(y.movedim(1, -1)).movedim(-1, 1)
+
+
+class Moved(nn.Module):
+    """A linear layer over channels on axis 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, y):
+        return self.inner(y.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "size"), [(lambda: ImageNorm(8), 16), (lambda: ImageNorm(8), 8), (Moved, 16)]
+)
+def test_a_module_that_moves_its_channels_to_the_last_axis_itself_is_welcome(make, size):
+    blocks, y = [make(), make()], torch.randn(1, 8, size, size)
+    told = kn.stabilised(blocks, channels=8)
+    assert torch.equal(kn.stabilised(blocks)(y), told(y))
+
+
+def test_controls_of_modules_that_passed_the_look_are_stacked_without_it():
+    modules = [nn.Conv1d(3, 3, 3, dilation=each) for each in (1, 2)]
+    with pytest.raises(ValueError, match="dilation"):
+        kn.ModuleField.stacked(modules)
+    assert kn.ModuleField.stacked(modules, checked=False)["weight"].shape == (2, 3, 3, 3)

@@ -118,6 +118,37 @@ def test_refinement_keeps_shared_blocks_and_controls_shared():
     assert not net[0].checked
 
 
+def test_parameters_that_stand_in_several_places_stay_shared():
+    branch, empty = torch.nn.Linear(2, 2), kn.Control({}, knots=2)
+    blocks = [kn.Block(kn.Euler(), kn.ModuleField(branch), 2, control=empty) for _ in range(2)]
+    net = torch.nn.Sequential(branch, *blocks)
+    refine(net)
+    assert net[0].weight is net[1].module.weight is net[2].module.weight
+    assert [net[1].depth, net[2].depth] == [4, 4]
+
+
+def test_a_block_within_the_field_of_another_is_not_refined():
+    inner = kn.Block(kn.Euler(), kn.ModuleField(torch.nn.Linear(2, 2)), 3)
+    branch = torch.nn.Sequential(inner, torch.nn.Linear(2, 2))
+    net = torch.nn.Sequential(kn.Block(kn.Euler(), kn.ModuleField(branch), 2))
+    refine(net)
+    assert depth_of(net) == 4 and net[0].module[0].depth == 3
+    assert net(torch.randn(5, 2)).shape == (5, 2)
+
+
+def test_a_branch_that_keeps_tensors_of_the_graph_is_refined():
+    class Remembering(torch.nn.Linear):
+        def forward(self, y):
+            self.last = torch.tanh(super().forward(y))
+            return self.last
+
+    block = kn.Block(kn.Euler(), kn.ModuleField(Remembering(2, 2)), 4)
+    net, x = torch.nn.Sequential(block), torch.randn(5, 2)
+    net(x)
+    refine(net)
+    assert depth_of(net) == 8 and net(x).shape == x.shape
+
+
 def test_a_block_by_itself_cannot_be_refined():
     block = shared_twice()[0]
     with pytest.raises(ValueError, match=r"use block\.refined"):

@@ -1,5 +1,6 @@
 """Blocks: refinement keeps θ(t), and what cannot work is refused in the constructor."""
 
+import threading
 from itertools import pairwise
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_block_of_a_module_saves_nothing_twice():
 
 def test_learned_damping_is_a_parameter_of_the_block():
     def block():
-        damping = nn.Parameter(torch.rand(()))
+        damping = nn.Parameter(3 + torch.rand(()))
         return kn.Block(kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(3), damping=damping), 4)
 
     one, other, y = block(), block(), torch.randn(2, 3)
@@ -138,6 +139,58 @@ def test_learned_damping_is_a_parameter_of_the_block():
     replaced = torch.func.functional_call(one, {"damping": torch.tensor(0.0)}, (y,))
     assert not torch.allclose(replaced, one(y))
     one.refined().double()(y.double())
+
+
+def test_a_refined_block_has_the_damping_that_was_loaded():
+    damping = nn.Parameter(torch.tensor(0.5))
+    block = kn.Block(kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(3), damping=damping), 4)
+    loaded = {**block.state_dict(), "damping": torch.tensor(7.0)}
+    block.load_state_dict(loaded, assign=True)
+    finer = block.refined()
+    assert finer.damping.item() == finer.field.damping.item() == 7
+    assert finer.damping is not block.damping
+    assert block.refined(tied=True).damping is block.damping
+
+
+def test_every_part_of_a_refined_block_keeps_its_mode():
+    branch = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5).eval())
+    finer = kn.Block(kn.Euler(), kn.ModuleField(branch), 2).refined()
+    y = torch.randn(2, 3)
+    assert finer.training and finer.module[0].training
+    assert torch.equal(finer(y), finer(y))
+
+
+def test_another_field_takes_the_place_of_the_one_before_and_of_what_it_held():
+    block = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(3), nn.RReLU()), 4)
+    y = torch.randn(2, 3)
+    block.field = kn.SingleField(kn.DenseKernel(3), "tanh")
+    expected = kn.Block(kn.Euler(), block.field, 4, control=block.control)
+    assert torch.equal(block(y), expected(y)) and [*block._modules] == ["control"]
+    with pytest.raises(ValueError, match="one part"):
+        kn.Block(kn.Verlet(), FIELD, 3).field = block.field
+
+
+def test_a_field_that_cannot_be_taken_leaves_the_block_as_it_was():
+    block = kn.Block(kn.Euler(), kn.ModuleField(nn.Linear(3, 3)), 2)
+    y, branch = torch.randn(2, 3), nn.Linear(3, 3)
+    expected = block(y)
+    branch.lock = threading.Lock()
+    with pytest.raises(ValueError, match="a copy of Linear"):
+        block.field = kn.ModuleField(branch)
+    assert torch.equal(block(y), expected)
+
+
+def test_a_block_that_was_pickled_before_it_held_its_module_is_read():
+    branch, y = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.randn(2, 3)
+    block = kn.Block(kn.Euler(), kn.ModuleField(branch), 2)
+    state, field = block.__getstate__(), kn.ModuleField.__new__(kn.ModuleField)
+    field.__setstate__({"module": branch, "channels": None, "axis": 1})
+    del state["_field"]
+    state["_modules"] = {"control": block.control}
+    again = kn.Block.__new__(kn.Block)
+    again.__setstate__({**state, "field": field})
+    assert torch.equal(again.eval()(y), block.eval()(y))
+    assert dict(again.named_parameters()).keys() == dict(block.named_parameters()).keys()
 
 
 @pytest.mark.parametrize(

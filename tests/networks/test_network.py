@@ -6,7 +6,7 @@ from problems import randn
 
 import keelnet as kn
 from keelnet.networks import Classifier, Network, SpatialClassifier
-from keelnet.networks.network import classifier_of
+from keelnet.networks.network import blocks_of, classifier_of, named_blocks
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,13 @@ def test_other_parameters_can_stand_in_by_functional_call(name):
     found = torch.func.functional_call(net, others, (x,))
     net.load_state_dict(others)
     torch.testing.assert_close(found, net(x))
+
+
+def test_blocks_within_a_block_are_its_field_and_shared_ones_have_every_place():
+    inner = kn.Block(kn.Euler(), kn.ModuleField(torch.nn.Linear(3, 3)), 2)
+    branch = torch.nn.Sequential(inner, torch.nn.Linear(3, 3))
+    outer = kn.Block(kn.Euler(), kn.ModuleField(branch), 2)
+    net = torch.nn.Sequential(outer, inner, torch.nn.Sequential(outer))
+    assert [*named_blocks(net)] == [("0", outer), ("1", inner), ("2.0", outer)]
+    assert blocks_of(net) == [outer, inner]
+    assert blocks_of(outer) == [outer]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from keelnet.analysis.conditions import recorded, require_finite
 from keelnet.analysis.derivatives import Jacobian
 from keelnet.analysis.visits import evaluating, measuring
-from keelnet.networks.network import blocks_of
+from keelnet.networks.network import every_block
 from keelnet.propagation import store_all
 
 CONVERGED = 1e-3  # relative change of σ_max from one iteration to the next
@@ -74,7 +74,7 @@ def sensitivity(
     if len(x) != 1:
         raise ValueError(f"one sample (1, channels, *space) was wanted, got {tuple(x.shape)}")
     x = recorded(network, x)
-    strategies = [(block, block.strategy) for block in blocks_of(network)]
+    strategies = [(block, block.strategy) for block in every_block(network)]
     try:
         for block, _ in strategies:
             block.strategy = store_all

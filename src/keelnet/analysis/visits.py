@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from keelnet.analysis.calls import Call, answered
 from keelnet.analysis.derivatives import plain_layers
-from keelnet.dynamics.modules import ModuleField
-from keelnet.networks.blocks import Block
 
 Look = Callable[[Call], None]
 COMPILED = "_orig_mod"  # the name under which torch.compile keeps what it was given
@@ -71,14 +69,6 @@ def _keeps(call: Call, answer: object) -> bool:
     return value is not None and value.shape == call.y.shape
 
 
-def every_module(network: nn.Module) -> Iterator[nn.Module]:
-    """Those of the network, and those that are fields of its blocks, which hold no modules themselves."""
-    for module in network.modules():
-        yield module
-        if isinstance(module, Block) and isinstance(module.field, ModuleField):
-            yield from module.field.module.modules()
-
-
 def written(network: nn.Module) -> nn.Module:
     """What torch.compile was given."""
     return getattr(network, COMPILED, network)
@@ -111,7 +101,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
     By the flags alone: a module's own ``eval()`` may do what ``train()`` does not undo.
     """
-    modes = {module: module.training for module in every_module(network)}
+    modes = {module: module.training for module in network.modules()}
     for module in modes:
         module.training = False
     try:

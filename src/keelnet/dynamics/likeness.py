@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,41 +21,50 @@ def require_alike(modules: Sequence[nn.Module]) -> None:
     Compared are the names and shapes of parameters, the kinds of parts, their public attributes (numbers,
     strings, sequences of them, functions by name) and buffers. What other objects and closures hide is not seen.
     """
-    for other in modules[1:]:
-        if _shapes(other) != _shapes(modules[0]):
+    first = _Description.of(modules[0])
+    for module in modules[1:]:
+        other = _Description.of(module)
+        if other.shapes != first.shapes:
             raise ValueError(
                 "the modules need parameters with the same names and shapes; make one Block a shape"
             )
-        found = _difference(modules[0], other)
+        found = _difference(first, other)
         if found is not None:
             raise ValueError(
-                f"the modules differ ({found}), but a Block runs every layer by the first; make them alike,"
-                " or one Block of each and join them by nn.Sequential"
+                f"the modules differ ({found}), but a Block runs every layer by the first; make them alike"
+                " (delete an attribute that is a name alone), or one Block of each and join them by nn.Sequential"
             )
 
 
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in module.named_parameters()}
+class _Description(NamedTuple):
+    shapes: dict[str, torch.Size]
+    parts: list[tuple[str, nn.Module | None, dict[str, Any]]]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Description:
+        return cls(
+            {name: value.shape for name, value in module.named_parameters()},
+            [(name, part, _settings(part)) for name, part in module.named_modules()],
+            dict(module.named_buffers()),
+        )
 
 
-def _difference(first: nn.Module, other: nn.Module) -> str | None:
+def _difference(first: _Description, other: _Description) -> str | None:
     """The first difference in words, "dilation of block.c: (1,) and (2,)"; None where none was found."""
-    for (name, one), (own, two) in zip_longest(
-        first.named_modules(), other.named_modules(), fillvalue=("", None)
+    for (name, one, plain), (own, two, others) in zip_longest(
+        first.parts, other.parts, fillvalue=("", None, {})
     ):
         if own != name or _kind(one) != _kind(two):
             return f"{name or own or 'the top'}: {type(one).__name__} and {type(two).__name__}"
-        assert one is not None and two is not None
         where = f"of {name}" if name else "at the top"
         if isinstance(one, _NormBase) and one.track_running_stats:
             return f"running statistics {where}, a {type(one).__name__}, are a layer's own"
-        plain, others = _settings(one), _settings(two)
         for key in plain | others:
             if plain.get(key) != others.get(key):
                 return f"{key} {where}: {plain.get(key)} and {others.get(key)}"
-    buffers, own_buffers = dict(first.named_buffers()), dict(other.named_buffers())
-    for key in buffers | own_buffers:
-        if not _equal(buffers.get(key), own_buffers.get(key)):
+    for key in first.buffers | other.buffers:
+        if not _equal(first.buffers.get(key), other.buffers.get(key)):
             return f"buffer {key}"
     return None
 
@@ -79,6 +88,8 @@ def _plain(value: Any) -> Any:
 
 
 def _equal(one: Tensor | None, two: Tensor | None) -> bool:
-    if one is None or two is None:
-        return one is two
+    if one is None or two is None or one is two:
+        return (
+            one is two
+        )  # the same, without a look at the numbers, for which a GPU would have to wait
     return one.dtype == two.dtype and one.device == two.device and torch.equal(one, two)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import Field, Parts, Slot, Theta
 from keelnet.dynamics.hamiltonian import PartitionedField
 from keelnet.dynamics.likeness import require_alike
@@ -47,6 +47,9 @@ class ModuleField(Field):
         if not isinstance(self.module, nn.Module):
             raise ValueError(f"ModuleField needs an nn.Module, got {self.module!r}")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({"templates": {}} | state)  # files of early versions have none
+
     @property
     def channel_axis(self) -> int:
         return self.axis
@@ -60,14 +63,16 @@ class ModuleField(Field):
         return None if first is None else first.channels
 
     @staticmethod
-    def stacked(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+    def stacked(modules: Sequence[nn.Module], checked: bool = True) -> dict[str, Tensor]:
         """Controls from one module a layer; gradients flow back to the modules' own parameters.
 
-        Raises ValueError for modules that differ in more than the numbers of their parameters.
+        Raises ValueError for modules that differ in more than the numbers of their parameters; ``checked`` False
+        leaves out that look, for modules that passed it and are stacked at every step.
         """
         if not modules:
             raise ValueError("stacked needs at least one module")
-        require_alike(modules)
+        if checked:
+            require_alike(modules)
         layers = [dict(module.named_parameters()) for module in modules]
         return {name: torch.stack([layer[name] for layer in layers]) for name in layers[0]}
 
@@ -75,12 +80,7 @@ class ModuleField(Field):
         # Templates are buffers that are not saved: they move with the module, but are no parameters of it.
         named = {value: name for name, value in self.module.named_parameters()}
         shared = {id(value): value for value, name in named.items() if name not in names}
-        try:
-            module = copy.deepcopy(self.module, shared)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{type(self.module).__name__} cannot be copied, as a Block does: {error}"
-            ) from error
+        module = copied(self.module, {**shared})
         places = {}
         for place, value in self.module.named_parameters(remove_duplicate=False):
             path, _, leaf = place.rpartition(".")
@@ -99,9 +99,24 @@ class ModuleField(Field):
     def _own(self) -> dict[str, Tensor]:
         """The module's parameters and templates by their control names."""
         names = dict.fromkeys(self.templates.values())
-        return dict(self.module.named_parameters()) | {
-            name: self.module.get_buffer(name) for name in names
-        }
+        with _turn(self.module):  # while it runs, its templates are lent
+            return dict(self.module.named_parameters()) | {
+                name: self.module.get_buffer(name) for name in names
+            }
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """Templates are parameters for as long as the module runs: its forward may look for them there."""
+        places = [place.rpartition(".") for place in self.templates]
+        found = [(self.module.get_submodule(path), leaf) for path, _, leaf in places]
+        holders = [(holder, leaf) for holder, leaf in found if leaf in holder._buffers]
+        for holder, leaf in holders:
+            holder._parameters[leaf] = holder._buffers.pop(leaf)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for holder, leaf in holders:
+                holder._buffers[leaf] = holder._parameters.pop(leaf)
 
     def theta_shapes(self) -> dict[str, Slot]:
         return {
@@ -129,7 +144,7 @@ class ModuleField(Field):
         watched = not (y.is_inference() or torch.compiler.is_compiling())
         before = y._version if watched else 0
         tied = {place: theta[name] for place, name in self.templates.items() if name in theta}
-        with _turn(self.module):
+        with _turn(self.module), self._lent():
             value = functional_call(self.module, {**theta, **tied}, (y,))
         name = type(self.module).__name__
         if watched and y._version != before:
@@ -198,11 +213,15 @@ class _ModulePair(PartitionedField):
         return y, z
 
     def _require_axis(self, y0: Tensor) -> None:
-        """Where the module tells that it reads the last axis, another one would be split by chance."""
+        """Where the module tells that it reads the last axis, another one would be split by chance.
+
+        A last axis of another size is not what it reads: the module moves its channels there by itself.
+        """
         first, axis = _first_layer(self.branch.module), self.branch.axis
         if self.branch.channels is not None or first is None or not first.reads_last:
             return
-        if y0.ndim > axis and axis % y0.ndim != y0.ndim - 1:
+        reads = y0.ndim > axis and y0.shape[-1] == first.channels
+        if reads and axis % y0.ndim != y0.ndim - 1:
             raise ValueError(
                 f"the first layer ({first.kind}) reads the last axis of {tuple(y0.shape)}, but channels were"
                 f" said to lie on axis {axis}; pass axis={y0.ndim - 1} (or channels=…, if they do)"
@@ -233,7 +252,8 @@ def _first_layer(module: nn.Module) -> _FirstLayer | None:
         if isinstance(part, nn.GroupNorm):
             return _FirstLayer("GroupNorm", part.num_channels)
         if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
-            return _FirstLayer("LayerNorm", part.normalized_shape[0], reads_last=True)
+            last = type(part) is nn.LayerNorm  # those of images move their channels themselves
+            return _FirstLayer(type(part).__name__, part.normalized_shape[0], reads_last=last)
     return None
 
 

@@ -19,7 +19,7 @@ from keelnet.learning.progress import Clock, Progress, State
 from keelnet.learning.training import Training
 from keelnet.learning.validation import Validation
 from keelnet.networks.blocks import Block
-from keelnet.networks.network import blocks_of
+from keelnet.networks.network import blocks_of, named_blocks
 
 # `descend`, `gauss_newton`, `block_descent` or `varpro`.
 Trainer = Callable[..., Iterator[Progress]]
@@ -72,18 +72,17 @@ def multilevel(
 def refine(network: nn.Module, factor: int = 2) -> None:
     """Replace every block of a network by the same θ(t) and T on ``factor`` times as many layers.
 
-    Blocks and controls that stand in several places stay shared. Raises ValueError for a network that is a block.
+    Blocks, controls and other parameters that stand in several places stay shared. Raises ValueError for a network that is a block.
     """
     _require_parents(network)
     finer: dict[Block, Block] = {}
     controls: dict[Control, Control] = {}
-    for parent in [*network.modules()]:
-        for name, child in [*parent._modules.items()]:  # named_children names a shared one once
-            if isinstance(child, Block):
-                if child not in finer:
-                    finer[child] = child.refined(factor)
-                    finer[child].control = controls.setdefault(child.control, finer[child].control)
-                setattr(parent, name, finer[child])
+    for place, block in [*named_blocks(network)]:
+        if block not in finer:
+            finer[block] = block.refined(factor, tied=True)
+            finer[block].control = controls.setdefault(block.control, finer[block].control)
+        parent, _, name = place.rpartition(".")
+        setattr(network.get_submodule(parent), name, finer[block])
 
 
 def _require_parents(network: nn.Module) -> None:

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from keelnet.dynamics.kernels import require_count
 from keelnet.learning.unknowns import Unknowns
-from keelnet.networks.network import blocks_of
+from keelnet.networks.network import every_block
 from keelnet.propagation import engine, store_all
 
 Linear = Callable[[Tensor], Tensor]
@@ -153,7 +153,7 @@ class Stored(Tangent):
 @contextmanager
 def _stored(network: nn.Module) -> Iterator[None]:
     """Within the block every Block propagates by store_all, unchecked: torch.func can transform that alone."""
-    blocks = blocks_of(network)
+    blocks = every_block(network)
     before = [(block.strategy, block.checked) for block in blocks]
     try:
         for block in blocks:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keelnet.dynamics.controls import Control, Interpolation
+from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation.gradients import Strategy, require_strategy, store_all
@@ -45,11 +46,8 @@ class Block(nn.Module):
         self.integrator, self.strategy = integrator, strategy
         self.depth, self.final_time = depth, float(final_time)
         self.control = Control.random(field, depth) if control is None else control
-        self._field = field.owned(self.control.values().keys())
-        for name, part in self._field.held().items():
-            setattr(self, name, part)
-        self._advised = False
         self.checked = True
+        self._take(field)
 
     @property
     def field(self) -> Dynamics:
@@ -58,6 +56,26 @@ class Block(nn.Module):
         if damping is not None and isinstance(self._field, AntisymmetricField):
             return self._field.with_damping(damping)
         return self._field
+
+    @field.setter
+    def field(self, field: Dynamics) -> None:
+        require_strategy(self.strategy, self.integrator, self.integrator.adapted(field))
+        before = self._field
+        self._take(field)
+        for name in before.held().keys() - self._field.held().keys():
+            delattr(self, name)
+
+    def _take(self, field: Dynamics) -> None:
+        self._field = field.owned(self.control.values().keys())
+        for name, part in self._field.held().items():
+            setattr(self, name, part)
+        self._advised = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = {name: value for name, value in state.items() if name != "field"}
+        super().__setstate__(own)  # type: ignore[no-untyped-call]
+        if "field" in state:  # files of early versions: the block held nothing of it
+            self._take(state["field"])
 
     @property
     def step_size(self) -> float:
@@ -83,21 +101,20 @@ class Block(nn.Module):
             advise=advise,
         )
 
-    def refined(self, factor: int = 2) -> Block:
-        """The same θ(t) and T on ``factor`` times as many layers."""
-        field = copy.deepcopy(self._field) if self._field.held() else self._field
-        finer = Block(
-            self.integrator,
-            field,
-            factor * self.depth,
-            self.final_time,
-            self.control.refined(factor),
-            self.strategy,
-        )
-        for before, after in zip(self.parameters(), finer.parameters(), strict=True):
+    def refined(self, factor: int = 2, tied: bool = False) -> Block:
+        """The same θ(t) and T on ``factor`` times as many layers, every part in its mode.
+
+        What the field holds beside the control is copied; ``tied``: it is the very same, to stand in this block's place.
+        """
+        control = self.control.refined(factor).train(self.control.training)
+        for before, after in zip(self.control.parameters(), control.parameters(), strict=True):
             after.requires_grad_(before.requires_grad)
-        finer.checked = self.checked
-        return finer.train(self.training)
+        same: list[object] = [self.integrator, self.strategy]
+        if tied or not self._field.held():
+            same += [self._field, *(getattr(self, name) for name in self._field.held())]
+        finer = copied(self, {id(each): each for each in same} | {id(self.control): control})
+        finer.depth, finer._advised = factor * self.depth, False
+        return finer
 
     def extra_repr(self) -> str:
         return f"{self.integrator}, depth={self.depth}, final_time={self.final_time:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -120,6 +120,24 @@ def classifier_of(network: nn.Module) -> AnyClassifier:
     return found[0]
 
 
+def every_block(network: nn.Module) -> list[Block]:
+    """All blocks, those within the field of another as well: what runs, and by which strategy."""
+    return [part for part in network.modules() if isinstance(part, Block)]
+
+
 def blocks_of(network: nn.Module) -> list[Block]:
     """The blocks of a network, in the order of its modules."""
-    return [module for module in network.modules() if isinstance(module, Block)]
+    return [*dict.fromkeys(block for _, block in named_blocks(network))]
+
+
+def named_blocks(network: nn.Module, name: str = "") -> Iterator[tuple[str, Block]]:
+    """The blocks by dotted names, a shared one at each of its places; "" is the network itself.
+
+    What lies within a block is its field, which runs with other numbers in every layer: it is no block of the network.
+    """
+    if isinstance(network, Block):
+        yield name, network
+        return
+    for own, child in network._modules.items():
+        if child is not None:
+            yield from named_blocks(child, f"{name}.{own}" if name else own)

@@ -1,0 +1,30 @@
+"""Copies: a module once more, with nothing in common but what is said to be."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def copied(module: Module, kept: dict[int, Any]) -> Module:
+    """A deep copy, in which ``kept`` stands in for the objects of these ids; tensors of a graph are copied without it.
+
+    Raises ValueError for a module that holds what cannot be copied.
+    """
+    # The old weight_norm keeps the last weight it made, other branches their attention or a state.
+    for part in module.modules():
+        for value in tree_leaves(vars(part)):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                kept.setdefault(id(value), value.detach().clone())
+    try:
+        return copy.deepcopy(module, kept)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"a copy of {type(module).__name__} was wanted, but it holds what cannot be copied ({error});"
+            " give that a __deepcopy__, or keep it outside the module"
+        ) from error
