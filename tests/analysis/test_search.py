@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import keelnet as kn
+from keelnet.analysis.search import residual_blocks
 
 
 class Response(nn.Module):
@@ -86,11 +87,60 @@ class Group(nn.Module):
         return x + self.body(x)
 
 
+class Pair(nn.Module):
+    """A step that also answers what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return x + self.inner(x), x
+
+
+class AroundPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pair, self.branch = Pair(), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        y, _ = self.pair(x)
+        return x + self.branch(y)
+
+
+class Placed(nn.Module):
+    """Adds what a step makes of positions, in which nothing of the input is."""
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.places = Around(nn.Conv2d(4, 4, 1)), nn.Parameter(torch.ones(1, 4, 5, 5))
+
+    def forward(self, x):
+        return x + self.step(self.places)
+
+
+class InPlace(nn.Module):
+    """Changes views of a step's answer in place, which autograd refuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = Around(nn.Conv2d(4, 4, 1))
+
+    def forward(self, x):
+        x = self.step(x)
+        for part in x.chunk(2, 1):
+            part.relu_()
+        return x
+
+
 NESTED = {
     "response": (ConvNeXt, ["0", "0.grn", "1", "1.grn"]),
     "pooling": (PoolFormer, ["0", "1"]),
     "series": (InSeries, ["0.first", "0.second", "1.first", "1.second"]),
     "group": (Group, ["0", "0.body.0", "1", "1.body.0"]),
+    "pair": (AroundPair, ["0", "0.pair", "1", "1.pair"]),
+    "positions": (Placed, ["0.step", "1.step"]),
+    "in place": (InPlace, ["0.step", "1.step"]),
 }
 
 
@@ -100,6 +150,79 @@ def test_blocks_around_residual_parts_are_found(kind, names):
     x = torch.randn(2, 4, 5, 5)
     found = kn.analysis.diagnose(nn.Sequential(kind(), kind()), x)
     assert [row.name for row in found.blocks] == names
+
+
+class Shifted(nn.Module):
+    def __init__(self, before, after):
+        super().__init__()
+        self.inner = nn.Conv2d(before, after, 1)
+        self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+
+    def forward(self, x):
+        return self.shortcut(x) + self.inner(x)
+
+
+class Widened(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(Shifted(4, 8), Shifted(8, 8), Shifted(8, 4))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+def test_a_block_around_others_does_not_hide_which_were_not_looked_at():
+    report = kn.analysis.diagnose(Widened(), torch.randn(2, 4, 5, 5))
+    assert [row.name for row in report.blocks] == ["0", "body.1"]
+    assert report.notes[0].startswith("not looked at: body.0, body.2, of the same class")
+
+
+def test_a_block_around_one_that_is_not_finite_is_not_to_blame():
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), Widened())
+    with torch.no_grad():
+        network[1].body[1].inner.weight[0] = torch.nan
+    report = kn.analysis.diagnose(network, torch.randn(2, 4, 5, 5))
+    outer, inner = report.blocks
+    assert report.worst is inner and inner.verdict.startswith("unstable: 1.body.1.inner.weight")
+    assert outer.verdict.startswith("not measured: 1.body.1.inner.weight") and not report.stable
+    report.to_json()
+
+
+class Encoded(nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+
+    def forward(self, x):
+        return self.encoder(x)
+
+
+def most_kept(depth):
+    """Bytes that graphs hold at a time while blocks are searched for."""
+    held = most = 0
+
+    class Kept:
+        def __init__(self, value):
+            nonlocal held, most
+            self.value = value.detach()  # else it would hold its own graph
+            held += value.nbytes
+            most = max(most, held)
+
+        def __del__(self):
+            nonlocal held
+            held -= self.value.nbytes
+
+    network, x = Encoded(depth).eval(), torch.randn(1, 16, 8)
+    names = {part: name for name, part in network.named_modules()}
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.value):
+        found, _ = residual_blocks(network, x, names)
+    assert len(found) == depth
+    return most
+
+
+def test_containers_of_blocks_keep_no_more_than_one():
+    assert 0 < most_kept(12) <= 1.1 * most_kept(2)
 
 
 def test_a_network_that_is_a_step_itself_has_a_name_apart():

@@ -109,6 +109,14 @@ def test_a_module_field_is_judged_by_its_growth():
     assert row.verdict in ("grows", "does not grow")
 
 
+def test_a_block_within_a_module_field_is_part_of_the_block_that_runs_it():
+    inner = kn.Block(kn.Euler(), kn.ModuleField(torch.nn.Linear(3, 3)), depth=2)
+    branch = torch.nn.Sequential(inner, torch.nn.Linear(3, 3))
+    subject = kn.Block(kn.Euler(), kn.ModuleField(branch), depth=4)
+    report = kn.analysis.stability(torch.nn.Sequential(subject), torch.randn(2, 3))
+    assert [row.name for row in report.blocks] == ["0"]
+
+
 @pytest.mark.parametrize("x", [torch.tensor([[math.nan, 0.0]]), torch.zeros(1, 2, dtype=int), 3.0])
 def test_bad_inputs_are_refused(x):
     subject = block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), torch.eye(2))
@@ -400,6 +408,7 @@ def test_the_smallest_bound_that_is_known_is_advised():
     assert row.advice == "h ≤ 0.06667: 6 layers at T = 0.4"
 
 
+@pytest.mark.filterwarnings("ignore::keelnet.propagation.StabilityWarning")  # without damping
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "silu", "gelu"])
 @pytest.mark.parametrize("own", [0.0, 0.001])
 def test_the_advised_damping_is_marginal_whatever_the_slope(activation, own):

@@ -119,3 +119,10 @@ def test_sockets_go_to_the_host_of_the_page_alone(host, sources):
     _, headers = call(Guard(behind), host)
     directives = [each.split() for each in headers["content-security-policy"].split(";")]
     assert {name: values for name, *values in directives}["connect-src"] == sources
+
+
+def test_a_proxy_that_changed_the_host_is_told_what_to_keep():
+    changed = {"host": "127.0.0.1", "origin": "http://127.0.0.1:8080"}
+    words = Guard(behind)._refusal({}, changed)
+    assert "a proxy changed the Host header" in words and len(words.encode()) <= 123  # of a socket
+    assert Guard(behind)._refusal({}, {**changed, "host": "127.0.0.1:8080"}) is None

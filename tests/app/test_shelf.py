@@ -4,7 +4,7 @@ import io
 import json
 import os
 import shutil
-from pathlib import Path
+from contextlib import nullcontext
 
 import nibabel as nib
 import numpy as np
@@ -71,18 +71,29 @@ def test_a_run_that_vanishes_between_two_looks_is_left_out(tmp_path, monkeypatch
     write_run(tmp_path / "one")
     write_run(tmp_path / "two")
     (entry,) = [each for each in Shelf(tmp_path).entries() if each.name == "two"]
-    isdir, real = os.path.isdir, os.listdir
+    real = os.scandir
 
     def listed(folder):
-        names = real(folder)
+        found = list(real(folder))
         if folder == tmp_path:  # seen, and gone before it is looked into
             shutil.rmtree(tmp_path / "two", ignore_errors=True)
-        return names
+        return nullcontext(found)
 
-    monkeypatch.setattr(os, "listdir", listed)
-    monkeypatch.setattr(os.path, "isdir", lambda path: Path(path).name == "two" or isdir(path))
+    monkeypatch.setattr(os, "scandir", listed)
     assert [each.name for each in Shelf(tmp_path).entries()] == ["one"]
     assert entry.state() == "No epoch is finished yet." and entry.pictures() == []
+
+
+def test_files_beside_runs_are_not_asked_what_they_are(tmp_path, monkeypatch):
+    write_run(tmp_path / "one")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "linked").symlink_to(tmp_path / "one", target_is_directory=True)
+    for number in range(200):
+        (tmp_path / f"{number}.nii.gz").touch()
+    real, asked = os.stat, []
+    monkeypatch.setattr(os, "stat", lambda path, **named: asked.append(path) or real(path, **named))
+    assert {entry.name for entry in Shelf(tmp_path).entries()} == {"one", "linked"}
+    assert 0 < len(asked) < 30
 
 
 def test_a_run_is_read_while_it_is_written(tmp_path):

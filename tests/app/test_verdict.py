@@ -79,7 +79,7 @@ def test_what_is_called_dissipative_has_not_exploded(kernel, bias, activation, f
     )
     found = verdict(scene)
     if found.level == "dissipative":
-        assert found.grown < 100 and (found.along <= 1 + 1e-6 or found.grown <= 2)
+        assert found.grown <= 1.001
     if "shrink slowly" in found.what or "fall together" in found.what:
         assert found.apart[1] <= 1
 
@@ -109,14 +109,9 @@ def test_a_bound_of_eigenvalues_is_not_said_of_differences():
     [
         ({"depth": 1000, "features": ((0.1, 0.1),)}, "is lost", "told apart"),
         ({"depth": 21}, "fall together", "told apart"),
-        (
-            {"kernel": ((-0.1, 100.0), (0.0, -0.1)), "activation": "identity", "depth": 3},
-            "but not yet: after 3 layers a difference is up to",
-            "shrink",
-        ),
         ({"kernel": ((-0.1, 0.0), (0.0, -0.1))}, "shrink slowly", "lost"),
     ],
-    ids=["one-feature", "pairs", "not-normal", "slow"],
+    ids=["one-feature", "pairs", "slow"],
 )
 def test_a_dissipative_sentence_follows_from_what_is_left(changes, words, never):
     found = verdict(replace(SCENES["fig2c"], **changes))
@@ -137,10 +132,46 @@ def test_a_mode_that_stays_is_not_called_dissipative(changes):
     assert "nothing dies out" not in found.what
 
 
-def test_differences_that_eigenvectors_enlarge_are_not_called_dissipative():
-    scene = Scene(kernel=((-0.1, 1000.0), (0.0, -0.1)), activation="identity", depth=100)
+SHEARED = Scene(kernel=((-0.1, 100.0), (0.0, -0.1)), activation="identity", depth=3)
+
+
+@pytest.mark.parametrize(
+    ("scene", "level", "words"),
+    [
+        (SHEARED, "marginal", "but not yet: after 3 layers a difference is up to 29.4 times"),
+        (
+            replace(SHEARED, kernel=((-0.1, 1000.0), (0.0, -0.1)), depth=100),
+            "unstable",
+            "times as large",
+        ),
+    ],
+)
+def test_differences_that_eigenvectors_enlarge_are_not_called_dissipative(scene, level, words):
     found = verdict(scene)
-    assert found.level == "unstable" and "eigenvectors" in found.why
+    assert found.level == level and "eigenvectors" in found.why
+    assert words in found.what and "shrink" not in found.what
+
+
+# Under RK4 ω of middle size may lie on the edge while the largest lies inside; the library knows the largest.
+AGREE = {
+    name: scene for name, scene in EVERY.items() if "rk4" not in name or "hamil" not in name
+} | {
+    "sheared, 3 layers": SHEARED,
+    "sheared, 6 layers": replace(SHEARED, kernel=((-0.1, 300.0), (0.0, -0.1)), depth=6),
+    "double eigenvalue": Scene(kernel=((0, 1), (0, 0)), step_size=1, depth=10_000),
+    "turns": TURNS,
+}
+
+
+@pytest.mark.parametrize("scene", AGREE.values(), ids=AGREE)
+def test_the_page_and_the_report_say_the_same_of_a_network(scene):
+    picture = Picture(scene)
+    model = picture.paths.model
+    control = kn.Control(dict(model.controls))
+    time = scene.depth * scene.step_size
+    block = kn.Block(model.integrator, model.field, scene.depth, time, control).double()
+    (row,) = kn.analysis.stability(block, model.y0).blocks
+    assert picture.verdict.level == row.verdict.split(":")[0]
 
 
 def test_an_unstable_spectrum_does_not_contradict_its_number():
@@ -197,6 +228,6 @@ def test_the_bound_under_the_least_damping_is_that_of_all_steps(changes, bound):
 @pytest.mark.parametrize("features", [((0.1, 0.1), (0.0, 0.5)), ((0.1, 0.1),)])
 def test_growth_on_the_edge_is_not_denied(features):
     found = verdict(Scene(kernel=((0, 1), (0, 0)), step_size=1, depth=10_000, features=features))
-    assert found.grown > 1000 and found.level == "marginal"
-    assert "Nothing explodes" not in found.what and "neither grown" not in found.what
-    assert "phase" not in found.what
+    assert found.grown > 1000 and found.level == "unstable"
+    assert "on the edge" in found.why and "holds" not in found.why
+    assert "Nothing explodes" not in found.what and "phase" not in found.what

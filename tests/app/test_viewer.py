@@ -1,8 +1,10 @@
 """The viewer's page, without a browser: what stands under a name is of that name, and of now."""
 
+import asyncio
 import json
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -102,17 +104,40 @@ def test_runs_that_come_later_can_be_chosen(tmp_path, visitor):
     seen = visitor(tmp_path)
     write_run(tmp_path / "two")
     shutil.rmtree(tmp_path / "one")
-    seen.relist()
+    asyncio.run(seen.relist())
     assert set(seen.names.options) == {"one", "two"} and seen.names.value == "one"
 
 
 def test_the_first_run_is_waited_for(tmp_path, visitor):
     seen = visitor(tmp_path)
-    seen.wait()
+    asyncio.run(seen.wait())
     assert not seen.reloads
     write_run(tmp_path / "one")
-    seen.wait()
+    asyncio.run(seen.wait())
     assert seen.reloads
+
+
+def test_folders_are_listed_beside_the_pages_that_wait(tmp_path, visitor, monkeypatch):
+    write_run(tmp_path / "one")
+    seen = visitor(tmp_path)
+    real, threads = Shelf.entries, []
+
+    def entries(shelf):
+        threads.append(threading.get_ident())
+        return real(shelf)
+
+    monkeypatch.setattr(Shelf, "entries", entries)
+    asyncio.run(seen.relist())
+    assert threads and threading.get_ident() not in threads
+
+
+def test_labels_are_read_once_a_look(tmp_path, visitor, monkeypatch):
+    write_labels(tmp_path)
+    seen = visitor(tmp_path)
+    real, calls = Entry.labels, []
+    monkeypatch.setattr(Entry, "labels", lambda entry: calls.append(entry) or real(entry))
+    seen.look()
+    assert len(calls) == 1 and seen.state.text == "1 labelled cases"
 
 
 def test_a_picture_that_vanishes_is_refused(tmp_path, monkeypatch):

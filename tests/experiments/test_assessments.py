@@ -1,11 +1,14 @@
 """Assessments: of a recipe before training, of a run after it, as text, JSON and pictures."""
 
 import json
+import math
+import re
 
 import pytest
 import torch
 
-from keelnet.experiments.assessments import assess_recipe, assess_run, write
+import keelnet as kn
+from keelnet.experiments.assessments import Assessment, assess_recipe, assess_run, write
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, train
 
@@ -68,3 +71,44 @@ def test_a_recipe_of_several_levels_is_judged_as_training_begins():
     assessment = assess_recipe(recipe_named("digits").with_settings(["levels=3"]))
     (block,) = assessment.report.blocks
     assert block.depth == 5 and "the first of 3 levels" in assessment.subject
+
+
+def plain(weight, bias, depth, time):
+    theta = {"weight": torch.tensor(weight), "bias": torch.tensor(bias)}
+    control = kn.Control({name: value.expand(depth, *value.shape) for name, value in theta.items()})
+    field = kn.SingleField(kn.DenseKernel(2))
+    return kn.Block(kn.Euler(), field, depth, time, control).double()
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        (
+            plain([[0.5, 4.0], [-4.0, -2.0]], [0.0, math.atanh(math.sqrt(0.5))], 5, 0.4),
+            "0: advised step size h ≤ 0.06667 (an orientation, since f' may differ between channels), 6 or more layers",
+        ),
+        (
+            plain([[1.0, 4.0], [-4.0, -2.0]], [0.0, 6.0], 20, 1.0),
+            "0: no step size is stable (an orientation, since f' may differ between channels)",
+        ),
+    ],
+    ids=["tighter", "none"],
+)
+def test_no_step_size_is_advised_that_the_report_has_withdrawn(block, words):
+    report = kn.analysis.stability(block, torch.zeros(1, 2).double(), layers=[0])
+    (line,) = Assessment(report, "").advice()
+    assert line.startswith(words)
+    bound = min(layer.step_bound for layer in report.blocks[0].layers)
+    assert all(float(h) <= bound * 1.001 for h in re.findall(r"h ≤ ([\d.]+)", line))
+    assert ("γ" in line) == ("γ" in report.blocks[0].advice)
+    table = report.as_table()["blocks"][0]
+    assert table["needed_depth"] == (6 if bound > 0 else None)
+
+
+def test_a_bound_under_a_norm_is_said_of_the_layers_that_were_looked_at():
+    torch.manual_seed(0)
+    field = kn.SingleField(kn.DenseKernel(4), norm=kn.ChannelNorm())
+    block, x = kn.Block(kn.Euler(), field, 8, 1.0), torch.randn(2, 4)
+    some, whole = (kn.analysis.stability(block, x, layers=each) for each in ([1], "all"))
+    (line,), (all_of_it,) = (Assessment(report, "").advice() for report in (some, whole))
+    assert "(of the layers that were looked at)" in line and "(of" not in all_of_it

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils import _pytree as trees
 
+FLOATS = ("FloatFunctional", "FXFloatFunctional")  # torch keeps these among its quantised modules
 ALIKE = 1e-3  # of the largest number: sums in another order differ by less, draws by more
 
 
@@ -62,10 +63,17 @@ def recorded(network: nn.Module, x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
+def is_quantised(part: nn.Module) -> bool:
+    """Whether it is one of torch's modules of whole-number weights, which autograd passes by."""
+    kind = type(part)
+    hiding = kind.__module__.startswith("torch.") and ".quantized." in kind.__module__
+    return hiding and kind.__name__ not in FLOATS
+
+
 def require_unquantised(parts: Iterable[tuple[str, nn.Module]]) -> None:
-    """Raise ValueError for parts of whole-number weights, which autograd passes by."""
+    """Raise ValueError for quantised parts."""
     for name, part in parts:
-        if ".quantized" in type(part).__module__:
+        if is_quantised(part):
             raise ValueError(
                 f"{name} is a quantised {type(part).__name__}, which has no derivative; measure the network that it was"
                 " made of"

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from keelnet.analysis.advice import GROWS, advice_for
 from keelnet.analysis.layers import LayerStability
-from keelnet.analysis.tables import factor, figure, listed, table, wrapped
+from keelnet.analysis.levels import TOLERANCE, level
+from keelnet.analysis.tables import factor, figure, listed, plain, table, wrapped
 from keelnet.propagation import Integrator
-
-# A layer that grows by less than this is lost in the rounding of float32.
-TOLERANCE = 1e-6
-# A block that grows by more is unstable, whatever its frozen layers say. Non-normal layers alone may reach √(max f' / min f').
-GROWN = 1e3
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,8 @@ class BlockStability:
     and least_converged: whether the iterations reached them; else the truth is beyond). sample: which grows most.
     amplification: the largest |R(h λ)| of a layer, frozen in time, f' at its largest; step_bound the largest h
     without growth, set by bound_layer (None where no spectrum is known). For a SingleField they are those of f' = its slope
-    everywhere: an orientation, not a bound, since f' that differs from entry to entry turns the spectrum. damping: the γ that would hold Euler at this
+    everywhere: an orientation, not a bound, since f' that differs from entry to entry turns the spectrum; reach says so, or
+    that under a norm they are of the layers that were looked at. damping: the γ that would hold Euler at this
     h; None where none would, and for other methods. energy_deviation, energy_drift and reversal_error as in
     `Invariants`. layers: details of those asked for; course: (largest, least) after every layer, see `growth_by_layer`.
     obstacle: why there is no growth to measure; then growth is inf for the block that is to blame, nan for others.
@@ -49,6 +43,7 @@ class BlockStability:
     sample: int = 0
     bound_layer: int | None = None
     damping: float | None = None
+    reach: str | None = None
     energy_deviation: float | None = None
     energy_drift: float | None = None
     reversal_error: float | None = None
@@ -73,17 +68,29 @@ class BlockStability:
         )  # type: ignore[return-value]
 
     @property
+    def advised_step(self) -> float | None:
+        """The largest h within every bound that is known, of the block and of layers that were looked at; 0: none holds."""
+        bounds = [self.step_bound, *(layer.step_bound for layer in self.layers)]
+        return min((each for each in bounds if each is not None and each >= 0), default=None)
+
+    @property
     def needed_depth(self) -> int | None:
-        """The least N for which T / N is within the step bound; None where no N is, or none is known."""
-        return _depth_within(self.final_time, self.step_bound)
+        """The least N for which T / N is within ``advised_step``; None where no N is, or none is known."""
+        return _depth_within(self.final_time, self.advised_step)
+
+    @property
+    def advised_damping(self) -> float | None:
+        """``damping`` where it helps: γ is that of the largest f', of no use where another f' grows, or no frozen layer does."""
+        if self.amplification is None or not 1 + TOLERANCE < self._frozen <= self.amplification:
+            return None
+        return self.damping or None
 
     @property
     def verdict(self) -> str:
         """unstable, marginal or dissipative by the layers' amplification and the growth; else by the growth alone.
 
         The amplification takes f' at its largest, or as it is in a layer that was looked at: where activations saturate, the
-        growth that was measured stays far below its power. A growth above `GROWN` is unstable though no frozen layer grows,
-        and a block that grows at all is not dissipative.
+        growth that was measured stays far below its power. A block that grows at all is not dissipative, see `level`.
         """
         if math.isnan(self.growth):
             return f"not measured: {self.obstacle or 'not finite'}"
@@ -93,13 +100,13 @@ class BlockStability:
             return "grows" if self.growth > 1 + GROWS else "does not grow"
         if self._frozen > 1 + TOLERANCE:
             return f"unstable: up to ×{self._frozen:.6g} a layer"
+        word = level(self._frozen, self.growth)
         if self.growth > 1 + GROWS:
-            word = "unstable" if self.growth > GROWN else "marginal"
             none = "that was looked at grows" if self.layers else "grows at the largest f'"
             return f"{word}: ×{self.growth:.3g} in all, though no layer {none}"
-        if self._frozen < 1 - TOLERANCE:
-            return f"dissipative: up to ×{self._frozen:.6g} a layer"
-        return "marginal: neither grows nor decays"
+        if word == "dissipative":
+            return f"{word}: up to ×{self._frozen:.6g} a layer"
+        return f"{word}: neither grows nor decays"
 
     @property
     def _frozen(self) -> float:
@@ -152,14 +159,11 @@ class BlockStability:
                 "let θ(t) change more slowly (smoothness), or take the one-kernel HamiltonianField"
             )
         ways = []
-        bounds = [self.step_bound or 0.0, *(layer.step_bound for layer in self.layers)]
-        bound = min(each for each in bounds if not math.isnan(each))
-        depth = _depth_within(self.final_time, bound)
-        if depth is not None and math.isfinite(bound):
+        bound, depth = self.advised_step, self.needed_depth
+        if bound is not None and depth is not None and math.isfinite(bound):
             ways.append(f"h ≤ {bound:.4g}: {depth} layers at T = {self.final_time:g}")
-        # γ is that of the largest f': no help where it is another f' that grows.
-        if self.damping and self._frozen <= self.amplification:
-            ways.append(f"damping γ = {self.damping:.4g}")
+        if self.advised_damping is not None:
+            ways.append(f"damping γ = {self.advised_damping:.4g}")
         return " or ".join(ways) or "no h holds it: use a HamiltonianField under Verlet"
 
 
@@ -185,9 +189,9 @@ class StabilityReport:
     def as_table(self) -> dict[str, Any]:
         """Plain values; what is not finite is None, a complex number [real, imaginary]."""
         blocks = [
-            _plain(block)
+            plain(block)
             | {
-                name: _plain(getattr(block, name))
+                name: plain(getattr(block, name))
                 for name in ("verdict", "reasons", "advice", "exponents", "needed_depth")
             }
             for block in self.blocks
@@ -298,18 +302,3 @@ def _depth_within(time: float | None, bound: float | None) -> int | None:
     if time is None or bound is None or not bound > 0:
         return None
     return max(1, math.ceil(time / bound * (1 - 1e-12)))
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        names = [each.name for each in fields(value) if each.name != "integrator"]
-        return {name: _plain(getattr(value, name)) for name in names}
-    if isinstance(value, np.ndarray):
-        if np.iscomplexobj(value):
-            return [[float(each.real), float(each.imag)] for each in value]
-        return value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

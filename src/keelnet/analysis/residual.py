@@ -76,14 +76,13 @@ def diagnose(
     _require_names(blocks, named)
     top = "0" if "0" not in named else type(module).__name__
     names = {part: cleaned(name) or top for name, part in module.named_modules()}
-    looked = [module] if blocks is None else [named[cleaned(name)] for name in blocks]
-    require_unquantised((names[part], part) for block in looked for part in block.modules())
     with evaluating(module):
         require_repeatable(module, x)
         if blocks is None:
             chosen, notes = residual_blocks(module, x, names)
         else:
-            chosen, notes = list(dict.fromkeys(looked)), []
+            chosen, notes = list(dict.fromkeys(named[cleaned(name)] for name in blocks)), []
+        require_unquantised((names[part], part) for block in chosen for part in block.modules())
         _require_finite_outside(module, chosen)
         rows, apart = _looked_at(module, chosen, x, names, spectra, iterations)
     lost = [names[part] for part in chosen if names[part] not in rows]
@@ -91,7 +90,8 @@ def diagnose(
         raise ValueError(
             f"{', '.join(lost)} got no tensor of floating-point numbers while the module read x"
         )
-    return StabilityReport(tuple(rows.values()), (*notes, *_notes(chosen, apart)))
+    found = _blamed(rows, chosen, names)
+    return StabilityReport(tuple(found), (*notes, *_notes(chosen, apart)))
 
 
 def _require_names(blocks: Sequence[str] | None, named: dict[str, nn.Module]) -> None:
@@ -169,6 +169,29 @@ def _looked_at(
         for sample in range(len(x)):
             measured(sample)
     return rows, apart
+
+
+def _blamed(
+    rows: dict[str, BlockStability], chosen: Sequence[nn.Module], names: dict[nn.Module, str]
+) -> list[BlockStability]:
+    """A block around one that is not finite is not to blame, and there is nothing to measure of it."""
+    lost = {_bare(row) for row in rows.values() if math.isinf(row.growth)}
+    around = {
+        names[block]
+        for block in chosen
+        if any(names[part] in lost for part in block.modules() if part is not block)
+    }
+    return [
+        replace(row, growth=math.nan, smallest=None)
+        if math.isinf(row.growth) and _bare(row) in around
+        else row
+        for row in rows.values()
+    ]
+
+
+def _bare(row: BlockStability) -> str:
+    """The block's name, whichever call of it was measured."""
+    return row.name.partition(" (call ")[0]
 
 
 def _worse(one: BlockStability, other: BlockStability) -> BlockStability:

@@ -23,13 +23,23 @@ from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.spectra import Complex
 from keelnet.analysis.tables import listed
 from keelnet.analysis.visits import cleaned, evaluating, measuring, visit, written
-from keelnet.dynamics.fields import AntisymmetricField, Dynamics, KernelField, slope_of
+from keelnet.dynamics.activations import activation_from
+from keelnet.dynamics.fields import (
+    AntisymmetricField,
+    Dynamics,
+    KernelField,
+    SingleField,
+    slope_of,
+)
 from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField
 from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
+from keelnet.networks.network import named_blocks
 from keelnet.propagation import Euler
 from keelnet.propagation.integrators import numbers
 
+ORIENTATION = "an orientation, since f' may differ between channels"
+LOOKED_AT = "of the layers that were looked at"
 Layers = int | Sequence[int] | Literal["all"] | None
 
 
@@ -58,11 +68,9 @@ def stability(
     network = written(network)
     require_readable(network, x)
     network, x = _precise(network, recorded(network, x))
-    blocks = {
-        module: cleaned(name) or "0"
-        for name, module in network.named_modules()
-        if isinstance(module, Block)
-    }
+    blocks: dict[nn.Module, str] = {}
+    for name, block in named_blocks(network):
+        blocks.setdefault(block, cleaned(name) or "0")
     if not blocks:
         raise ValueError(
             f"{type(network).__name__} holds no keelnet Block; for an ordinary network use"
@@ -140,6 +148,7 @@ def _with_bound(row: BlockStability, path: Path) -> BlockStability:
         amplification=max(
             float(path.integrator.amplification(path.h, each).max()) for each in known
         ),
+        reach=ORIENTATION if _turns(path.field) else None,
         damping=_damping(path, known),
     )
 
@@ -189,7 +198,13 @@ def _with_bound_of_layers(row: BlockStability) -> BlockStability:
         step_bound=tightest.step_bound,
         bound_layer=tightest.layer,
         amplification=max(layer.amplification for layer in known),
+        reach=LOOKED_AT if len(known) < row.depth else None,
     )
+
+
+def _turns(field: Dynamics) -> bool:
+    """Whether f' that differs from entry to entry turns the spectrum."""
+    return isinstance(field, SingleField) and activation_from(field.activation).name != "identity"
 
 
 def _is_normed(field: Dynamics) -> bool:

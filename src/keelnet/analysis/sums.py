@@ -27,10 +27,11 @@ def is_sum(value: Tensor, leaf: Tensor, closed: Set[Node] = frozenset()) -> bool
     """Whether a way from ``value`` to ``leaf`` runs through at least one sum, no weights and no node of ``closed``.
 
     Another term of that sum depends on the leaf, too: x plus a constant, such as an encoding of positions, is no step.
+    ``closed``: nodes that depend on the leaf, whatever lies behind them.
     """
     if value.grad_fn is None:
         return False
-    depends = _dependent(value.grad_fn, leaf)
+    dependent = _dependent(value.grad_fn, leaf, closed)
     pending: list[tuple[Any, bool]] = [(value.grad_fn, False)]
     seen = set()
     while pending:
@@ -40,14 +41,19 @@ def is_sum(value: Tensor, leaf: Tensor, closed: Set[Node] = frozenset()) -> bool
         if getattr(current, "variable", None) is leaf and summed:
             return True
         name = current.name().rsplit("::", 1)[-1]
-        terms = [after for after, _ in current.next_functions if after in depends]
+        terms = [after for after, _ in current.next_functions if after in dependent]
         if (current, summed) in seen or not _carries(name, current, len(terms)):
             continue
         seen.add((current, summed))
         summed = summed or (name.startswith(SUMS) and len(terms) > 1)
-        kept = [after for after in _kept(name, current) if after in depends]
+        kept = [after for after in _kept(name, current) if after in dependent]
         pending += [(after, summed) for after in kept]
     return False
+
+
+def depends(value: Tensor, leaf: Tensor, closed: Set[Node] = frozenset()) -> bool:
+    """Whether ``value`` depends on the leaf, or on a node of ``closed``, by its graph."""
+    return value.grad_fn is not None and value.grad_fn in _dependent(value.grad_fn, leaf, closed)
 
 
 def _kept(name: str, node: Node) -> list[Any]:
@@ -65,8 +71,8 @@ def _carries(name: str, node: Any, terms: int) -> bool:
     return name.startswith((*CARRIERS, *SHAPES)) and not name.startswith(PRODUCTS)
 
 
-def _dependent(node: Node, leaf: Tensor) -> set[Node]:
-    """The nodes of the graph behind ``node`` whose values depend on the leaf."""
+def _dependent(node: Node, leaf: Tensor, closed: Set[Node]) -> set[Node]:
+    """The nodes of the graph behind ``node`` whose values depend on the leaf or on ``closed``."""
     order, seen, pending = [], {node}, [node]
     while pending:
         current = pending.pop()
@@ -80,7 +86,7 @@ def _dependent(node: Node, leaf: Tensor) -> set[Node]:
         for after, _ in current.next_functions:
             if after is not None:
                 users.setdefault(after, []).append(current)
-    found = {each for each in order if getattr(each, "variable", None) is leaf}
+    found = {each for each in order if getattr(each, "variable", None) is leaf or each in closed}
     pending = list(found)
     while pending:
         for user in users.get(pending.pop(), []):

@@ -1,4 +1,4 @@
-"""Tables: columns of text, drawn for a terminal."""
+"""Tables: columns of text, drawn for a terminal, and plain values for JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal
+
+import numpy as np
 
 WIDTH = 120
 SHOWN = 5  # names in a sentence
@@ -52,3 +55,19 @@ def listed(names: Sequence[str]) -> str:
     """The first names, and how many there are beside them."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def plain(value: Any) -> Any:
+    """As JSON can hold it: what is not finite is None, a complex number [real, imaginary]."""
+    if is_dataclass(value):
+        names = [each.name for each in fields(value) if each.name != "integrator"]
+        return {name: plain(getattr(value, name)) for name in names}
+    if isinstance(value, np.ndarray):
+        if np.iscomplexobj(value):
+            return [[float(each.real), float(each.imag)] for each in value]
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -68,7 +68,7 @@ class Guard:
             return "open the address that keelnet explore printed: it ends in the token"
         origin = headers.get("origin")
         if origin is not None and _names(origin) != own:
-            return "another page asked for this one's data"
+            return "another page asked for this one's data, or a proxy changed the Host header (keep it, with its port)"
         return None
 
     def _knows(self, scope: Scope, headers: dict[str, str]) -> bool:

@@ -122,7 +122,7 @@ class LabelsPanel:
             self._fill(cases)
         elif cases and labels[self.case.value].version != self.version:
             self.turn()
-        return self.entry.state()
+        return self.entry.state(labels)
 
     def turn(self) -> None:
         """Another case or plane: to the slice where most was found."""

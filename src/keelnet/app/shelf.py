@@ -81,10 +81,10 @@ class Entry:
         """By case. File and words are of one folder: while others replace them, the staged ones where both are there."""
         return dict(_labels(self.folder)) | dict(_labels(self.folder / STAGING, growing=True))
 
-    def state(self) -> str:
-        """One sentence: finished, or how far."""
+    def state(self, labels: dict[str, Labels] | None = None) -> str:
+        """One sentence: finished, or how far. labels: those that were just read, if they were."""
         if self.kind == "labels":
-            return f"{len(self.cases())} labelled cases"
+            return f"{len(self.labels() if labels is None else labels)} labelled cases"
         history = self.history()
         scores = self.table("scores.json")
         if scores and self.root == self.folder:
@@ -140,10 +140,7 @@ class Shelf:
     def _folders(self) -> list[Path]:
         found = level = [self.root]
         for _ in range(DEEP):
-            below = [
-                folder / name for folder in level for name in _listed(folder) if name[0] != "."
-            ]
-            level = [path for path in below if os.path.isdir(path)]
+            level = [path for folder in level for path in _below(folder)]
             found = found + level
         return found
 
@@ -152,6 +149,22 @@ class Shelf:
 
 
 # A folder may be closed to us, and a run may be moved or removed between two looks: neither is an error.
+
+
+def _below(folder: Path) -> list[Path]:
+    """Folders, by what their own one says of them: no file is asked."""
+    try:
+        with os.scandir(folder) as found:
+            return [Path(each.path) for each in found if each.name[0] != "." and _is_folder(each)]
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
 
 
 def _listed(folder: Path) -> list[str]:

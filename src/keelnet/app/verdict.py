@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from keelnet.analysis.courses import Course
+from keelnet.analysis.levels import TOLERANCE, Level, level
 from keelnet.app.model import Model
 from keelnet.app.paths import Paths
 from keelnet.app.spectra import Complex, steepest
@@ -17,11 +17,7 @@ from keelnet.dynamics import AntisymmetricField
 from keelnet.propagation import Euler
 from keelnet.propagation.integrators import numbers
 
-Level = Literal["unstable", "marginal", "dissipative"]
-# As in kn.analysis.stability: less a layer is lost in the rounding of float32.
-TOLERANCE = 1e-6
 SLOW = 2.0  # growth that an eye takes for none
-PUMPED = 100.0  # growth that layers which neither add nor take seldom reach by turning alone
 GONE = 0.1  # of a distance: what is left of it cannot be told apart
 
 
@@ -76,15 +72,10 @@ class _Found:
 
     @property
     def level(self) -> Level:
-        if self.amplification > 1 + TOLERANCE or self._pumped:
+        """As kn.analysis.stability says it, except where an eigenvalue that should lie inside is seen to leave."""
+        if self.inside and self.leaves and self.grown > SLOW:
             return "unstable"
-        return "dissipative" if self.inside else "marginal"
-
-    @property
-    def _pumped(self) -> bool:
-        """Whether differences grow although no layer enlarges them while f' is at its largest."""
-        limit = SLOW if self.inside and self.leaves else PUMPED
-        return self.grown > limit and (self.model.swings or self.leaves or self.inside)
+        return level(self.amplification, self.grown)
 
     @property
     def layers(self) -> str:
@@ -165,16 +156,21 @@ def _dissipative(found: _Found) -> str:
             f"Dissipative: {begin} at most {left:.1%} is left after {found.layers}, and what they differed"
             " in is lost."
         )
-    largest = max(left, found.grown)
-    if largest > 1:
-        return (
-            f"Dissipative by its spectrum, but not yet: after {found.layers} a difference is up to"
-            f" {figure(largest)} times as large."
-        )
+    if left > 1:
+        return _not_yet(found, left)
     return f"Dissipative: differences shrink slowly; after {found.layers} they can still be told apart."
 
 
+def _not_yet(found: _Found, left: float) -> str:
+    return (
+        f"Dissipative by its spectrum, but not yet: after {found.layers} a difference is up to"
+        f" {figure(max(left, found.grown))} times as large."
+    )
+
+
 def _marginal(found: _Found) -> str:
+    if found.inside:
+        return _not_yet(found, found.grown)
     apart, explodes = found.apart, found.apart is not None and found.apart[1] >= 1 / GONE
     drift = ""
     if found.grown > SLOW:
@@ -216,22 +212,25 @@ def _why(found: _Found) -> str:
         f" enlarges up to {found.along:.4g} times."
     ) * found.leaves
     place = f"Every h λ (f′ at its largest) lies inside the region of {name}: |R(h λ)| ≤ {amplification:.4g}."
+    if not found.inside:
+        edge = f"on the edge of the region of {name}, where a layer neither adds nor takes"
+        place = f"The h λ lie inside or {edge}" if found.partly else f"Every h λ lies {edge}"
+        if found.level == "marginal":
+            return f"{place}: {_room(found)}.{left}"
+        place += "."
     if found.level == "dissipative":
         return place + left
-    if found.level == "marginal":
-        edge = f"on the edge of the region of {name}, where a layer neither adds nor takes"
-        which = f"The h λ lie inside or {edge}" if found.partly else f"Every h λ lies {edge}"
-        return f"{which}: {_room(found)}.{left}"
     if left:
         return f"No h λ leaves the region of {name} while f′ is at its largest.{left}"
-    if found.model.swings:
+    if found.model.swings and found.level == "unstable":
         return (
             "Each layer alone is stable, but the kernel changes in step with the features and pumps them up"
             " (parametric resonance); a kernel that changes smoothly and slowly does not."
         )
+    before = " before they shrink" * found.inside
     return (
         f"{place} But eigenvectors that are nearly parallel, or that turn as f′ changes on the way, let differences"
-        " grow before they shrink."
+        f" grow{before}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
@@ -105,14 +106,14 @@ class _Page:
             ui.timer(LOOK_EVERY, self.look)
             ui.timer(LIST_EVERY, self.relist)
 
-    def wait(self) -> None:
+    async def wait(self) -> None:
         """The page begins anew with the first run."""
-        if self.shelf.entries():
+        if await asyncio.to_thread(self.shelf.entries):
             ui.navigate.reload()
 
-    def relist(self) -> None:
+    async def relist(self) -> None:
         """Runs that have come may be chosen; one that was removed stays chosen until another is."""
-        names = [entry.name for entry in self.shelf.entries()]
+        names = [entry.name for entry in await asyncio.to_thread(self.shelf.entries)]
         if self.names.value not in names:
             names.append(self.names.value)
         if names != self.names.options:

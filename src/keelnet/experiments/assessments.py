@@ -88,21 +88,15 @@ def _inputs(recipe: Recipe, device: torch.device) -> tuple[Tensor, str]:
 
 
 def _advised(block: BlockStability) -> list[str]:
-    bound, needed = block.step_bound, block.needed_depth
+    bound, needed, damping = block.advised_step, block.needed_depth, block.advised_damping
     if bound is None or block.step_size is None:
         return []
+    reach = f" ({block.reach})" if block.reach else ""
     if needed is None or not math.isfinite(bound):
-        held = (
-            f"; damping γ = {block.damping:.4g} holds it"
-            if block.damping and block.unstable
-            else ""
-        )
-        return [f"{block.name}: {'every' if bound else 'no'} step size is stable{held}"]
+        held = "" if damping is None else f"; damping γ = {damping:.4g} holds it"
+        return [f"{block.name}: {'every' if bound else 'no'} step size is stable{reach}{held}"]
+    held = "" if damping is None else f"; or damping γ = {damping:.4g}"
     return [
-        f"{block.name}: advised step size h ≤ {bound:.4g}, {needed} or more layers at T = {block.final_time:.4g}"
-        f" (now h = {block.step_size:.4g}, {block.depth} layers)" + _otherwise(block)
+        f"{block.name}: advised step size h ≤ {bound:.4g}{reach}, {needed} or more layers at T = {block.final_time:.4g}"
+        f" (now h = {block.step_size:.4g}, {block.depth} layers){held}"
     ]
-
-
-def _otherwise(block: BlockStability) -> str:
-    return f"; or damping γ = {block.damping:.4g}" if block.damping and block.unstable else ""
