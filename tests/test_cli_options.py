@@ -16,7 +16,6 @@ from keelnet.cli import _guarded
         ("train tumour --data . --set folder=.", "folder is given by --set folder and by --data"),
         ("train tumour --labels msd --set labels=msd", "by --set labels and by --labels"),
         ("train tumour --skip-bad --set skip_bad=false", "by --set skip_bad and by --skip-bad"),
-        ("train digits --set depth=3 --set depth=4", "depth is set twice, to 3 and to 4"),
         ("table peaks --minutes 1 --set minutes=2", "by --set minutes and by --minutes"),
         ("table mnist --data . --set folder=.", "by --set folder and by --data"),
         ("table peaks --set seed=5", "varies seed itself: choose with --seeds, not with --set"),

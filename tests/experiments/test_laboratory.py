@@ -112,7 +112,6 @@ def test_an_experiment_leaves_json_and_a_picture_or_nothing(name, tmp_path):
         ("growth", ["ratio=0.01"], "must be below π, got 20"),
         ("growth", ["seed=99999999999999999999"], r"seed must be at least 0 and below 2\^63"),
         ("growth", ["seed=-1"], r"seed must be at least 0 and below 2\^63"),
-        ("growth", ["depth=5", "depth=6"], "depth is set twice, to 5 and to 6"),
         ("gradients", ["gains=0.5,x"], "gains must be numbers separated by commas, got '0.5,x'"),
         ("gradients", ["gains=1,nan"], "gains must be a finite number above 0"),
         ("gradients", ["depths=0.5,1"], "depths must be whole numbers separated by commas"),

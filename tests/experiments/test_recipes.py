@@ -83,9 +83,8 @@ def test_a_folder_is_kept_with_its_whole_path(tmp_path, monkeypatch):
     assert recipe.folder == str(tmp_path.resolve() / "scans" / "mine")
 
 
-def test_a_setting_that_is_given_twice_is_refused():
-    with pytest.raises(ValueError, match="depth is set twice, to 3 and to 4"):
-        recipe_named("digits").with_settings(["depth=3", "rate=0.1", "depth=4"])
+def test_of_a_setting_that_is_given_twice_the_last_one_holds():
+    assert recipe_named("digits").with_settings(["depth=3", "depth=4"]).depth == 4
 
 
 def test_a_folder_that_was_kept_as_it_was_given_is_the_one_below_the_present(tmp_path, monkeypatch):

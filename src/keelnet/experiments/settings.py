@@ -16,14 +16,8 @@ def assignment(setting: str) -> tuple[str, str]:
 
 
 def assignments(settings: Sequence[str]) -> dict[str, str]:
-    """Text by key; raises ValueError for a key that comes twice."""
-    found: dict[str, str] = {}
-    for setting in settings:
-        key, text = assignment(setting)
-        if key in found:
-            raise ValueError(f"{key} is set twice, to {found[key]} and to {text}")
-        found[key] = text
-    return found
+    """Text by key; of a key that comes again the last one holds: commands are made by adding to others."""
+    return dict(map(assignment, settings))
 
 
 def read(key: str, text: str, hint: Any) -> Any:
