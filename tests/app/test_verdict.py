@@ -231,3 +231,10 @@ def test_growth_on_the_edge_is_not_denied(features):
     assert found.grown > 1000 and found.level == "unstable"
     assert "on the edge" in found.why and "holds" not in found.why
     assert "Nothing explodes" not in found.what and "phase" not in found.what
+
+
+def test_a_resonance_that_has_not_exploded_yet_is_called_so():
+    found = Picture(replace(SCENES["resonance"], depth=420)).verdict
+    assert found.level == "marginal" and 10 < found.grown < 1e3
+    assert "parametric resonance" in found.why and "holds up to" not in found.why
+    assert not found.what.startswith("Stable") and "double eigenvalue" not in found.what

@@ -440,11 +440,13 @@ def test_four_directions_of_diffusion_are_not_a_case(listed, tmp_path):
     assert [case.name for case in found.cases] == ["B_1", "anat", *["sub-01_dwi"] * listed]
 
 
-def test_files_of_four_volumes_are_cases_beside_one_that_is_no_case(tmp_path):
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("place", ["extra", "."])
+def test_files_of_four_volumes_are_cases_beside_one_that_is_no_case(tmp_path, place, named):
     for name in ("p0", "p1"):
         write(tmp_path / f"{name}.nii.gz", np.moveaxis(volumes(), 0, -1))
-    write(tmp_path / "extra" / "atlas_t1.nii.gz", volumes()[0])
-    found = find_cases([tmp_path])
+    write(tmp_path / place / "atlas_t1.nii.gz", volumes()[0])
+    found = find_cases([tmp_path] if not named else sorted(tmp_path.rglob("*.nii.gz")))
     assert [case.name for case in found.cases] == ["p0", "p1"] and list(found.refused) == ["atlas"]
 
 

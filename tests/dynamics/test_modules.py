@@ -9,6 +9,7 @@ import pytest
 import torch
 from problems import METHODS, branch, randn
 from torch import nn
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 import keelnet as kn
 
@@ -410,3 +411,48 @@ def test_controls_of_modules_that_passed_the_look_are_stacked_without_it():
     with pytest.raises(ValueError, match="dilation"):
         kn.ModuleField.stacked(modules)
     assert kn.ModuleField.stacked(modules, checked=False)["weight"].shape == (2, 3, 3, 3)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_branch_that_checkpoints_itself_is_refused(reentrant):
+    """It would be evaluated again with other numbers than the layer's."""
+
+    class Saving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+        def forward(self, x):
+            return checkpoint(self.f, x, use_reentrant=reentrant)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), kn.Block(kn.Euler(), kn.ModuleField(Saving()), 3))
+    with pytest.raises((ValueError, CheckpointError), match=r"checkpoint|[Dd]ifferent"):
+        net(torch.randn(2, 4)).sum().backward()
+
+
+def test_the_places_of_templates_are_not_looked_up_in_every_layer(monkeypatch):
+    calls, look = [], nn.Module.get_submodule
+    monkeypatch.setattr(nn.Module, "get_submodule", lambda *given: calls.append(given) or look(*given))  # fmt: skip
+    counts = []
+    for depth in (3, 6):
+        block = kn.Block(kn.Euler(), kn.ModuleField(nn.Sequential(nn.Linear(4, 4), nn.Tanh())), depth)  # fmt: skip
+        block(torch.randn(2, 4))
+        calls.clear()
+        block(torch.randn(2, 4))
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+def test_a_recorder_that_hooks_a_branch_goes_on_recording():
+    class Recorder:
+        def __init__(self):
+            self.seen = []
+
+        def keep(self, module, inputs, output):
+            self.seen.append(output)
+
+    recorder, branch = Recorder(), nn.Linear(4, 4)
+    branch.register_forward_hook(recorder.keep)
+    kn.Block(kn.Euler(), kn.ModuleField(branch), 2)(torch.randn(2, 4))
+    assert len(recorder.seen) == 2

@@ -9,6 +9,7 @@ import tomli_w
 
 from keelnet.experiments import table
 from keelnet.experiments.classification import Plane
+from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_run, train
 from keelnet.experiments.table import ARCHITECTURES, Design, Sweep, collected, fill
@@ -279,3 +280,15 @@ def test_the_architectures_are_those_of_the_issue_of_stability():
     from keelnet.networks import architectures
 
     assert all(callable(getattr(architectures, name)) for name in ARCHITECTURES)
+
+
+def test_a_run_that_kept_a_relative_folder_stays_in_its_row(filled, tmp_path, monkeypatch):
+    """As it was kept once; the data themselves are not read."""
+    monkeypatch.chdir(tmp_path)
+    now = replace(recipe_named("mnist"), folder=str(tmp_path.resolve() / "data"))
+    shutil.copytree(filled[1][0].folder, tmp_path / "table" / "cell")
+    kept = tomli_w.dumps(replace(now, folder="data").as_table())
+    (tmp_path / "table" / "cell" / "recipe.toml").write_text(kept)
+    folder = OutputFolder.claim(tmp_path / "table", overwrite=True)
+    found = table._outcome(folder, table.Cell("cell", now), False, print)
+    assert found.recipe == now and found.scores is not None

@@ -157,6 +157,30 @@ def test_a_block_by_itself_cannot_be_refined():
         next(trained(multilevel, block, OBJECTIVE, LEVELS))
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_network_that_hooks_its_own_block_hears_the_finer_one(ran):
+    class Recording(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = shared_twice()[0]
+            self.block.register_forward_hook(self.keep)
+            self.seen = None
+
+        def keep(self, part, inputs, output):
+            self.seen = output
+
+        def forward(self, x):
+            return self.block(x)
+
+    net, x = Recording(), torch.randn(3, 2, dtype=torch.float64)
+    if ran:
+        net(x)
+    refine(net)
+    assert net.block.depth == 6
+    y = net(x)
+    assert net.seen is y
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="one for each level"):
         next(trained(multilevel, network(), OBJECTIVE, []))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
+
+from keelnet.dynamics.copies import copied
 
 NARROW = (torch.float16, torch.bfloat16)  # their rounding hides what a block does to a perturbation
 
@@ -65,7 +66,7 @@ class Call:
             each.float() if _is_real(each) and each.dtype in NARROW else each
             for each in self.leaves
         )
-        return Call(deepcopy(self.part).float(), leaves, self.place, self.structure)
+        return Call(copied(self.part, {}).float(), leaves, self.place, self.structure)
 
     def _for(self, leaf: Any, samples: int) -> Any:
         """A row of one sample, repeated."""

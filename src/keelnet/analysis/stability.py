@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from keelnet.analysis.spectra import Complex
 from keelnet.analysis.tables import listed
 from keelnet.analysis.visits import cleaned, evaluating, measuring, visit, written
 from keelnet.dynamics.activations import activation_from
+from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import (
     AntisymmetricField,
     Dynamics,
@@ -104,8 +104,8 @@ def _precise(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     halves = (torch.float16, torch.bfloat16)
     if not any(own.dtype in halves for own in chain(network.parameters(), network.buffers())):
         return network, x
-    copied = copy.deepcopy(network).float()
-    return copied, x.float() if x.is_floating_point() else x
+    wide = copied(network, {}).float()
+    return wide, x.float() if x.is_floating_point() else x
 
 
 def _measured(

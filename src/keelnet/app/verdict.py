@@ -182,7 +182,10 @@ def _marginal(found: _Found) -> str:
             f"Stable: after {found.layers} a small difference is {figure(found.shrunk)} to"
             f" {figure(found.grown)} times as large.{drift}"
         )
-    if explodes:
+    begin = "Not stable in practice" if explodes else "Stable"
+    if explodes and found.model.swings:
+        fate = "Differences have grown: the kernel pumps them up."
+    elif explodes:
         fate = (
             "Differences have grown: by a double eigenvalue on the edge, or a turn past a saddle."
         )
@@ -191,7 +194,7 @@ def _marginal(found: _Found) -> str:
     else:
         fate = "Nothing explodes; the closest have met, for good or in passing."
     return (
-        f"Stable: after {found.layers} every distance between features is {apart[0]:.2g} to {apart[1]:.2g}"
+        f"{begin}: after {found.layers} every distance between features is {apart[0]:.2g} to {apart[1]:.2g}"
         f" times what it was. {fate}{drift}"
     )
 
@@ -211,6 +214,11 @@ def _why(found: _Found) -> str:
         " On the way f′ differs between channels or is negative, so that an eigenvalue leaves the region and a layer"
         f" enlarges up to {found.along:.4g} times."
     ) * found.leaves
+    if found.model.swings and found.grown > 1 / GONE and not (left or found.inside):
+        return (
+            "Each layer alone is stable, but the kernel changes in step with the features and pumps them up"
+            " (parametric resonance); a kernel that changes smoothly and slowly does not."
+        )
     place = f"Every h λ (f′ at its largest) lies inside the region of {name}: |R(h λ)| ≤ {amplification:.4g}."
     if not found.inside:
         edge = f"on the edge of the region of {name}, where a layer neither adds nor takes"
@@ -222,11 +230,6 @@ def _why(found: _Found) -> str:
         return place + left
     if left:
         return f"No h λ leaves the region of {name} while f′ is at its largest.{left}"
-    if found.model.swings and found.level == "unstable":
-        return (
-            "Each layer alone is stable, but the kernel changes in step with the features and pumps them up"
-            " (parametric resonance); a kernel that changes smoothly and slowly does not."
-        )
     before = " before they shrink" * found.inside
     return (
         f"{place} But eigenvectors that are nearly parallel, or that turn as f′ changes on the way, let differences"

@@ -206,7 +206,8 @@ def _grouped(files: Sequence[Path], found: Found, refused: Refusals, named: bool
         names = _names(name, spellings[folder, subject])
         found.cases.append(Case(name, own, labels[0] if len(labels) == 1 else None, names))
     whole = not named and any(own.keys() >= {*MODALITIES} for own in groups.values())
-    stacked, passed = stacks(others, {folder for folder, _ in groups}, whole, refused)
+    taken = {folder for (folder, _), own in groups.items() if own.keys() >= {*MODALITIES}}
+    stacked, passed = stacks(others, taken, whole, refused)
     found.cases += stacked
     found.passed += passed
     told = ["a file for each modality"] if groups or not stacked else []

@@ -66,7 +66,7 @@ def stacks(
 ) -> tuple[list[Case], list[Path]]:
     """Files of four volumes, a case each, and those that are passed over.
 
-    taken: folders with files named by modality. Where ``whole`` cases are named so, others are none of ours unless a
+    taken: folders of cases named by modality. Where ``whole`` cases are named so, others are none of ours unless a
     Decathlon's folder or list says it: four volumes may be directions of diffusion as well.
     """
     cases: list[Case] = []

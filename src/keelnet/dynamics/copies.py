@@ -21,6 +21,7 @@ def copied(module: Module, kept: dict[int, Any]) -> Module:
         for value in tree_leaves(vars(part)):
             if isinstance(value, Tensor) and not value.is_leaf:
                 kept.setdefault(id(value), value.detach().clone())
+    _keep_owners(module, kept)
     try:
         return copy.deepcopy(module, kept)
     except (RuntimeError, TypeError) as error:
@@ -28,3 +29,14 @@ def copied(module: Module, kept: dict[int, Any]) -> Module:
             f"a copy of {type(module).__name__} was wanted, but it holds what cannot be copied ({error});"
             " give that a __deepcopy__, or keep it outside the module"
         ) from error
+
+
+def _keep_owners(module: nn.Module, kept: dict[int, Any]) -> None:
+    """Whose methods are hooks is not copied with them: a recorder, or the network around the module."""
+    own = {id(part) for part in module.modules()}
+    for part in module.modules():
+        for name, hooks in vars(part).items():
+            for hook in hooks.values() if name.endswith("_hooks") else ():
+                owner = getattr(hook, "__self__", None)
+                if owner is not None and id(owner) not in own:
+                    kept.setdefault(id(owner), owner)

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class ModuleField(Field):
     ``ModuleField.stacked([branch_1, branch_2, …])`` makes them from one module a layer. A name
     that is absent is taken from the module itself, shared by every layer (then pass ``depth``).
     A Block holds a copy of the module, with its mode and buffers; shared parameters stay the module's own.
+    The module runs with other numbers in every layer, so it must not checkpoint itself (torch.utils.checkpoint), which
+    would evaluate it again with its own: switch that off and use strategy=kn.checkpointed.
     Verlet takes the branch in both halves, y' = module(z), z' = −module(y): features of
     ``channels`` channels on ``axis`` start z at 0, twice as many are split in two halves. Without
     ``channels`` they are what the module's first layer reads; where that cannot be told, features
@@ -104,12 +107,16 @@ class ModuleField(Field):
                 name: self.module.get_buffer(name) for name in names
             }
 
+    @cached_property
+    def _holders(self) -> list[tuple[nn.Module, str]]:
+        """Where the templates lie; parts that are replaced after the first run are not looked for again."""
+        places = [place.rpartition(".") for place in self.templates]
+        return [(self.module.get_submodule(path), leaf) for path, _, leaf in places]
+
     @contextmanager
     def _lent(self) -> Iterator[None]:
         """Templates are parameters for as long as the module runs: its forward may look for them there."""
-        places = [place.rpartition(".") for place in self.templates]
-        found = [(self.module.get_submodule(path), leaf) for path, _, leaf in places]
-        holders = [(holder, leaf) for holder, leaf in found if leaf in holder._buffers]
+        holders = [(holder, leaf) for holder, leaf in self._holders if leaf in holder._buffers]
         for holder, leaf in holders:
             holder._parameters[leaf] = holder._buffers.pop(leaf)  # type: ignore[assignment]
         try:
@@ -146,6 +153,7 @@ class ModuleField(Field):
         tied = {place: theta[name] for place, name in self.templates.items() if name in theta}
         with _turn(self.module), self._lent():
             value = functional_call(self.module, {**theta, **tied}, (y,))
+        _require_no_checkpoint(self.module, y, value)
         name = type(self.module).__name__
         if watched and y._version != before:
             raise ValueError(
@@ -268,3 +276,27 @@ def _turn(module: nn.Module) -> AbstractContextManager[object]:
         return nullcontext()
     with _ASKING:
         return _TURNS.setdefault(module, threading.RLock())
+
+
+_LOOKED_AT: WeakSet[nn.Module] = WeakSet()
+
+
+def _require_no_checkpoint(module: nn.Module, y: Tensor, value: object) -> None:
+    """Once a module: gradients of a re-entrant checkpoint would be wrong in silence; torch refuses the other kind."""
+    if torch.compiler.is_compiling() or not isinstance(value, Tensor) or value.grad_fn is None:
+        return
+    if module in _LOOKED_AT:
+        return
+    _LOOKED_AT.add(module)
+    seen, waiting = {y.grad_fn, None}, [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.name().startswith("CheckpointFunction"):
+            raise ValueError(
+                f"{type(module).__name__} checkpoints itself, but it runs with other numbers in every layer, which are"
+                " gone when it is evaluated again; switch that off and use strategy=kn.checkpointed"
+            )
+        waiting += [each for each, _ in node.next_functions if each is not None]

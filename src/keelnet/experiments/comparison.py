@@ -16,7 +16,7 @@ from keelnet.experiments.report import machine
 from keelnet.experiments.table import ARCHITECTURES, Outcome
 
 # What runs of one row may differ in.
-APART = ("seed", "threads", "device")
+APART = ("seed", "threads", "device", "folder")
 MEASURES = {
     "validation_accuracy": "validation, %",
     "test_accuracy": "test, %",

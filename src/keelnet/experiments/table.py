@@ -28,7 +28,7 @@ ARCHITECTURES = (
 SIGN = "table.json"  # what a folder of a table is known by
 FAILURES = "failures.json"  # of a table: the trainings that diverged
 OWN = {"seed": "--seeds", "architecture": "--architectures"}  # what a table varies itself
-AGAIN = ("threads", "device")  # what runs may differ in that repeat one another
+AGAIN = ("threads", "device", "folder")  # what runs may differ in that repeat one another
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ def _require_replaceable(
         left = Recipe.from_toml((root / "recipe.toml").read_text(encoding="utf-8"))
         if left.same_as(recipe):
             continue
-        if overwrite and (left == diverged or (root / "scores.json").is_file()):
+        ended = diverged is not None and left.same_as(diverged)
+        if overwrite and (ended or (root / "scores.json").is_file()):
             continue
         changed = [key for key, value in vars(recipe).items() if getattr(left, key) != value]
         raise ValueError(
@@ -197,9 +198,10 @@ def _require_replaceable(
 def _outcome(folder: OutputFolder, cell: Cell, overwrite: bool, report: Report) -> Outcome:
     path = folder.path / cell.name
     if (path / "scores.json").is_file() and (run := load_run(path)).recipe.same_as(cell.recipe):
-        return Outcome(run.recipe, path, run.scores)
+        return Outcome(cell.recipe, path, run.scores)
     diverged = _diverged(folder.path, cell.name)
-    if diverged == cell.recipe and not overwrite:
+    again = diverged is not None and diverged.same_as(cell.recipe)
+    if again and not overwrite:
         return Outcome(cell.recipe, path, None, _failures(folder.path)[cell.name]["failure"])
     if diverged is not None:
         _forget(folder, cell, diverged)
@@ -218,7 +220,7 @@ def _forget(folder: OutputFolder, cell: Cell, diverged: Recipe) -> None:
     if (
         left.is_file()
         and not finished
-        and Recipe.from_toml(left.read_text(encoding="utf-8")) == diverged
+        and Recipe.from_toml(left.read_text(encoding="utf-8")).same_as(diverged)
     ):
         for name in (STATE, "recipe.toml"):
             folder.remove(f"{cell.name}/{name}")
@@ -297,7 +299,9 @@ def _once(outcomes: Sequence[Outcome], report: Report) -> list[Outcome]:
     kept: dict[tuple[Any, ...], Outcome] = {}
     for each in outcomes:
         settings = (value for key, value in vars(each.recipe).items() if key not in AGAIN)
-        first = kept.setdefault((each.scores is None, *settings), each)
+        # The same data may lie elsewhere, but then they are called the same.
+        data = Path(each.recipe.folder or "").name
+        first = kept.setdefault((each.scores is None, data, *settings), each)
         if first is not each:
             report(f"left out: {each.folder} is the same recipe and seed as {first.folder}")
     return list(kept.values())

@@ -72,7 +72,8 @@ def multilevel(
 def refine(network: nn.Module, factor: int = 2) -> None:
     """Replace every block of a network by the same θ(t) and T on ``factor`` times as many layers.
 
-    Blocks, controls and other parameters that stand in several places stay shared. Raises ValueError for a network that is a block.
+    Blocks, controls and parameters of fields that stand in several places stay shared. Raises ValueError for a network
+    that is a block.
     """
     _require_parents(network)
     finer: dict[Block, Block] = {}
