@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
-from keelnet.data.qtips import DARK, END, WHITE, Qtips, qtips
+from keelnet.data.qtips import DARK, END, WHITE, Qtips, Rods, qtips
 from keelnet.data.samples import Samples, Share
 
 EIGHT = np.ones((3, 3))
@@ -218,3 +218,18 @@ def test_a_rod_that_just_fits_is_taken_and_a_radius_below_zero_is_not():
     assert (qtips(length=27, withheld=2).validation[1] > 0).any()
     with pytest.raises(ValueError, match="radius"):
         qtips(withheld=2).local_accuracy(-1)
+
+
+def test_the_bound_of_many_images_takes_a_few_at_a_time(monkeypatch):
+    made = qtips(size=64, withheld=40)
+    whole = made.local_accuracy(3)
+    seen, caps = [], Rods.caps
+
+    def counted(rods, size):
+        seen.append(len(rods.ends) * made.rods * size**2)
+        return caps(rods, size)
+
+    monkeypatch.setattr(Rods, "caps", counted)
+    monkeypatch.setattr("keelnet.data.qtips.PIXELS", 4 * made.rods * 64**2)
+    assert made.local_accuracy(3) == whole
+    assert len(seen) == 10 and max(seen) <= 4 * made.rods * 64**2

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from keelnet.experiments import plan as plans
 from keelnet.experiments.parts import (
+    brain_of,
     case_bytes,
     largest_part,
     smallest_part,
@@ -21,6 +22,7 @@ from keelnet.experiments.parts import (
 from keelnet.experiments.plan import MARGIN, plan
 from keelnet.experiments.recipes import RECIPES, recipe_named
 from keelnet.experiments.rehearsal import Measured
+from keelnet.experiments.tiles import Tiling
 
 MB = 10**6
 TUMOUR = recipe_named("tumour")
@@ -169,3 +171,40 @@ def test_so_are_those_without_scans(changes, message):
     with pytest.raises(ValueError, match=message):
         plan(replace(recipe_named("digits"), **changes), rehearse=machine)
     assert not machine.seen
+
+
+@pytest.mark.parametrize("side", [8, 16, 24])
+def test_what_validation_shows_is_rehearsed_however_small_the_patch(side):
+    machine = Machine()
+    planned = plan(replace(TUMOUR, patch=(side,)), rehearse=machine)
+    assert machine.seen[-1].tile == tile_of(TUMOUR) and planned.rehearsed[-1] == 1
+
+
+def test_of_a_batch_of_one_nothing_is_counted_twice():
+    machine = Machine()
+    planned = plan(replace(recipe_named("tissue"), batch=1), rehearse=machine)
+    assert len(machine.seen) == 1
+    assert planned.ledger.peak == pytest.approx(700 * MB + 7 * MB, abs=10)
+    # At most what is surely none of the batch: the process itself takes 500 MB.
+    assert 490 * MB < planned.ledger.process <= 700 * MB - 80 * MB - 10 * MB
+
+
+@pytest.mark.parametrize("method", ["varpro", "block_descent"])
+def test_a_classifier_is_fitted_to_whole_batches_only(method):
+    machine = Machine(kept=10**6 * MB)
+    recipe = replace(recipe_named("peaks"), method=method, batch=16, classifier_tikhonov=1e-3)
+    known = plan(recipe, rehearse=machine)
+    plan(replace(recipe, width=8), known=known, rehearse=machine)
+    assert [each.batch for each in machine.seen] == [16, 16]
+
+
+@given(
+    st.sampled_from([1.0, 1.1, 1.2, 1.25, 1.3, 1.5, 2.0, 4.0]),
+    st.tuples(*(st.floats(0.5, 1.0) for _ in range(3))),
+)
+def test_no_smaller_brain_is_shown_in_a_larger_piece(spacing, shares):
+    recipe = replace(TUMOUR, spacing=spacing)
+    whole = brain_of(recipe)
+    sides = tuple(max(1, int(share * length)) for share, length in zip(shares, whole, strict=True))
+    shown = Tiling(unit=max(8, unit_of(recipe))).fitted(sides).side
+    assert all(own <= planned for own, planned in zip(shown, tile_of(recipe), strict=True))

@@ -21,7 +21,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     Raises ValueError, in one sentence, for a file that is no IDX, of another type or number of axes,
     cut off, or longer than its shape says; OSError for one that cannot be opened.
     """
-    content = _content(path)
+    content = content_of(path)
     if len(content) < 4 or content[:2] != b"\0\0":
         raise ValueError(f"{path} is no IDX file: it must begin with two zero bytes, type and axes")
     kind, found = content[2], content[3]
@@ -44,7 +44,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
     """All bytes of the file, unpacked if it is packed."""
     if path.suffix != ".gz":
         return path.read_bytes()

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from keelnet.data.idx import content_of
+
 Pictures = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # (images, 3, H, W) and (images,)
 
 
@@ -29,7 +31,7 @@ def read_cifar(paths: Sequence[Path], label_bytes: int, classes: int) -> Picture
 def read_stl(images: Path, labels: Path) -> Pictures:
     """Images of 96 × 96, stored column by column, and their labels, stored as 1 … 10."""
     found = _records(images, 3 * 96 * 96)
-    named = np.fromfile(labels, np.uint8)
+    named = np.frombuffer(content_of(labels), np.uint8)
     if len(named) != len(found):
         raise ValueError(
             f"{labels} must hold as many labels as {images.name} images, {len(found)}, got {len(named)};"
@@ -41,7 +43,7 @@ def read_stl(images: Path, labels: Path) -> Pictures:
 
 def _records(path: Path, size: int) -> NDArray[np.uint8]:
     """(records, size)."""
-    content = np.fromfile(path, np.uint8)
+    content = np.frombuffer(content_of(path), np.uint8)
     if len(content) == 0 or len(content) % size:
         raise ValueError(
             f"{path} must hold records of {size} bytes, got {len(content)} bytes, which are"

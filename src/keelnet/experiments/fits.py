@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from keelnet.experiments.ledger import Line, as_text
-from keelnet.experiments.parts import case_bytes, unit_of, widths_of
+from keelnet.experiments.parts import brain_of, case_bytes, unit_of, widths_of
 from keelnet.experiments.plan import MARGIN, Plan, Rehearse, plan
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.rehearsal import rehearsed
@@ -36,9 +36,10 @@ class Ladder:
 def patches(planned: Plan) -> Ladder:
     """Cubic patches, a unit a rung; memory grows with the voxels."""
     recipe, unit = planned.recipe, unit_of(planned.recipe)
+    longest = min(LARGEST_SIDE, max(brain_of(recipe)))  # beyond a brain there is nothing to see
     return Ladder(
         math.prod(patch_of(recipe)) ** (1 / 3) / unit,
-        LARGEST_SIDE // unit,
+        -(-longest // unit),
         lambda n: n**3,
         planned.ledger.process + _weights(planned) + case_bytes(recipe),
         lambda n: replace(recipe, patch=(n * unit,)),
@@ -135,11 +136,14 @@ def as_sentence(planned: Plan, memory: int, found: dict[str, Plan | None]) -> st
     ]
     if settings:
         return f"{begin}; the largest that fits is {' or '.join(settings)}"
-    least = as_text((1 + MARGIN) * planned.ledger.process)
-    return (
-        f"{begin}; no {' and no '.join(found)} fits, since the process alone wants {least}:"
-        " give it more memory"
-    )
+    least = (1 + MARGIN) * planned.ledger.process
+    reason = f"the process alone wants {as_text(least)}"
+    if least < memory:
+        reason = "the smallest wants more, too"
+        reason += " (validation shows whole brains: a larger spacing wants less)" * (
+            "patch" in found
+        )
+    return f"{begin}; no {' and no '.join(found)} fits, since {reason}: give it more memory"
 
 
 def setting_of(recipe: Recipe, key: str) -> str:

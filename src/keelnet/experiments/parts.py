@@ -62,15 +62,23 @@ def voxels_of(recipe: Recipe) -> int:
 
 def case_bytes(recipe: Recipe) -> int:
     """Of a prepared case: four modalities of 2 bytes and a class of 1, mapped while it is in use."""
-    return 0 if recipe.data != "tumour" else 9 * math.prod(_brain(recipe))
+    return 0 if recipe.data != "tumour" else 9 * math.prod(brain_of(recipe))
 
 
 def tile_of(recipe: Recipe) -> Space:
-    """Sides of the largest piece of a volume that validation shows the network at once."""
-    return Tiling(unit=max(8, unit_of(recipe))).fitted(_brain(recipe)).side
+    """Sides of the largest piece of a brain of this size or a smaller one that validation shows the network at once.
+
+    One that needs two tiles along an axis has smaller ones than one that just needs none.
+    """
+    tiling = Tiling(unit=max(8, unit_of(recipe)))
+    right, anterior, superior = (
+        min(own, -(-length // tiling.unit) * tiling.unit)
+        for own, length in zip(tiling.side, brain_of(recipe), strict=True)
+    )
+    return right, anterior, superior
 
 
-def _brain(recipe: Recipe) -> Space:
+def brain_of(recipe: Recipe) -> Space:
     """Voxels along the axes of a large brain; scans whose own spacing is kept may have voxels of 1 mm."""
     voxel = recipe.spacing or 1.0
     right, anterior, superior = (math.ceil(length / voxel) for length in BRAIN)

@@ -26,6 +26,8 @@ from keelnet.experiments.tumours import SPACINGS
 MARGIN = 0.1  # a plan fits where this much more would fit too
 VOXELS = 1_100_000  # of scans that a rehearsal computes on, at most
 KEPT = 1 << 29  # bytes that a rehearsal keeps for the backward pass, about
+# Their classifier is fitted to a batch, which has to hold more than one class: only the whole one is rehearsed.
+FITTED = ("varpro", "block_descent")
 BRIEF = 2  # epochs of the rehearsal of a recipe whose process is known
 
 Rehearse = Callable[[Rehearsal], Measured]
@@ -95,17 +97,23 @@ def plan(
     coarsest(recipe)  # a rehearsal has one level: layers that cannot be halved are refused here
     parameters = sum(value.nbytes for value in network_of(recipe).parameters())
     found: list[tuple[float, Measured]] = []
-    if known is None:
-        part = smallest_part(recipe)
-        report(f"rehearsing a few steps on {_described(part)}")
-        found.append((part.share, rehearse(part)))
-        kept = round((found[0][1].kept + found[0][1].batch) / part.share)
+    small: Rehearsal | None = None
+    if recipe.method in FITTED:
+        kept = 0
+    elif known is None:
+        small = smallest_part(recipe)
+        report(f"rehearsing a few steps on {_described(small)}")
+        found.append((small.share, rehearse(small)))
+        kept = round((found[0][1].kept + found[0][1].batch) / small.share)
     else:
         kept = _kept_as(known, recipe)
     part = largest_part(recipe, _share(recipe, kept))
     part = part if known is None else replace(part, epochs=BRIEF)
-    if not found or part.share > found[0][0]:
+    # A patch of two units is a small part itself, but what validation shows is not.
+    if small is None or part.share > small.share or part.tile != small.tile:
         report(f"rehearsing a few steps on {_described(part)}")
+        if small is not None and part.share <= small.share:
+            found.clear()  # two points of one share make no line
         found.append((part.share, rehearse(part)))
     return _planned(recipe, parameters, found, known)
 
@@ -115,7 +123,12 @@ def _planned(
 ) -> Plan:
     """What the measured shares say of the whole."""
     weights = Weights(parameters, found[-1][1].optimiser, recipe.average is not None)
-    start = [(0.0, known.ledger.process + weights.bytes)] if known else []
+    start: list[tuple[float, float]] = []
+    if known is not None:
+        start = [(0.0, known.ledger.process + weights.bytes)]
+    elif len(found) == 1:  # what is surely of the batch is none of the process
+        one = found[0][1]
+        start = [(0.0, max(0, one.trained - one.kept - one.batch))]
     lines = [
         Line.through([*start, *((share, getattr(one, phase)) for share, one in found)])
         for phase in ("trained", "judged", "finished")
