@@ -3,11 +3,13 @@
 import math
 import pickle
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
+import keelnet as kn
 from keelnet.dynamics import Activation
 from keelnet.dynamics.activations import KNOWN, activation_from
 
@@ -72,3 +74,26 @@ def test_other_activations_are_refused(choice, message):
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_known_activation_travels_to_another_process(name):
     assert pickle.loads(pickle.dumps(KNOWN[name])) == KNOWN[name]
+
+
+@dataclass(frozen=True)
+class Scaled(Activation):
+    """Called otherwise than its function."""
+
+    factor: float = 2.0
+
+    def __call__(self, x):
+        return self.factor * self.function(x)
+
+
+@pytest.mark.parametrize("size", [4, 1 << 15])
+def test_a_subclass_of_an_activation_is_itself_in_every_engine(size):
+    field = kn.SingleField(kn.DenseKernel(2), Scaled("tanh", torch.tanh, slope=2.0))
+    y0, controls = torch.randn(size, 2), {"weight": torch.randn(3, 2, 2), "bias": torch.randn(3, 2)}
+    found = kn.propagate(kn.Euler(), field, y0, controls, 0.1)
+    with kn.engine("reference"):
+        torch.testing.assert_close(found, kn.propagate(kn.Euler(), field, y0, controls, 0.1))
+    affine = kn.networks.Affine(2, 2, activation=Scaled("tanh", torch.tanh, slope=2.0))
+    with kn.engine("reference"):
+        expected = affine(y0)
+    torch.testing.assert_close(affine(y0), expected)

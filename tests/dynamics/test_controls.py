@@ -234,3 +234,19 @@ def test_a_generator_draws_on_its_own_device(device):
         if device != "meta":
             one = value if value.ndim == 2 else value[0]
             torch.testing.assert_close(one.cpu(), expected)
+
+
+def test_a_control_that_makes_its_values_itself_is_not_refined_to_another():
+    class Bounded(kn.Control):
+        def at_layers(self, depth):
+            return {name: 0.1 * value.tanh() for name, value in super().at_layers(depth).items()}
+
+    class Skew(torch.nn.Module):
+        def forward(self, x):
+            return x - x.mT
+
+    plain = kn.Control({"weight": torch.randn(3, 2, 2)})
+    torch.nn.utils.parametrize.register_parametrization(plain, "weight", Skew())
+    for control in (Bounded({"weight": torch.randn(3, 2, 2)}), plain):
+        with pytest.raises(ValueError, match="override refined"):
+            control.refined(2)

@@ -1,11 +1,13 @@
 """Laws of fields of one part: spectra, potentials, and what a bias means."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from problems import FIELDS, KERNELS, PLAIN, SQUARE, FieldCase, jacobian, randn
+from torch.func import jacrev
 from torch.nn import functional
 
 import keelnet as kn
@@ -202,3 +204,32 @@ def test_under_a_norm_no_spectrum_is_known(name):
     field = FIELDS[name].field
     assert field.spectrum(FIELDS[name].controls(2)) is None
     assert replace(field, norm=None).spectrum(FIELDS[name].controls(2)) is not None
+
+
+@dataclass(frozen=True)
+class LowRank(kn.DenseKernel):
+    """K = U Vᵀ of a weight (2, n, r): not linear in it."""
+
+    linear: ClassVar[bool] = False
+
+    @property
+    def weight_shape(self):
+        return (2, self.n, 2)
+
+    def apply(self, weight, y):
+        return y @ weight[0] @ weight[1].mT
+
+    def adjoint(self, weight, z):
+        return z @ weight[1] @ weight[0].mT
+
+    def symbol(self, weights):
+        return weights[..., 0, :, :] @ weights[..., 1, :, :].mT, 1.0
+
+
+def test_a_kernel_that_is_not_linear_in_its_weight_is_antisymmetric_too():
+    field = kn.AntisymmetricField(LowRank(4), "identity", 0.0)
+    weight = randn(2, 4, 2)
+    rate = jacrev(lambda y: field.rate(y, {"weight": weight}))(torch.zeros(4).double())
+    torch.testing.assert_close(rate, -rate.mT)
+    (omega,) = field.frequencies({"weight": weight[None]})
+    torch.testing.assert_close(torch.linalg.eigvals(rate).abs().max(), omega)

@@ -395,3 +395,29 @@ def test_labels_out_of_range_are_named_for_token_networks():
     model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Flatten(), torch.nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1, got 0\.\.7"):
         list(run(model, training(1), samples))
+
+
+def test_rates_of_a_methods_own_groups_keep_their_proportions():
+    class Two(SGD):
+        def optimiser(self, parameters):
+            groups = [
+                {"params": parameters[:1], "lr": 1e-2},
+                {"params": parameters[1:], "lr": 1e-4},
+            ]
+            return torch.optim.SGD(groups, lr=1e-2)
+
+    settings = training(2, Two(1e-2), warmup=0.0, schedule=Constant())
+    *_, last = run(network(), settings)
+    assert [group["lr"] for group in last.state.optimiser["param_groups"]] == [1e-2, 1e-4]
+
+
+def test_a_bound_of_controls_that_are_made_of_others_is_refused():
+    class Skew(torch.nn.Module):
+        def forward(self, x):
+            return x - x.mT
+
+    model = network()
+    (block,) = blocks_of(model)
+    torch.nn.utils.parametrize.register_parametrization(block.control, "weight", Skew())
+    with pytest.raises(ValueError, match="wanted as parameters.*bound=None"):
+        list(run(model, training(1, bound=0.1)))

@@ -346,3 +346,40 @@ def test_the_state_of_the_last_epoch_outlives_the_best_iterate(solver):
         solver, network(), OBJECTIVE, settings(4), validate=validate(), state=step.state
     )
     assert totals(later) == whole[2:]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (torch.nn.Dropout(0.5), "draws random numbers"),
+        (torch.nn.BatchNorm1d(2), "moves its statistics"),
+    ],
+)
+@EVERY_SOLVER
+def test_parts_that_are_another_map_each_time_are_refused(solver, part, message):
+    net = network()
+    net.opening = torch.nn.Sequential(part.double(), net.opening)
+    with pytest.raises(ValueError, match=message):
+        list(trained(solver, net, OBJECTIVE, settings(1)))
+
+
+def test_targets_of_a_loss_of_ones_own_are_no_classes():
+    class Misfit(LeastSquares):
+        def __call__(self, logits, labels):
+            return (logits[:, 0] - labels).square().sum() / (2 * len(logits))
+
+    x, _ = rings().training
+    samples = Unchecked(x, 0.5 * x[:, 0].tanh())
+    steps = trained(gauss_newton, network(), Objective(Misfit()), settings(3), samples, validate=scored(rings(), accuracy, 64))  # fmt: skip
+    assert totals(steps)[-1] < 0.1
+
+
+@EVERY_SOLVER
+def test_a_source_without_a_batch_is_named(solver):
+    class Dry(Unchecked):
+        def batches(self, batch_size, generator, share=None):
+            return iter(())
+
+    validate = scored(rings(), accuracy, 64)
+    with pytest.raises(ValueError, match="the source gave no batch"):
+        list(trained(solver, network(), OBJECTIVE, settings(1), Dry(*rings().training), validate=validate))  # fmt: skip

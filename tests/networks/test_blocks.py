@@ -206,3 +206,32 @@ def test_activations_that_draw_random_numbers_heed_the_mode(make):
     assert not torch.equal(network(y), network(y))
     network.eval()
     assert torch.equal(network(y), network(y))
+
+
+class Gained(kn.SingleField):
+    """A field that holds a parameter of its own, in an attribute of its own name."""
+
+    def __init__(self, name="gain"):
+        super().__init__(kn.DenseKernel(2), "tanh")
+        object.__setattr__(self, "_own", torch.nn.Parameter(torch.tensor(2.0)))
+        object.__setattr__(self, "_name", name)
+
+    def held(self):
+        return {self._name: self._own}
+
+    def rate(self, y, theta):
+        return self._own * super().rate(y, theta)
+
+
+def test_what_a_field_of_a_users_own_holds_is_that_of_now():
+    block, y = kn.Block(kn.Euler(), Gained(), 3), torch.randn(4, 2)
+    before = block(y)
+    other = block.state_dict() | {"gain": torch.tensor(0.0)}
+    torch.testing.assert_close(torch.func.functional_call(block, other, (y,)), y)
+    block.load_state_dict(other, assign=True)
+    assert torch.equal(block(y), y) and not torch.equal(before, y)
+
+
+def test_a_field_that_holds_something_by_a_name_of_the_blocks_is_refused():
+    with pytest.raises(ValueError, match="holds 'control', which a Block calls something else"):
+        kn.Block(kn.Euler(), Gained("control"), 3)

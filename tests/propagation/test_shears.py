@@ -131,3 +131,20 @@ def test_verlet_moves_one_part_and_then_the_other_with_the_new_first(name, start
 def test_other_starts_are_refused(make):
     with pytest.raises(ValueError, match='start must be "full" or "half", got \'Half\''):
         make("Half")
+
+
+class Friction(kn.Verlet):
+    """A step of its own, of which the shears know nothing."""
+
+    def step(self, field, state, theta, h, layer):
+        y, z = super().step(field, state, theta, h, layer)
+        return y, 0.5 * z
+
+
+def test_a_step_of_its_own_is_not_undone_by_the_shears():
+    field = kn.HamiltonianField(kn.DenseKernel(2), "tanh")
+    controls = {"weight": torch.randn(3, 2, 2, dtype=torch.float64)}
+    y0 = torch.randn(4, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="Friction has a step of its own"):
+        kn.propagate(Friction(), field, y0, controls, 0.1, kn.reversible)
+    assert kn.engine_of(Friction(), field, y0, controls, 0.1).name == "reference"

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.kernels import require_count
@@ -98,6 +99,12 @@ class Control(nn.Module):
     def refined(self, factor: int = 2) -> Control:
         """The same θ(t) on ``factor`` times as many knots."""
         require_count("factor", factor)
+        own = type(self).at_layers is Control.at_layers and type(self).values is Control.values
+        if not own or is_parametrized(self):
+            raise ValueError(
+                f"{type(self).__name__} makes its values in a way of its own, which a finer Control would not: override"
+                " refined"
+            )
         with torch.no_grad():
             values = {
                 name: self._sampled(value, factor * self.knots).clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,20 @@ class Dynamics(ABC):
     def held(self) -> dict[str, nn.Module | nn.Parameter]:
         """What has a mode, a memory or a gradient of its own, for a Block to register."""
         return {}
+
+    def holding(self, parts: Mapping[str, object]) -> Dynamics:
+        """The field with these in the place of what it holds by these names."""
+        new = copy.copy(self)
+        held = self.held()
+        for name, part in parts.items():
+            places = [key for key, value in vars(self).items() if value is held[name]]
+            if not places:
+                raise ValueError(
+                    f"{type(self).__name__} holds {name}, but in no attribute of its own: override holding"
+                )
+            for key in places:
+                object.__setattr__(new, key, part)
+        return new
 
     def paired(self) -> Dynamics:
         """The partitioned face of this field; raises ValueError where there is none."""
@@ -201,7 +216,11 @@ class AntisymmetricField(KernelField):
             raise ValueError(
                 'damping="auto" depends on the step size; call propagate, or with_damping(number)'
             )
-        skew = self.kernel.apply(self.kernel.antisymmetric(theta["weight"]), y)
+        weight, kernel = theta["weight"], self.kernel
+        if kernel.linear:
+            skew = kernel.apply(kernel.antisymmetric(weight), y)
+        else:
+            skew = 0.5 * (kernel.apply(weight, y) - kernel.adjoint(weight, y))
         if isinstance(self.damping, Tensor) or self.damping > 0:
             skew = skew - (0.5 * self.damping) * y
         return bent(self.kernel, self.activation, self.norm, skew, theta, "")
@@ -210,9 +229,7 @@ class AntisymmetricField(KernelField):
         """ω of each layer (layers,): the spectral radius of ½ (K − Kᵀ), times the largest slope of f; a norm
         counts as the identity.
         """
-        return slope_of(self.activation) * self.kernel.norms(
-            self.kernel.antisymmetric(controls["weight"])
-        )
+        return slope_of(self.activation) * self.kernel.skew_norms(controls["weight"])
 
     def spectrum(self, controls: Theta) -> Tensor | None:
         if self.norm is not None:

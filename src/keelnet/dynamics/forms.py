@@ -92,6 +92,7 @@ def _is_own(form: Form) -> bool:
     """No subclass, and no function that might read tensors of its own."""
     known = KNOWN.get(form.activation.name)
     plain = known is not None and known.function is form.activation.function
+    plain = plain and type(form.activation) is Activation
     return plain and type(form.kernel) in _PARTS and type(form.norm) in _PARTS
 
 

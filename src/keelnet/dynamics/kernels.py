@@ -23,6 +23,8 @@ class Kernel(ABC):
     """
 
     channel_axis: ClassVar[int]
+    # Whether ½ (K − Kᵀ) is the map of a weight, ½ (w − wᵀ): where K is linear in it.
+    linear: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -68,9 +70,18 @@ class Kernel(ABC):
         """Numbers that one output reads: what a random weight is scaled by."""
         return math.prod(self.weight_shape) // self.outputs
 
+    def skew_norms(self, weights: Float[Tensor, "layers *weight"]) -> Float[Tensor, " layers"]:
+        """An upper bound of the spectral norm of ½ (K − Kᵀ), by layer."""
+        if self.linear:
+            return self.norms(self.antisymmetric(weights))
+        matrices, factor = self.symbol(weights)
+        return self._largest(0.5 * (matrices - matrices.mH), factor, weights)
+
     def norms(self, weights: Float[Tensor, "layers *weight"]) -> Float[Tensor, " layers"]:
         """An upper bound of the spectral norm of each layer: exact for dense, within 10 % for conv."""
-        matrices, factor = self.symbol(weights)
+        return self._largest(*self.symbol(weights), weights)
+
+    def _largest(self, matrices: Tensor, factor: float, weights: Tensor) -> Tensor:
         largest = self.largest_singular(matrices)
         return factor * largest.reshape(weights.shape[0], -1).amax(dim=1).to(_real(weights.dtype))
 
@@ -124,6 +135,7 @@ class DenseKernel(Kernel):
     k: int | None = None
 
     channel_axis: ClassVar[int] = -1
+    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_count("DenseKernel n", self.n)
@@ -192,6 +204,7 @@ class ConvKernel(Kernel):
     groups: int = 1
 
     channel_axis: ClassVar[int] = 1
+    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_count("ConvKernel channels", self.channels)

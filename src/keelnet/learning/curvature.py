@@ -34,7 +34,13 @@ class Curvature:
         samples: int | None = None,
     ) -> None:
         self.loss, self.unknowns = require_convex(objective.loss), unknowns
+        before = torch.get_rng_state()
         logits = network(x)
+        if not torch.equal(before, torch.get_rng_state()):
+            raise ValueError(
+                f"{type(network).__name__} draws random numbers (dropout?), so that its products are those of another map"
+                " each time; switch that off, or use descend"
+            )
         terms = objective.terms(network, logits, labels)
         total = torch.stack([*terms.values()]).sum()
         self.terms = {name: float(term.detach()) for name, term in terms.items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.data.samples import Source
-from keelnet.learning.objective import Objective
+from keelnet.learning.objective import OF_PARAMETERS, Objective
 from keelnet.learning.processes import Alone, SharedError, Team
 from keelnet.learning.progress import Clock, Progress, State, copied, put_back, warn_of_no_best
 from keelnet.learning.training import Training
@@ -97,6 +97,11 @@ class _Loop:
         if not parameters:
             raise ValueError("the network has no parameters to train")
         self.optimiser = self.training.method.optimiser(parameters)
+        for group in self.optimiser.param_groups:  # a method's own rates keep their proportions
+            group.setdefault("initial_lr", group["lr"])
+        controls = [value for block in blocks_of(self.network) for value in block.control.values().values()]  # fmt: skip
+        if self.training.bound is not None and not all(isinstance(each, nn.Parameter) for each in controls):  # fmt: skip
+            raise ValueError(f"{OF_PARAMETERS}; use bound=None")
         self.averaged = {} if self.training.average is None else _snapshot(self.network)
         self.forward = self.team.wrapped(self.network)
 
@@ -149,6 +154,8 @@ class _Loop:
             count += 1
             if self.spent(0) >= 1:
                 break
+        if not count:
+            raise SharedError("the source gave no batch in an epoch; it needs one sample at least")
         means = torch.tensor([*sums.values()], dtype=torch.float64) / count
         every = self.team.total(means) / self.team.share.size
         return dict(zip(sums, every.tolist(), strict=True))
@@ -247,7 +254,7 @@ class _Loop:
 
     def _set_rate(self, spent: float) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = self.training.method.rate * self.training.rate_factor(spent)
+            group["lr"] = group["initial_lr"] * self.training.rate_factor(spent)
 
     def validated(self) -> dict[str, float]:
         with self._precision():

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from keelnet.data.samples import Source
 from keelnet.learning.processes import SharedError, Team
@@ -72,6 +73,7 @@ def iterate(
         raise SharedError(
             f'this solver runs in one process, not {team.share.size}; use method "adam", "sgd" or "lbfgs"'
         )
+    _require_still(network)
     loop = _Loop(network, solver, samples, stage, validate, generator, clock, clock())
     kept, best, epoch, finished = copied(network.state_dict()), -math.inf, 0, False
     last: State | None = None
@@ -154,12 +156,16 @@ class _Loop:
         for x, labels in self.samples.batches(self.stage.batch_size, self.generator):
             x, labels = x.to(self.stage.device), labels.to(self.stage.device)
             _require_finite(x)
-            if len(self.seen) < 2:
+            classes = not labels.is_floating_point()  # else they are targets
+            if len(self.seen) < 2 and classes:
                 self.seen |= {int(labels.min()), int(labels.max())}
             outcomes.append(self.solver.step(x, labels))
             if self.spent(0) >= 1 or outcomes[-1].finished:
                 break
-        if len(outcomes) * self.stage.batch_size >= self.samples.count:  # else there is more to see
+        if not outcomes:
+            raise ValueError("the source gave no batch in an epoch; it needs one sample at least")
+        whole = len(outcomes) * self.stage.batch_size >= self.samples.count
+        if classes and whole:  # else there is more to see
             _require_two(self.seen)
         return _together(outcomes)
 
@@ -168,6 +174,16 @@ class _Loop:
         if self.stage.goal not in scores:
             raise ValueError(f"the goal {self.stage.goal!r} is none of {', '.join(scores)}")
         return scores
+
+
+def _require_still(network: nn.Module) -> None:
+    """A product J v is taken many times at one point."""
+    for name, part in network.named_modules():
+        if isinstance(part, _NormBase) and part.track_running_stats:
+            raise ValueError(
+                f"{type(part).__name__} at {name or 'the top'} moves its statistics with every evaluation, of which a step"
+                " takes many: use a norm without a memory, or descend"
+            )
 
 
 def _together(outcomes: list[Outcome]) -> Outcome:

@@ -13,6 +13,8 @@ from keelnet.learning.losses import CrossEntropy, Loss
 from keelnet.learning.quadratics import Quadratic
 from keelnet.networks.network import AnyClassifier, SpatialClassifier, blocks_of, classifier_of
 
+OF_PARAMETERS = "the values of a control are wanted as parameters, but one is made of others"
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -69,6 +71,8 @@ class Objective:
         for block in blocks_of(network):
             h = block.final_time / block.control.knots
             for value in block.control.values().values():
+                if (self.tikhonov or self.smoothness) and not isinstance(value, nn.Parameter):
+                    raise ValueError(f"{OF_PARAMETERS}; use descend, or no tikhonov and smoothness")
                 shift, weight, mass = self.tikhonov * h, self.smoothness / h, h
                 if (
                     other := operators.get(value)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from keelnet.dynamics.controls import Control, Interpolation
 from keelnet.dynamics.copies import copied
-from keelnet.dynamics.fields import AntisymmetricField, Dynamics
+from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation.gradients import Strategy, require_strategy, store_all
 from keelnet.propagation.integrators import Integrator
@@ -51,11 +51,11 @@ class Block(nn.Module):
 
     @property
     def field(self) -> Dynamics:
-        """The field, its damping that of now: torch.func.functional_call puts tensors in parameters' places."""
-        damping = self._parameters.get("damping")
-        if damping is not None and isinstance(self._field, AntisymmetricField):
-            return self._field.with_damping(damping)
-        return self._field
+        """The field, with what it holds of now: torch.func.functional_call puts tensors in parameters' places."""
+        held = self._field.held()
+        now = {name: getattr(self, name) for name in held}
+        changed = {name: part for name, part in now.items() if part is not held[name]}
+        return self._field.holding(changed) if changed else self._field
 
     @field.setter
     def field(self, field: Dynamics) -> None:
@@ -66,7 +66,15 @@ class Block(nn.Module):
             delattr(self, name)
 
     def _take(self, field: Dynamics) -> None:
-        self._field = field.owned(self.control.values().keys())
+        own = field.owned(self.control.values().keys())
+        earlier: Dynamics | None = vars(self).get("_field")
+        before = {} if earlier is None else earlier.held()
+        for name in own.held():
+            if hasattr(self, name) and name not in before:
+                raise ValueError(
+                    f"{type(field).__name__} holds {name!r}, which a Block calls something else"
+                )
+        self._field: Dynamics = own
         for name, part in self._field.held().items():
             setattr(self, name, part)
         self._advised = False

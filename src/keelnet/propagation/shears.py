@@ -55,6 +55,8 @@ class ShearIntegrator(Integrator):
         return state[::-1] if self.swaps else state
 
     def reversal_obstacle(self, field: Dynamics) -> str | None:
+        if type(self).step is not ShearIntegrator.step:
+            return f"{type(self).__name__} has a step of its own, which undoing its shears does not undo"
         return None
 
 
@@ -196,4 +198,4 @@ class Midpoint(_OnePart):
             return (
                 f"{type(field).__name__} contracts, so stepping back amplifies the rounding errors"
             )
-        return None
+        return super().reversal_obstacle(field)

@@ -129,6 +129,10 @@ BENDS = {
 def bend_of(activation: Activation) -> Bend | None:
     """The bend that is this very activation, not one that only bears its name."""
     known = KNOWN.get(activation.name)
-    if known is None or known.function is not activation.function:
+    if (
+        known is None
+        or known.function is not activation.function
+        or type(activation) is not Activation
+    ):
         return None
     return BENDS.get(activation.name)
