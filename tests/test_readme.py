@@ -42,6 +42,14 @@ def test_the_example_of_a_diagnosis_runs_and_prints_what_it_says():
     assert "2 1.5" in lines
 
 
+def test_the_example_of_extending_runs():
+    page = (ROOT / "docs" / "extending.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Heun" in done.stdout
+
+
 def test_every_command_line_is_one_that_exists():
     command = get_command(app)
     lines = [line for block in blocks("sh") for line in block.splitlines()]

@@ -15,10 +15,10 @@ _ROOMS = {
     "keelnet.dynamics": (
         "Activation AntisymmetricField ChannelNorm Control ConvKernel DenseKernel"
         " DoubleHamiltonianField Field HamiltonianField InstanceNorm Kernel ModuleField"
-        " PartitionedField SingleField SymmetricField"
+        " Dynamics Norm PartitionedField SingleField Slot SymmetricField"
     ),
     "keelnet.propagation": (
-        "DenseDiffusion Euler IMEX Integrator LaplacianDiffusion Leapfrog Midpoint RK4"
+        "DenseDiffusion Diffusion Euler IMEX Integrator LaplacianDiffusion Leapfrog Midpoint RK4 Shear ShearIntegrator"
         " StabilityWarning StepBound Verlet checkpointed engine engine_of propagate reversible step_bound"
         " store_all trajectory"
     ),

@@ -3,7 +3,7 @@
 from keelnet.data.brain import BrainMaps, brain_maps, load_icbm152
 from keelnet.data.distortion import Distortion
 from keelnet.data.images import Shift, digits
-from keelnet.data.samples import Augmentation, Batch, InMemory, Samples, unchanged
+from keelnet.data.samples import Augmentation, Batch, InMemory, Samples, Share, Source, unchanged
 from keelnet.data.tissue import SlabSplit, TissueSlices, tissue_slices
 
 __all__ = [
@@ -13,8 +13,10 @@ __all__ = [
     "Distortion",
     "InMemory",
     "Samples",
+    "Share",
     "Shift",
     "SlabSplit",
+    "Source",
     "TissueSlices",
     "brain_maps",
     "digits",
