@@ -11,6 +11,7 @@ import keelnet as kn
 from keelnet.analysis.courses import course_of, sampled
 from keelnet.analysis.growths import growth_by_layer
 from keelnet.analysis.path import Path
+from keelnet.dynamics import Field, Slot
 
 
 def blocks():
@@ -57,3 +58,75 @@ def test_a_course_goes_on_past_what_a_float_can_hold(most):
     found = course_of(path, states, layers)
     np.testing.assert_allclose(found.largest[:, 0], 3.0 * layers, rtol=1e-9, atol=1e-9)
     assert math.isfinite(found.smallest.min())
+
+
+class Quickening(kn.Euler):
+    """Its step grows with the layer."""
+
+    def step(self, field, state, theta, h, layer):
+        return super().step(field, state, theta, (1 + layer) * h, layer)
+
+
+class Implicit(kn.Euler):
+    """The implicit midpoint rule, by iterations that read their residual."""
+
+    def step(self, field, state, theta, h, layer):
+        (y,) = new = state
+        for _ in range(100):
+            before, new = new, super().step(field, (0.5 * (y + new[0]),), theta, h, layer)
+            new = (y + new[0] - 0.5 * (y + before[0]),)
+            if float((new[0] - before[0]).detach().abs().max()) < 1e-13:
+                break
+        return new
+
+
+class Swapped(Field):
+    """q' = a p, p' = −a tanh q: the channels by their axis."""
+
+    channel_axis = 1
+
+    def theta_shapes(self):
+        return {"a": Slot((4,), initial=torch.ones(4))}
+
+    def parts(self, y0):
+        return (y0,)
+
+    def rate(self, y, theta):
+        q, p = y.chunk(2, dim=1)
+        return torch.cat([p, -q.tanh()], dim=1) * theta["a"]
+
+
+class Descending(Swapped):
+    """y' = −∂/∂y log cosh(a y), by autograd."""
+
+    def rate(self, y, theta):
+        with torch.enable_grad():
+            y = y if y.requires_grad else y.detach().requires_grad_()
+            potential = (theta["a"] * y).cosh().log().sum()
+            return -torch.autograd.grad(potential, y, create_graph=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [
+        (Quickening(), kn.SingleField(kn.DenseKernel(4))),
+        (Implicit(), kn.SingleField(kn.DenseKernel(4))),
+        (kn.Euler(), Swapped()),
+        (kn.Verlet(), kn.ModuleField(nn.Linear(4, 4))),
+        (kn.Euler(), Descending()),
+    ],
+    ids=["layer", "residual", "axis", "module", "autograd"],
+)
+def test_a_course_of_what_is_one_s_own_ends_at_the_growth_of_the_block(method, field):
+    torch.manual_seed(0)
+    block = kn.Block(method, field, 4, 1.0).double()
+    y = torch.randn(3, 4, dtype=torch.float64)
+    (row,) = kn.analysis.stability(block, y, layers="all").blocks
+    exact = max(
+        torch.linalg.matrix_norm(
+            torch.autograd.functional.jacobian(lambda x: block(x[None])[0], one), 2
+        ).item()
+        for one in y
+    )
+    assert row.growth == pytest.approx(exact)
+    assert row.course[-1][0] == pytest.approx(exact)

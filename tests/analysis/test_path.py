@@ -11,6 +11,7 @@ from keelnet.analysis.growths import growth_by_layer
 from keelnet.analysis.invariants import invariants
 from keelnet.analysis.path import Path, PathDerivative
 from keelnet.analysis.singular import extremes
+from keelnet.dynamics import PartitionedField, Slot
 
 K = kn.DenseKernel(4)
 CASES = {
@@ -157,3 +158,97 @@ def test_the_analysis_takes_less_than_two_forward_passes(name, samples, layers, 
     with kn.engine("reference"), torch.set_grad_enabled(samples == 1):
         once = peak(lambda: network(x))
     assert peak(lambda: kn.analysis.stability(network, x, layers, iterations=1)) < 2 * once
+
+
+class Rubbing(kn.Verlet):
+    """Verlet, then friction."""
+
+    def step(self, field, state, theta, h, layer):
+        y, z = super().step(field, state, theta, h, layer)
+        return y, 0.5 * z
+
+    def undo(self, field, state, theta, h, layer):
+        y, z = state
+        return super().undo(field, (y, 2 * z), theta, h, layer)
+
+    def reversal_obstacle(self, field):
+        return None
+
+
+class Bent(torch.autograd.Function):
+    """tanh, without a forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, costate):
+        (x,) = ctx.saved_tensors
+        return costate * (1 - x.tanh() ** 2)
+
+
+class Branch(torch.nn.Linear):
+    def forward(self, x):
+        return Bent.apply(super().forward(x))
+
+
+class Energetic(PartitionedField):
+    """y' = ∂H/∂z, z' = −∂H/∂y of H = ∑ log cosh, by autograd."""
+
+    channel_axis = -1
+
+    def theta_shapes(self):
+        return {"k": Slot((4, 4), initial=torch.eye(4))}
+
+    def parts(self, y0):
+        return y0, torch.zeros_like(y0)
+
+    def is_split(self, y0):
+        return False
+
+    def slope(self, x, theta):
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            energy = (x @ theta["k"]).cosh().log().sum()
+            return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    def rate_of_y(self, z, theta):
+        return self.slope(z, theta)
+
+    def rate_of_z(self, y, theta):
+        return -self.slope(y, theta)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "width"),
+    [
+        (Rubbing(), kn.HamiltonianField(K), 8),
+        (kn.Euler(), kn.SingleField(K, Bent.apply), 4),
+        (kn.Verlet(), kn.ModuleField(Branch(4, 4)), 4),
+        (kn.Verlet(), Energetic(), 4),
+        (kn.RK4(), Energetic(), 4),
+    ],
+    ids=["step", "activation", "branch", "energy", "energy rk4"],
+)
+@pytest.mark.parametrize("small", [0, 64])
+def test_the_growth_of_what_is_one_s_own_is_that_of_the_whole_jacobian(
+    method, field, width, small, monkeypatch
+):
+    """By the matrix and by products."""
+    monkeypatch.setattr(extremes, "__defaults__", (30, 0, small, 0.0))
+    monkeypatch.setattr(growths, "SMALL", small)
+    monkeypatch.setattr(growths, "POWER", 100)
+    torch.manual_seed(0)
+    subject = kn.Block(method, field, 6, 3.0).double()
+    y = torch.randn(2, width, dtype=torch.float64)
+    (row,) = kn.analysis.stability(subject, y, layers="all").blocks
+    exact = max(
+        torch.linalg.matrix_norm(
+            torch.autograd.functional.jacobian(lambda x: subject(x[None])[0], one), 2
+        ).item()
+        for one in y
+    )
+    assert row.growth == pytest.approx(exact)
+    assert row.course[-1][0] == pytest.approx(exact)

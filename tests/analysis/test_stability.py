@@ -9,6 +9,7 @@ import torch
 
 import keelnet as kn
 from keelnet.analysis.derivatives import Jacobian, largest_growth
+from keelnet.dynamics import Dynamics, Field, Slot
 
 
 def block(integrator, field, weight, depth=10, final_time=1.0):
@@ -478,3 +479,102 @@ def test_the_first_direction_lies_on_the_cpu_whatever_the_default_device():
     with torch.device("meta"):
         found = kn.analysis.stability(subject, x, layers=[0]).blocks[0].course
     assert [size for size, _ in found] == [size for size, _ in expected]
+
+
+class Damped(Dynamics):
+    """y'' = −tanh(y K) − 0.3 y'."""
+
+    channel_axis = -1
+
+    def theta_shapes(self):
+        return {"k": Slot((3, 3), initial=torch.eye(3))}
+
+    def parts(self, y0):
+        return y0, torch.zeros_like(y0)
+
+    def is_split(self, y0):
+        return False
+
+    def rates(self, parts, theta):
+        y, v = parts
+        return v, -0.3 * v - (y @ theta["k"]).tanh()
+
+
+class Remembering(kn.Euler):
+    """Adams and Bashforth's method of two steps, on any number of parts."""
+
+    def begin(self, parts):
+        return (*parts, *map(torch.zeros_like, parts))
+
+    def step(self, field, state, theta, h, layer):
+        parts = self.finish(state)
+        now, ahead = (1.0, 0.0) if layer == 0 else (1.5, -0.5)
+        rates = field.rates(parts, theta)
+        moved = (
+            y + h * (now * rate + ahead * before)
+            for y, rate, before in zip(parts, rates, state[len(parts) :], strict=True)
+        )
+        return (*moved, *rates)
+
+    def finish(self, state):
+        return state[: len(state) // 2]
+
+
+class Gated(Field):
+    """y' = tanh(linear(y) K), the linear map a module's."""
+
+    channel_axis = -1
+
+    def __init__(self):
+        self.linear = torch.nn.Linear(3, 3)
+
+    def theta_shapes(self):
+        return {"k": Slot((3, 3), initial=torch.eye(3))}
+
+    def parts(self, y0):
+        return (y0,)
+
+    def held(self):
+        return {"linear": self.linear}
+
+    def rate(self, y, theta):
+        return (self.linear(y) @ theta["k"]).tanh()
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "eigenvalues"),
+    [
+        (kn.RK4(), Damped(), 6),
+        (Remembering(), kn.HamiltonianField(kn.DenseKernel(3)), 6),
+        (Remembering(), kn.SingleField(kn.DenseKernel(3)), 3),
+        (kn.Euler(), Gated(), 3),
+    ],
+    ids=["two parts", "four tensors", "two tensors", "holds a module"],
+)
+def test_layers_of_one_s_own_states_and_modules_are_looked_at(method, field, eigenvalues):
+    torch.manual_seed(0)
+    (row,) = kn.analysis.stability(
+        kn.Block(method, field, 3), torch.randn(2, 3), layers="all"
+    ).blocks
+    assert [len(each.spectrum.eigenvalues) for each in row.layers] == 3 * [eigenvalues]
+    assert row.course[-1][0] == pytest.approx(row.growth, rel=1e-5)
+
+
+class Unbounded(kn.Euler):
+    """Whose stability nobody has worked out."""
+
+    def amplification(self, h, eigenvalues):
+        raise NotImplementedError
+
+    def largest_steps(self, eigenvalues):
+        raise NotImplementedError
+
+
+def test_a_method_without_bounds_is_judged_by_its_growth():
+    weight = torch.eye(2)
+    subject = block(Unbounded(), identity_field(kn.SingleField, 2), weight)
+    (row,) = kn.analysis.stability(subject, torch.ones(1, 2), layers="all").blocks
+    assert row.growth == pytest.approx(1.1**10, rel=1e-5) and row.verdict == "grows"
+    assert row.step_bound is None and row.amplification is None and row.advised_step is None
+    assert math.isnan(row.layers[0].step_bound) and math.isnan(row.layers[0].amplification)
+    assert kn.analysis.spectra_figure(row).axes[0].collections  # the spectra, without a region

@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -581,3 +582,49 @@ def test_advice_on_a_norm_is_shown_once_a_place():
             kn.propagate(kn.Euler(), field, torch.ones(1, 2).double(), controls, 0.1)
     (only,) = said
     assert "without its norm" in str(only.message)
+
+
+class Unbounded(kn.Euler):
+    """Whose stability nobody has worked out."""
+
+    def amplification(self, h, eigenvalues):
+        raise NotImplementedError
+
+    def largest_steps(self, eigenvalues):
+        raise NotImplementedError
+
+
+def test_a_method_without_bounds_runs_and_is_explained():
+    field, controls = SKEW(KERNEL, "identity", 0.1), drawn(SKEW(KERNEL), 4)
+    assert kn.step_bound(Unbounded(), field, controls) is None
+    assert largest_amplification(Unbounded(), field, controls, 0.1) is None
+    y0 = randn(2, 3)
+    torch.testing.assert_close(
+        kn.propagate(Unbounded(), field, y0, controls, 1e-6),
+        kn.propagate(kn.Euler(), field, y0, controls, 1e-6),
+    )
+    with pytest.raises(ValueError, match="Unbounded on AntisymmetricField has no known step bound"):
+        kn.propagate(Unbounded(), field, y0, controls, 1e200)
+
+
+@dataclass(frozen=True)
+class Masked(kn.DenseKernel):
+    """Some of its weights."""
+
+    mask: torch.Tensor = None
+
+    def apply(self, weight, y):
+        return super().apply(weight * self.mask, y)
+
+    def antisymmetric(self, weight):
+        return super().antisymmetric(weight * self.mask)
+
+
+def test_advice_goes_by_fields_that_hold_tensors_of_their_own():
+    controls = {"weight": randn(3, 4, 4)}
+    for mask, advised in ((torch.ones(4, 4), True), (torch.zeros(4, 4), False)):
+        field = kn.AntisymmetricField(Masked(4, mask=mask.double()), damping=0.1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            damped(kn.Euler(), field, controls, 0.1, advise=True)
+        assert bool(said) == advised

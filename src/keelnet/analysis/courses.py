@@ -14,7 +14,6 @@ from keelnet.analysis.layers import flattened, joined
 from keelnet.analysis.path import Path
 from keelnet.analysis.singular import Real
 from keelnet.dynamics.fields import Theta
-from keelnet.dynamics.modules import ModuleField, _ModulePair
 from keelnet.propagation.integrators import State
 
 Layers = NDArray[np.int64]
@@ -89,7 +88,7 @@ def _products(jacobians: Real, layers: Layers) -> tuple[Real, Real]:
 def _jacobians(path: Path, states: State) -> Real:
     """∂(state after a layer)/∂(state before), (N, samples, m, m), where m counts all numbers of a state."""
     vectors = all(part.ndim == 3 for part in states)
-    if isinstance(path.field, (ModuleField, _ModulePair)) or not vectors:
+    if not (path.own and vectors):
         return _one_by_one(path, states)
     before = torch.cat([part[:-1] for part in states], dim=-1)
     # The first layer of a staggered or two-step method is another than the rest.
@@ -115,7 +114,7 @@ def _together(path: Path, states: State, before: Tensor, layer: int, chosen: sli
 
 
 def _one_by_one(path: Path, states: State) -> Real:
-    """Of a user's module, and of features with an extent in space."""
+    """Of features with an extent in space, and of what is not keelnet's own: it may ask for the layer or a batch."""
     found = []
     for layer in range(path.depth):
         for sample in range(states[0].shape[1]):

@@ -73,7 +73,7 @@ def _energy(path: Path, state: State, layer: int) -> Tensor | None:
     field, theta = path.field, path.theta(max(layer, 0))
     try:
         if isinstance(field, (HamiltonianField, DoubleHamiltonianField)):
-            y, z = _in_step(path, state, layer)
+            y, z = _in_step(path, path.integrator.finish(state), layer)
             return field.energy(y, z, theta)
         if isinstance(field, SymmetricField) and isinstance(path.integrator, Leapfrog):
             y, v = _in_step(path, state, layer)

@@ -24,7 +24,7 @@ from keelnet.analysis.spectra import (
 )
 from keelnet.dynamics.activations import activation_from
 from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField, PartitionedField
-from keelnet.dynamics.modules import ModuleField, _ModulePair
+from keelnet.propagation.bounds import answered
 from keelnet.propagation.integrators import Euler, Integrator, State
 from keelnet.propagation.shears import Verlet
 
@@ -43,7 +43,7 @@ class LayerStability:
     polynomial (the largest root of its characteristic polynomial for two-step methods). step_bound: the largest h with
     |R(h λ)| ≤ 1 for all λ. damping: under Euler the least γ for which f(y) − ½ γ y would not grow, 0 where none is
     needed; None where no γ does it at this h, and for other methods. Of a spectrum that did not converge they are those of the
-    eigenvalues that are known; nan where none is.
+    eigenvalues that are known; nan where none is, and where a method of one's own does not say.
     """
 
     layer: int
@@ -75,12 +75,14 @@ def as_layer(
     """What the spectrum and the singular values (largest, least) say of a layer of ``method``."""
     values = spectrum.eigenvalues
     known = len(values) > 0
+    rates = answered(method.amplification, h, values) if known else None
+    steps = answered(method.largest_steps, values) if known else None
     return LayerStability(
         layer,
         spectrum,
         *ends,
-        float(method.amplification(h, values).max()) if known else math.nan,
-        float(method.largest_steps(values).min()) if known else math.nan,
+        math.nan if rates is None else float(rates.max()),
+        math.nan if steps is None else float(steps.min()),
         euler_damping(h, values) if known and isinstance(method, Euler) else None,
     )
 
@@ -102,22 +104,22 @@ def euler_damping(h: float, eigenvalues: Complex) -> float | None:
 
 
 def precise(path: Path, state: State) -> tuple[Path, State]:
-    """In float64, except for modules, whose buffers have a type of their own."""
-    if isinstance(path.field, (ModuleField, _ModulePair)):
+    """In float64, except where a field holds numbers that have a type of their own."""
+    if path.typed:
         return path, state
     return path.to(torch.float64), tuple(part.double() for part in state)
 
 
 def _spectrum(path: Path, state: State, layer: int, steps: int) -> Spectrum:
     theta, field = path.theta(layer), path.field
+    # What a method carries besides is no argument of the rate.
+    parts = path.integrator.finish(state)
     if isinstance(path.integrator, Verlet):
         assert isinstance(field, PartitionedField)
-        y, z = state
+        y, z = parts
         of_z = jacobian_at(lambda x: field.rate_of_y(x, theta), z)
         of_y = jacobian_at(lambda x: field.rate_of_z(x, theta), y)
         return oscillation_of(of_z, of_y, _oscillates(field), steps)
-    # Leapfrog and Midpoint carry a second part that is no argument of the rate.
-    parts = state if isinstance(field, PartitionedField) else state[:1]
     rate = flattened(lambda given: field.rates(given, theta), parts)
     return spectrum_of(jacobian_at(rate, joined(parts)), steps)
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from keelnet.analysis.derivatives import dual, exact_attention, moving, paired, tangent_of
 from keelnet.analysis.singular import Derivative
 from keelnet.dynamics.fields import Dynamics, Theta
+from keelnet.dynamics.forms import forms_of
 from keelnet.networks.blocks import Block
 from keelnet.propagation.bounds import damped
 from keelnet.propagation.gradients import last, march
-from keelnet.propagation.integrators import Integrator, State
-from keelnet.propagation.shears import ShearIntegrator, sheared
+from keelnet.propagation.integrators import RK4, Euler, Integrator, State
+from keelnet.propagation.shears import Leapfrog, Midpoint, ShearIntegrator, Verlet, sheared
+
+# By exact type: a subclass may have another step.
+OWN = (Euler, RK4, Verlet, Leapfrog, Midpoint)
+AGREE = 1e-3  # of ⟨J v, w⟩ and ⟨v, Jᵀ w⟩: what rounding and a slope at a kink leave
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +32,8 @@ class Path:
     """What a block computes from features y (samples, channels, *space): begin, ``depth`` layers, features.
 
     The field is the face that the integrator moves, its damping a number; controls hold every layer, without a
-    graph. ``split``: whether the features fill every part of the state.
+    graph. ``split``: whether the features fill every part of the state. ``typed``: whether the field holds numbers
+    that have a type of their own. ``twice``: whether J v takes two reverse passes, for a rate without forward mode.
     """
 
     integrator: Integrator
@@ -35,6 +42,8 @@ class Path:
     h: float
     depth: int
     split: bool
+    typed: bool = False
+    twice: bool = False
 
     @classmethod
     def of(cls, block: Block, y: Tensor) -> Path:
@@ -46,10 +55,22 @@ class Path:
         controls = field.prepared(dict(block.control.at_layers(depth)), depth)
         frozen = {name: value.detach() for name, value in controls.items()}
         split = field.is_split(y)
+        held = block.field.held().values()
+        typed = any(isinstance(part, nn.Module) or part.ndim > 0 for part in held)
         with torch.no_grad():
-            return cls(
-                integrator, damped(integrator, field, frozen, h, False), frozen, h, depth, split
-            )
+            field = damped(integrator, field, frozen, h, False)
+        path = cls(integrator, field, frozen, h, depth, split, typed)
+        return path if path.own or _runs_forward(path, y[:1]) else replace(path, twice=True)
+
+    @property
+    def own(self) -> bool:
+        """Whether all of it is keelnet's, so that its layers can be taken together and differentiated in any way."""
+        return type(self.integrator) in OWN and forms_of(self.field) is not None
+
+    @property
+    def by_shears(self) -> bool:
+        """Whether a layer is its shears: a subclass may have another step."""
+        return type(self.integrator).step is ShearIntegrator.step
 
     def begin(self, y: Tensor) -> State:
         """The state before layer 0."""
@@ -68,8 +89,9 @@ class Path:
     def _moves(self, layer: int) -> list[Callable[[State], State]]:
         """What a layer does one after another: by shears a part is freed as soon as it is replaced."""
         method, theta = self.integrator, self.theta(layer)
-        if not isinstance(method, ShearIntegrator):
+        if not self.by_shears:
             return [partial(self.step, layer=layer)]
+        assert isinstance(method, ShearIntegrator)
         shears = method.shears(self.field, self.h, layer)
         return [*(partial(sheared, each, theta=theta) for each in shears), method.relabelled]
 
@@ -89,10 +111,20 @@ class Path:
 
     def tangents(self, y: Tensor, v: Tensor) -> Iterator[Tensor]:
         """J_j v after j = 1 … depth layers, J_j the derivative of the features at layer j by those at 0."""
+        if self.twice:
+            yield from self._tangents_twice(y, v)
+            return
         with torch.no_grad(), exact_attention(), forward_ad.dual_level():
             path, state = self._moved(y, v)
             for after in path.states(state, range(path.depth)):
                 yield tangent_of(path.features(after))
+
+    def _tangents_twice(self, y: Tensor, v: Tensor) -> Iterator[Tensor]:
+        """Layer by layer, in the memory of the graph of one."""
+        state, tangent = _pushed(lambda parts: self.begin(parts[0]), (y,), (v,))
+        for layer in range(self.depth):
+            state, tangent = _pushed(partial(self.step, layer=layer), state, tangent)
+            yield _pushed(lambda parts: (self.features(parts),), state, tangent)[1][0]
 
     def _moved(self, y: Tensor, v: Tensor) -> tuple[Path, State]:
         """The path and its first state with y + ε v.
@@ -109,7 +141,7 @@ class Path:
 
 
 class PathDerivative(Derivative):
-    """J of y(0) ↦ y(T). J v runs beside the states; Jᵀ w runs back through them.
+    """J of y(0) ↦ y(T). J v runs beside the states (`Path.tangents`); Jᵀ w runs back through them.
 
     ``back``: the states of a method of shears are stepped back from the last; for others, and where that is not exact
     enough (`Invariants.returns`), they are computed again by bisection. Memory: two states and what one rate needs, or about
@@ -117,9 +149,11 @@ class PathDerivative(Derivative):
     """
 
     def __init__(self, path: Path, y: Tensor, back: bool = False) -> None:
-        self.path, self.y, self.back = path, y.detach(), back
+        self.path, self.y, self.back = path, y.detach(), back and path.by_shears
 
     def pushed(self, v: Tensor) -> Tensor:
+        if self.path.twice:
+            return deque(self.path.tangents(self.y, v), maxlen=1).pop()
         with torch.no_grad(), exact_attention(), forward_ad.dual_level():
             path, state = self.path._moved(self.y, v)
             for layer in range(path.depth):
@@ -197,3 +231,52 @@ def _pulled(function: Callable[[State], State], state: State, costate: State) ->
         ]
         product = torch.stack(products).sum()
         return torch.autograd.grad(product, leaves, allow_unused=True, materialize_grads=True)
+
+
+def _pushed(
+    function: Callable[[State], State], state: State, tangent: State
+) -> tuple[State, State]:
+    """``function(state)`` and J · tangent: the derivative of the linear map w ↦ Jᵀ w, as in `Jacobian`."""
+    with torch.enable_grad(), exact_attention():
+        leaves = tuple(part.detach().requires_grad_() for part in state)
+        values = function(leaves)
+        costates = tuple(torch.zeros_like(value, requires_grad=True) for value in values)
+        pulled = torch.autograd.grad(
+            _product(values, costates),
+            leaves,
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        along = _product(pulled, tangent)
+    found = costates
+    if along.requires_grad:
+        found = torch.autograd.grad(along, costates, allow_unused=True, materialize_grads=True)
+    return tuple(value.detach() for value in values), tuple(each.detach() for each in found)
+
+
+def _product(parts: State, others: State) -> Tensor:
+    return torch.stack([paired(a, b) for a, b in zip(parts, others, strict=True)]).sum()
+
+
+def _runs_forward(path: Path, y: Tensor) -> bool:
+    """Whether forward mode finds J v at one sample y: ⟨J v, w⟩ = ⟨v, Jᵀ w⟩ for a v and a w.
+
+    Some operations have no forward mode; a rate that differentiates a detached copy loses the tangent in silence.
+    """
+    derivative = PathDerivative(path, y)
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def drawn(like: Tensor) -> Tensor:
+        x = torch.randn(like.shape, generator=generator, device="cpu").to(like)
+        return x / x.norm()
+
+    v = drawn(y)
+    try:
+        pushed = derivative.pushed(v)
+    except NotImplementedError:
+        return False
+    # Along J v no digit is lost by cancellation; a J v that was lost itself shows along another direction.
+    w = pushed / pushed.norm().clamp(min=torch.finfo(y.dtype).tiny) + drawn(pushed)
+    forward, reverse = float(paired(pushed, w)), float(paired(v, derivative.pulled(w)))
+    return not abs(forward - reverse) > AGREE * max(abs(forward), abs(reverse))

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from keelnet.analysis.outlines import outline
 from keelnet.analysis.reports import BlockStability
 from keelnet.propagation import Integrator, Leapfrog
+from keelnet.propagation.bounds import answered
 
 # Okabe and Ito: apart for every kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -54,7 +55,8 @@ def spectra_figure(block: BlockStability) -> Figure:
     lost = "" if any(map(len, points)) else "; no eigenvalue converged"
     title = f"{block.name}: {block.method}, h = {h:.3g}\n{block.verdict}{lost}"
     axes.set_title(title, fontsize=10)
-    axes.legend(loc="upper right", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right", fontsize=8)
     return figure
 
 
@@ -77,8 +79,12 @@ def _window(points: np.ndarray, second: bool) -> tuple[float, float, float, floa
 
 
 def _region(axes: Axes, method: Integrator) -> None:
-    """|R| ≤ 1: shaded, and as a thick line where it is no wider than one."""
-    points = outline(method)
+    """|R| ≤ 1: shaded, and as a thick line where it is no wider than one; of a method that tells its bounds."""
+    for draw in (axes.axhline, axes.axvline):
+        draw(0, color="0.8", linewidth=0.8, zorder=0.5)
+    points = answered(outline, method)
+    if points is None:
+        return
     if len(points) > 2:
         axes.fill(*points.T, color=REGION, zorder=0)
         label = "|R| ≤ 1: no growth (shaded)"
@@ -86,8 +92,6 @@ def _region(axes: Axes, method: Integrator) -> None:
     else:
         label = "|R| ≤ 1: no growth"
         axes.plot(*points.T, color=BLUE, linewidth=5, alpha=0.4, zorder=1, label=label)
-    for draw in (axes.axhline, axes.axvline):
-        draw(0, color="0.8", linewidth=0.8, zorder=0.5)
 
 
 def growth_figure(block: BlockStability) -> Figure:

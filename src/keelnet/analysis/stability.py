@@ -36,6 +36,7 @@ from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
 from keelnet.networks.network import named_blocks
 from keelnet.propagation import Euler
+from keelnet.propagation.bounds import answered
 from keelnet.propagation.integrators import numbers
 
 ORIENTATION = "an orientation, since f' may differ between channels"
@@ -139,15 +140,18 @@ def _with_bound(row: BlockStability, path: Path) -> BlockStability:
     known = [each for each in spectra if each is not None]
     if not known:
         return row
-    steps = [float(path.integrator.largest_steps(each).min()) for each in known]
+    method = path.integrator
+    found = [answered(method.largest_steps, each) for each in known]
+    rates = [answered(method.amplification, path.h, each) for each in known]
+    if any(each is None for each in (*found, *rates)):
+        return row
+    steps = [float(each.min()) for each in found if each is not None]
     layer = int(np.argmin(steps))
     return replace(
         row,
         step_bound=steps[layer],
         bound_layer=layer,
-        amplification=max(
-            float(path.integrator.amplification(path.h, each).max()) for each in known
-        ),
+        amplification=max(float(each.max()) for each in rates if each is not None),
         reach=ORIENTATION if _turns(path.field) else None,
         damping=_damping(path, known),
     )
@@ -189,7 +193,11 @@ def _with_layers(row: BlockStability, path: Path, y: Tensor, layers: Layers) -> 
 
 def _with_bound_of_layers(row: BlockStability) -> BlockStability:
     """Where the spectra of the kernels tell nothing, what those of the layers at their states do."""
-    known = [layer for layer in row.layers if not math.isnan(layer.amplification)]
+    known = [
+        layer
+        for layer in row.layers
+        if not (math.isnan(layer.amplification) or math.isnan(layer.step_bound))
+    ]
     if not known:
         return row
     tightest = min(known, key=lambda layer: layer.step_bound)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,7 +22,14 @@ from keelnet.propagation.checks import (
     step_from,
 )
 from keelnet.propagation.gradients import march
-from keelnet.propagation.integrators import Complex, Integrator, StabilityWarning, State, numbers
+from keelnet.propagation.integrators import (
+    Complex,
+    Integrator,
+    Real,
+    StabilityWarning,
+    State,
+    numbers,
+)
 
 Controls = dict[str, Tensor]
 
@@ -43,7 +50,7 @@ def step_bound(
     Verlet, one kernel: 2 / σ_max(K); two kernels: 2 / (‖K₁‖ ‖K₂‖); Leapfrog on a SymmetricField
     2 / ‖K‖; Euler there 2 / ‖K‖²; Euler on ½ (K − Kᵀ − γ I): γ / (ω² + γ²/4); Midpoint 1 / ω.
     0 where no step size is stable, inf where every one is; None where the field knows no spectrum,
-    as under a norm, which multiplies by up to 1 / √eps times its scale.
+    as under a norm, which multiplies by up to 1 / √eps times its scale, or the integrator no steps.
     damping="auto" counts as the γ that it takes at ``step_size``, or as 0 without one. λ is frozen in time: for controls that vary fast the bound is necessary but not sufficient.
 
     controls: one tensor a name, layers first, as for `propagate`. Raises ValueError for those that do not fit the
@@ -52,20 +59,32 @@ def step_bound(
     layers = _checked_spectra(integrator, field, controls, step_size)
     if layers is None:
         return None
-    steps = integrator.largest_steps(layers).min(axis=-1)
+    found = answered(integrator.largest_steps, layers)
+    if found is None:
+        return None
+    steps = found.min(axis=-1)
     layer = int(np.argmin(steps))
     return StepBound(float(steps[layer]), layer)
+
+
+def answered(question: Callable[..., Real], *given: object) -> Real | None:
+    """Of an integrator's ``largest_steps`` or ``amplification``; None where one's own method leaves it unwritten."""
+    try:
+        return question(*given)
+    except NotImplementedError:
+        return None
 
 
 def largest_amplification(
     integrator: Integrator, field: Dynamics, controls: Controls, h: float
 ) -> float | None:
-    """The largest |R(h λ)| over all layers, f' at its largest; None where no spectrum is known.
+    """The largest |R(h λ)| over all layers, f' at its largest; None where no spectrum or no R is known.
 
     Raises ValueError as `step_bound` does.
     """
     layers = _checked_spectra(integrator, field, controls, h)
-    return None if layers is None else float(integrator.amplification(h, layers).max())
+    found = None if layers is None else answered(integrator.amplification, h, layers)
+    return None if found is None else float(found.max())
 
 
 def _checked_spectra(
@@ -158,11 +177,19 @@ def _advise(
     weight = controls["weight"]
     case = (integrator, field, h, _version(weight), _version(field.damping))
     known = _ADVICE.get(weight)  # type: ignore[no-untyped-call]
-    if known is None or known[0] != case:
+    if known is None or not _equal(known[0], case):
         known = (case, _advice(integrator, field, controls, h))
         _ADVICE[weight] = known
     if known[1] is not None:
         warnings.warn(known[1], StabilityWarning, stacklevel=4)
+
+
+def _equal(known: object, case: object) -> bool:
+    """By value, so that a method or a field that is made anew for every call is known again."""
+    try:
+        return known == case
+    except (RuntimeError, ValueError):  # values of one's own that hold arrays have no truth value
+        return False
 
 
 def _version(value: object) -> int:
@@ -177,8 +204,8 @@ def _advice(
     eigenvalues = _spectra(integrator, field, controls, h)
     if eigenvalues is None:
         return None
-    growth = float(integrator.amplification(h, eigenvalues).max())
-    if not growth > 1 + 1e-6:
+    found = answered(integrator.amplification, h, eigenvalues)
+    if found is None or not (growth := float(found.max())) > 1 + 1e-6:
         return None
     omega = float(np.abs(eigenvalues.imag).max())
     return (
