@@ -322,3 +322,22 @@ def leaves_of(scheme: Scheme, depth: int, dtype=torch.float64) -> tuple[torch.Te
     y0 = scheme.case.y0(dtype=dtype).requires_grad_()
     controls = scheme.case.controls(depth, dtype=dtype)
     return y0, {name: value.requires_grad_() for name, value in controls.items()}
+
+
+class Around(nn.Module):
+    """x + branch(x): a residual block."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def exact_growth(network: nn.Module, y: Tensor) -> float:
+    """The largest singular value of the network's Jacobian over the samples, by autograd."""
+    jacobians = (
+        torch.autograd.functional.jacobian(lambda x: network(x[None])[0], one) for one in y
+    )
+    return max(float(torch.linalg.matrix_norm(each, 2)) for each in jacobians)

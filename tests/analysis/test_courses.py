@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import exact_growth
 from torch import nn
 
 import keelnet as kn
@@ -122,11 +123,6 @@ def test_a_course_of_what_is_one_s_own_ends_at_the_growth_of_the_block(method, f
     block = kn.Block(method, field, 4, 1.0).double()
     y = torch.randn(3, 4, dtype=torch.float64)
     (row,) = kn.analysis.stability(block, y, layers="all").blocks
-    exact = max(
-        torch.linalg.matrix_norm(
-            torch.autograd.functional.jacobian(lambda x: block(x[None])[0], one), 2
-        ).item()
-        for one in y
-    )
+    exact = exact_growth(block, y)
     assert row.growth == pytest.approx(exact)
     assert row.course[-1][0] == pytest.approx(exact)

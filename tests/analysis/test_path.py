@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peaks import peak
+from problems import exact_growth
 
 import keelnet as kn
 from keelnet.analysis import growths
@@ -244,11 +245,6 @@ def test_the_growth_of_what_is_one_s_own_is_that_of_the_whole_jacobian(
     subject = kn.Block(method, field, 6, 3.0).double()
     y = torch.randn(2, width, dtype=torch.float64)
     (row,) = kn.analysis.stability(subject, y, layers="all").blocks
-    exact = max(
-        torch.linalg.matrix_norm(
-            torch.autograd.functional.jacobian(lambda x: subject(x[None])[0], one), 2
-        ).item()
-        for one in y
-    )
+    exact = exact_growth(subject, y)
     assert row.growth == pytest.approx(exact)
     assert row.course[-1][0] == pytest.approx(exact)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peaks import peak
+from problems import Around
 from torch import nn
 
 import keelnet as kn
@@ -354,15 +355,6 @@ class Bare(nn.Module):
 class Half(nn.Module):
     def forward(self, x):
         return 0.5 * x
-
-
-class Around(nn.Module):
-    def __init__(self, branch):
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x):
-        return x + self.branch(x)
 
 
 class Own(nn.Module):

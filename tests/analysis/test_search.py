@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from problems import Around
 from torch import nn
 
 import keelnet as kn
@@ -54,15 +55,6 @@ class PoolFormer(nn.Module):
     def forward(self, x):
         x = x + self.scale * self.mix(self.norm(x))
         return x + self.mlp(torch.relu(x))
-
-
-class Around(nn.Module):
-    def __init__(self, branch):
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x):
-        return x + self.branch(x)
 
 
 class InSeries(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -67,8 +66,9 @@ def _guarded(arguments: list[str], debug: bool) -> int:
 
 def _says_no_memory(error: Exception) -> bool:
     """Python's own, numpy's, and torch's, which come without a class of their own on the CPU."""
-    words = r"allocate memory|not enough memory|out of memory|could not create a (primitive|memory)"
-    spoken = isinstance(error, RuntimeError) and re.search(words, str(error), re.IGNORECASE)
+    from keelnet.experiments.resident import REFUSED
+
+    spoken = isinstance(error, RuntimeError) and REFUSED.search(str(error))
     return bool(spoken) or isinstance(error, MemoryError)
 
 

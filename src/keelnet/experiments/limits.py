@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +15,10 @@ from keelnet.experiments.ledger import as_text
 from keelnet.experiments.plan import Plan
 from keelnet.experiments.problems import device_named
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.resident import STATUS, status_of
+from keelnet.experiments.resident import REFUSED, STATUS, status_of
 from keelnet.experiments.tasks import Report
 from keelnet.learning.processes import team_of
 from keelnet.learning.progress import Progress
-
-_REFUSED = re.compile(r"alloc|out of memory|could not create a (primitive|memory)", re.IGNORECASE)
 
 
 def limited(
@@ -90,5 +87,5 @@ def _says_no_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
-        _REFUSED.search(str(error))
+        REFUSED.search(str(error))
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+# What torch and its libraries say, in errors without a class of their own, where memory is refused.
+REFUSED = re.compile(
+    r"allocate memory|bad_alloc|not enough memory|out of memory|could not create a (primitive|memory)",
+    re.IGNORECASE,
+)
 
 
 def status_of(name: str) -> int:
