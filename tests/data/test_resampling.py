@@ -73,6 +73,45 @@ def test_means_are_taken_where_voxels_grow():
     np.testing.assert_allclose(resampled(x, (1, 1, 1), 2.0), cells, rtol=1e-5)
 
 
+def mean_of_parts(values, sides):
+    """Means over equal parts by their definition: every voxel in as many pieces as parts are wanted."""
+    for axis, side in enumerate(sides, 1):
+        pieces = np.repeat(np.moveaxis(values, axis, -1), side, -1)
+        pieces = pieces.reshape(*pieces.shape[:-1], side, -1)
+        values = np.moveaxis(pieces.mean(-1), -1, axis)
+    return values
+
+
+@given(space=SPACES, wanted=st.floats(1.05, 6), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_means_are_those_of_parts_of_one_size_also_where_sides_do_not_divide(space, wanted, seed):
+    x = np.random.default_rng(seed).uniform(1, 2, (2, *space))
+    moved = resampled(x, (1.0,) * 3, wanted)
+    np.testing.assert_allclose(moved, mean_of_parts(x, moved.shape[1:]), rtol=1e-5)
+    assert moved.mean() == pytest.approx(x.mean(), rel=1e-5)
+
+
+@given(old=st.integers(4, 160), wanted=st.floats(1.05, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_ramp_is_what_it_is_where_the_new_voxels_are(old, wanted):
+    ramp = np.broadcast_to(np.arange(old)[:, None, None] + 0.5, (1, old, 2, 2))
+    found = resampled(ramp, (1.0, wanted, wanted), wanted)[0, :, 0, 0]
+    centres = (np.arange(len(found)) + 0.5) * old / len(found)
+    # A voxel is one value: where a part cuts it, the ramp is off by an eighth of a voxel at most.
+    np.testing.assert_allclose(found, centres, atol=0.126)
+
+
+@pytest.mark.parametrize("box", [(40, 41, 39), (37, 43, 41)])
+def test_a_tumour_near_an_edge_stays_where_it_is(box):
+    for place in (9.3, 30.6):
+        away = np.indices(box) + 0.5 - place
+        classes = ((away**2).sum(0) < 49).astype(np.uint8)
+        moved = resampled_classes(classes, (1.0,) * 3, 2.0)
+        voxel = np.array(box) / moved.shape
+        shift = ((np.argwhere(moved) + 0.5) * voxel).mean(0) - (np.argwhere(classes) + 0.5).mean(0)
+        np.testing.assert_allclose(shift, 0, atol=0.12)
+
+
 @pytest.mark.parametrize("space", [(7, 9, 11), (3, 2, 20), (5, 5, 5)])
 def test_planes_are_the_linear_interpolation_of_the_whole(space):
     import torch

@@ -30,7 +30,8 @@ def resampled(
     """x (channels, *space) on voxels of ``wanted`` mm: means where they are coarser, linear where finer.
 
     Voxels that are 0 in every channel lie outside the brain: they add nothing to their neighbours, and
-    a voxel that holds less than half of brain is 0.
+    a voxel that holds less than half of brain is 0. The same space is cut into another whole number of voxels
+    (`space_at`), so a voxel measures old side · width / new side, near ``wanted``.
     """
     space = space_at(x.shape[1:], spacing, wanted)
     values = np.asarray(x, np.float32)
@@ -39,7 +40,7 @@ def resampled(
     brain = torch.from_numpy((values != 0).any(0).astype(np.float32))
     share = _moved(brain[None], space)[0]
     result = np.stack([_moved(torch.from_numpy(each)[None], space)[0].numpy() for each in values])
-    inside = share.numpy() >= 0.5
+    inside = share.numpy() >= 0.5 - ROUNDING
     return np.where(inside, result / np.maximum(share.numpy(), 0.5), 0).astype(np.float32)
 
 
@@ -48,14 +49,40 @@ def _moved(values: Tensor, space: Space) -> Tensor:
     for axis, side in enumerate(space, 1):
         old = values.shape[axis]
         if side != old:
-            line = values.movedim(axis, -1)
-            flat = line.reshape(-1, 1, old)
-            if side < old:
-                flat = functional.adaptive_avg_pool1d(flat, side)
-            else:
-                flat = functional.interpolate(flat, side, mode="linear", align_corners=False)
-            values = flat.reshape(*line.shape[:-1], side).movedim(-1, axis)
+            values = (_means if side < old else _between)(values, axis, side)
     return values
+
+
+def _means(values: Tensor, axis: int, side: int) -> Tensor:
+    """Means over ``side`` equal parts of an axis, in which a voxel counts by how much of it lies in the part.
+
+    torch's adaptive pooling counts a voxel that two parts cut as a whole one in both: sides that do not divide would
+    be blurred and moved by up to half a voxel.
+    """
+    old = values.shape[axis]
+    # In steps of 1/side of a voxel everything is a whole number, and shares are exact.
+    start = np.arange(side) * old
+    first, last = start // side, (start + old - 1) // side
+    shape = [1] * values.ndim
+    shape[axis] = side
+    total: Tensor | None = None
+    for step in range(int((last - first).max()) + 1):
+        at = np.minimum(first + step, last)
+        inside = np.minimum(start + old, (at + 1) * side) - np.maximum(start, at * side)
+        share = np.where(first + step <= last, inside / old, 0).astype(np.float32)
+        part = values.index_select(axis, torch.from_numpy(at))
+        part *= torch.from_numpy(share).view(shape)
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total
+
+
+def _between(values: Tensor, axis: int, side: int) -> Tensor:
+    """Linear between the centres of voxels, constant beyond the outermost."""
+    line = values.movedim(axis, -1)
+    flat = line.reshape(-1, 1, values.shape[axis])
+    flat = functional.interpolate(flat, side, mode="linear", align_corners=False)
+    return flat.reshape(*line.shape[:-1], side).movedim(-1, axis)
 
 
 def resampled_classes(
