@@ -6,9 +6,10 @@ import os
 
 import numpy as np
 import pytest
-from scans import classes, volumes, write, write_case
+from scans import NEW, OLD, classes, volumes, write, write_case
 
 from keelnet.data.cases import find_cases
+from keelnet.data.conventions import convention_named
 from keelnet.data.scans import read_scans, settle
 
 HEADER = "case,flair,t1,t1ce,t2,seg"
@@ -52,7 +53,6 @@ def test_tables_are_read_as_programs_write_them(how, folder):
         ("case,flair,t1,t1ce,t1gd,t2\nc,a,b,c,d,e\n", "two columns for t1ce: t1ce and t1gd"),
         ("case,flair,t1,t1ce,t2,seg,mask\nc,a,b,c,d,e,f\n", "two columns for seg"),
         (f"{HEADER}\n{LINE}\n".encode("utf-16"), "no table in UTF-8"),
-        (f"{HEADER}\n{LINE}\n{LINE}\n", "two cases are called c"),
         (f"{HEADER}\n", "no case in"),
         ("", "no case in"),
     ],
@@ -106,3 +106,123 @@ def test_names_in_capitals_are_names(folder):
     (scan,) = read_scans(settle(find_cases([folder])))
     assert scan.name == "A"
     np.testing.assert_array_equal(scan.x, volumes())
+
+
+def listing(folder, names, words, separator, columns="case,flair,t1,t1ce,t2,seg"):
+    """A table of the files that a folder holds."""
+    lines = [
+        ",".join([name, *(f"{name}/{name}{separator}{word}.nii.gz" for word in (*words.values(), "seg"))])
+        for name in names
+    ]  # fmt: skip
+    return table(folder, "\n".join([columns, *lines, ""]))
+
+
+EDITIONS = {  # a name, words for the modalities, values of necrosis, edema, enhancing: the convention
+    "up to 2021": ("BraTS2021_0000", OLD, (1, 2, 4), "brats2021"),
+    "2023": ("BraTS-GLI-0000", NEW, (1, 2, 3), "brats2023"),
+    "children": ("BraTS-PED-0000", NEW, (2, 4, 1), "peds2024"),
+    "a cavity and nothing that enhances": ("BraTS-GLI-0000", NEW, (1, 2, 4), None),
+    "another convention": ("BraTS2021_0000", OLD, (1, 2, 3), None),
+}
+
+
+@pytest.mark.parametrize("which", EDITIONS)
+def test_files_in_a_table_mean_what_they_mean_in_a_folder(which, tmp_path):
+    stem, words, values, name = EDITIONS[which]
+    separator = "_" if words is OLD else "-"
+    names = [f"{stem}{number}{'-000' * (words is NEW)}" for number in range(2)]
+    for each in names:
+        write_case(tmp_path, each, words, values, separator)
+    path = listing(tmp_path, names, words, separator)
+    if name is None:
+        for source in (tmp_path, path):
+            with pytest.raises(ValueError, match="--labels brats2021"):
+                settle(find_cases([source]))
+        return
+    for source in (tmp_path, path):
+        found = settle(find_cases([source]))
+        assert found.convention.name == name
+        for scan in read_scans(found):
+            np.testing.assert_array_equal(scan.classes, classes())
+
+
+@pytest.mark.parametrize("where", ["case", "file", "folder"])
+def test_children_in_a_table_are_told_by_any_of_its_names(where, tmp_path):
+    names = {each: "BraTS-PED-00001-000" if each == where else "x" for each in ("case", "file", "folder")}  # fmt: skip
+    begin = f"{names['file']}-" if where == "file" else ""
+    for volume, word in zip(volumes(), NEW.values(), strict=True):
+        write(tmp_path / names["folder"] / f"{begin}{word}.nii.gz", volume)
+    write(tmp_path / names["folder"] / "seg.nii.gz", np.array([0, 2, 4, 1], np.uint8)[classes()])
+    files = [f"{names['folder']}/{begin}{word}.nii.gz" for word in NEW.values()]
+    line = ",".join([names["case"], *files, f"{names['folder']}/seg.nii.gz"])
+    (scan,) = read_scans(settle(find_cases([table(tmp_path, f"{HEADER}\n{line}\n")])))
+    np.testing.assert_array_equal(scan.classes, classes())
+
+
+@pytest.mark.parametrize("other", [NEW, None])
+def test_a_table_of_names_of_several_kinds_needs_the_flag(other, folder):
+    write_case(folder, "b", NEW, separator="-")
+    words = NEW if other else {word: f"{word}-1" for word in NEW}
+    for old, new in zip(NEW.values(), words.values(), strict=True):
+        (folder / "b" / f"b-{old}.nii.gz").rename(folder / "b" / f"b-{new}.nii.gz")
+    cells = [f"b/b-{word}.nii.gz" for word in (*words.values(), "seg")]
+    path = table(folder, f"{HEADER}\n{LINE}\n{','.join(['b', *cells])}\n")
+    with pytest.raises(ValueError, match="named by more than one convention.*--labels"):
+        settle(find_cases([path]))
+    scans = list(read_scans(settle(find_cases([path]), convention_named("brats2021"))))
+    for scan in scans:
+        np.testing.assert_array_equal(scan.classes, classes())
+    assert [scan.name for scan in scans] == ["b", "c"]
+
+
+@pytest.mark.parametrize("values", [(1, 2, 4), (1, 2, 3)])
+def test_a_table_of_files_whose_names_say_nothing_needs_the_flag(values, folder):
+    write_case(folder, "a", values=values)
+    for path in sorted((folder / "a").iterdir()):
+        path.rename(path.with_name(path.name.replace(".nii", "-1.nii")))
+    path = table(folder, f"{HEADER}\n{LINE.replace('.nii', '-1.nii')}\n")
+    with pytest.raises(ValueError, match="is not clear.*--labels brats2021"):
+        settle(find_cases([path]))
+
+
+NAMED = {  # columns before those of the files, and their cells in two lines: names, and what is said of the table
+    "subject": ("subject", ["S1", "S2"], ["S1", "S2"], ""),
+    "Patient ": ("Patient ", ["S1", "S2"], ["S1", "S2"], ""),
+    "case goes first": ("id,case", ["1,S1", "2,S2"], ["S1", "S2"], "not read: id"),
+    "one of each line": ("patient,id", ["p,S1", "p,S2"], ["S1", "S2"], "not read: patient"),
+    "one of no line": ("patient", ["p", "p"], ["line 2", "line 3"], "label_path; without a column case, cases are called by their lines"),
+    "other columns": ("case,age", ["S1,80", "S2,"], ["S1", "S2"], "columns of scans.csv that are not read: age"),
+    "a gap": ("name", ["S1", ""], ["S1", "line 3"], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", NAMED)
+def test_what_a_table_calls_its_cases_is_found_and_what_is_not_read_is_said(which, folder):
+    columns, cells, names, said = NAMED[which]
+    lines = [f"{HEADER.replace('case', columns)},label_path"]
+    lines += [f"{each}{LINE[1:]},x" for each in cells]
+    found = find_cases([table(folder, "\n".join([*lines, ""]))])
+    assert [case.name for case in found.cases] == names and not found.refused
+    (remark,) = found.remarks
+    assert said in remark and "label_path" in remark and remark in str(found)
+
+
+def test_every_bad_line_is_shown_whatever_its_name(folder):
+    lines = [HEADER, LINE, "q,a,b,c", "q,a,b,,d"]
+    found = find_cases([path := table(folder, "\n".join([*lines, ""]))])
+    assert [case.name for case in found.cases] == ["c"]
+    assert [*found.refused.items()] == [
+        (f"q ({path}, line 3)", "line 3 of scans.csv names no file for t2"),
+        (f"q ({path}, line 4)", "line 4 of scans.csv names no file for t1ce"),
+    ]
+
+
+def test_a_line_that_stands_twice_counts_once_and_two_cases_of_one_name_are_refused(folder):
+    bare = LINE.replace("a/a_seg.nii.gz", "")
+    found = find_cases([table(folder, f"{HEADER}\n{LINE}\n{LINE}\nd{LINE[1:]}\n")])
+    assert [case.name for case in found.cases] == ["c", "d"] and not found.refused
+    found = find_cases([table(folder, f"{HEADER}\n{LINE}\n{bare}\nd{LINE[1:]}\n")])
+    assert [case.name for case in found.cases] == ["d"] and len(found.refused) == 2
+    for reason in found.refused.values():
+        assert "two cases are called c, in lines 2 and 3 of scans.csv" in reason
+        assert "the column case" in reason

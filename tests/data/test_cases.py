@@ -265,10 +265,6 @@ def test_a_folder_without_a_case_is_refused(tmp_path):
     (tmp_path / "note.txt").write_text("?")
     with pytest.raises(ValueError, match="neither a folder"):
         find_cases([tmp_path / "note.txt"])
-    write_case(tmp_path / "a", "x")
-    write_case(tmp_path / "b", "x")
-    with pytest.raises(ValueError, match="two cases are called x"):
-        find_cases([tmp_path])
 
 
 @pytest.mark.parametrize("where", ["a", "z"])
@@ -383,6 +379,7 @@ def test_labels_that_several_files_may_hold_are_asked_for(tmp_path):
     found, scans = read(tmp_path)
     assert [scan.classes for scan in scans] == [None, None]
     assert "p1 is without labels: they may be W39_Segm.nii.gz or W40_Segm.nii.gz" in str(found)
+    assert find_cases([tmp_path, tmp_path]).unclear == found.unclear
     assert "and so in 1 more" in str(found)
 
 

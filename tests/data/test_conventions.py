@@ -19,7 +19,10 @@ SETTLED = {  # names, values case by case: the convention, and which cases are r
     "4 and 3 in 2023": ("new", [*MANY, {1, 2, 3, 4}], "brats2023", [3]),
     "4 in the Decathlon": ("msd", [*MANY, {1, 2, 4}], "msd", [3]),
     "4 in 2024": ("new", [*MANY, {1, 3, 4}, {2, 4}], "brats2024", []),
-    "9 in a table": ("listed", [{1, 2, 4}, {1, 2, 9}], "brats2021", [1]),
+    "9 as a list says": ("brats2021", [{1, 2, 4}, {1, 2, 9}], "brats2021", [1]),
+    "a list without a 4 of children": ("peds2024", [{1, 2}, {1, 3}], "peds2024", []),
+    "1 alone twice": ("old", [{1}, set(), {1}], "brats2021", []),
+    "1 alone in most": ("old", [{1}, {1}, {1}, {2}], "brats2021", []),
     "4 of children": ("children", [{1, 2}, {1, 2, 4}, {1, 3}], "peds2024", []),
     "no tumour": ("new", [set(), {1, 2}], "brats2023", []),
 }
@@ -29,7 +32,10 @@ DOUBTFUL = {
     "4 without 3": ("new", [{1, 2, 4}, {1, 2, 4}, {1, 2, 3}]),
     "no 4 of children": ("children", [{1, 2, 3}, {1, 2}]),
     "3 in a table": ("listed", [{1, 2, 3}]),
+    "4 in a table": ("listed", [{1, 2, 4}, {1, 2, 4}]),
     "3 and 4 in a table": ("listed", [{1, 2, 4}, {1, 2, 3}]),
+    "3 where a list says 4": ("brats2021", [{1, 2, 3}]),
+    **{f"1 alone, {names}": (names, [{1}] * 3) for names in ("old", "new", "msd", "listed")},
 }
 
 

@@ -3,12 +3,14 @@
 import gzip
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from keelnet.data import picture_sets
+from keelnet.data.images import digits, stratified
 from keelnet.data.picture_sets import cifar10, cifar100, fashion_mnist, mnist, mnist5k, stl10
 
 RANDOM = np.random.default_rng(0)
@@ -154,6 +156,17 @@ def test_images_and_labels_that_do_not_fit_are_refused(tmp_path, fault):
         images.write_bytes(idx(np.zeros((240, 32, 32), np.uint8)))
     with pytest.raises(ValueError, match=r"images \(3 axes\)|as many images of 28"):
         mnist(tmp_path)
+
+
+def test_the_page_says_how_many_digits_validate():
+    """Classes differ in size, so the share of each is rounded."""
+    page = (Path(__file__).parents[2] / "docs" / "classification.md").read_text(encoding="utf-8")
+    sizes = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    labels = torch.repeat_interleave(torch.arange(10), torch.tensor(sizes))
+    withheld = int(stratified(labels, 1 / 12, 0).sum())
+    assert f"| {60_000 - withheld:,} / {withheld} / 10,000" in page
+    few = digits()
+    assert f"| {few.count} / {len(few.validation[0])} / – |" in page
 
 
 def test_mnist5k_without_its_package_says_what_to_install(monkeypatch):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scans import volumes, write_case
+from scans import NEW, volumes, write_case
 
+from keelnet.data import prepared as module
 from keelnet.data.cases import find_cases
-from keelnet.data.prepared import Prepared
+from keelnet.data.conventions import convention_named
+from keelnet.data.prepared import Prepared, content_of
 from keelnet.data.scans import read_scans, settle
 
 
@@ -55,3 +59,66 @@ def test_a_case_whose_files_were_cut_off_counts_no_more(scan, tmp_path):
         path.write_bytes(content)
     assert prepared.has("a", "s") and not prepared.has("a", "another")
     np.testing.assert_array_equal(np.asarray(prepared.volume("a").x) == 0, volumes()[:, 0:] == 0)
+
+
+def full(classes):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_case_that_was_half_replaced_by_another_counts_no_more(tmp_path, monkeypatch):
+    write_case(tmp_path / "scans", "a", NEW, (1, 2, 3), "-")
+    one, other = (
+        next(read_scans(settle(find_cases([tmp_path / "scans"]), convention_named(labels))))
+        for labels in ("brats2023", "msd")
+    )
+    prepared = Prepared(tmp_path / "cache")
+    prepared.add(one, signature="one")
+    assert prepared.has("a", "one")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(module, "_places", full)  # when the classes are replaced
+        prepared.add(other, signature="other")
+    assert not prepared.has("a", "one") and not prepared.has("a", "other")
+    prepared.add(other, signature="other")
+    assert prepared.has("a", "other")
+
+
+def test_a_case_that_is_prepared_again_can_be_read_all_the_time(scan, tmp_path, monkeypatch):
+    """Two runs that begin at once prepare the same: the one that is ready first reads on."""
+    prepared = Prepared(tmp_path / "cache")
+    prepared.add(scan, signature="s")
+    monkeypatch.setattr(module, "_places", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepared.add(scan, signature="s")
+    assert prepared.has("a", "s")
+    with pytest.raises(OSError, match="No space left"):
+        prepared.add(scan, 4.0, signature="s")  # on other voxels it is another
+    assert not prepared.has("a", "s")
+
+
+def read(folder):
+    return next(read_scans(settle(find_cases([folder]), convention_named("brats2021"))))
+
+
+def test_a_case_is_known_by_its_voxels_whatever_files_hold_them(tmp_path):
+    folder = write_case(tmp_path / "scans", "a")
+    known = content_of(read(folder))
+    for path in folder.iterdir():
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1, mtime=9))
+    assert content_of(read(folder)) == known
+    Prepared(tmp_path / "cache").add(read(folder), 4.0)
+    assert Prepared(tmp_path / "cache").volume("a").content == known
+    write_case(tmp_path / "scans", "a", affine=np.diag([2.0, -2.0, 2.0, 1.0]))
+    assert content_of(read(folder)) != known  # turned round
+
+
+@pytest.mark.parametrize("what", ["x", "classes", "geometry"])
+def test_a_case_of_other_voxels_is_another(tmp_path, what):
+    one = read(write_case(tmp_path / "scans", "a"))
+    value = getattr(one, what)
+    if what == "geometry":
+        other = replace(one, geometry=replace(value, affine=value.affine * 1.5))
+    else:
+        changed = value.copy()
+        changed[(..., 4, 3, 3)] = 1
+        other = replace(one, **{what: changed})
+    assert content_of(other) != content_of(one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,11 +20,20 @@ from keelnet.data.cases import find_cases
 from keelnet.data.prepared import Prepared
 from keelnet.data.scans import read_scans, settle
 from keelnet.data.synthetic import Synthesis
+from keelnet.experiments import crews
 from keelnet.experiments.evaluate import trained_on
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
-from keelnet.experiments.scan_sets import _make, patient_of, scan_set, synthetic_set
+from keelnet.experiments.scan_sets import (
+    LOADED,
+    PREPARING,
+    _make,
+    patient_of,
+    scan_set,
+    synthetic_set,
+)
 from keelnet.experiments.segment import segmenting_of
+from keelnet.experiments.tumours import tumour_task
 
 NAMES = ("a", "b", "ü c")
 
@@ -119,6 +129,21 @@ def test_preparing_twice_prepares_once_and_a_changed_file_again(folder):
     assert len(found.training) == 2
 
 
+def test_scans_are_prepared_within_the_memory_that_is_left(folder, monkeypatch):
+    """By this process alone where no other has room; the numbers are said where it has none either."""
+    monkeypatch.setattr(crews.ProcessPoolExecutor, "submit", None)
+    voxels = math.prod(SHAPE)
+    monkeypatch.setattr(crews, "room", lambda: LOADED + PREPARING * voxels - 1)
+    words = r"preparing a \(9 × 8 × 7 voxels\) takes 50.0 MB, and .* are left for it: give it 10.0 MB more"
+    with pytest.raises(ValueError, match=words):
+        scan_set(small(folder), lambda line: None)
+    monkeypatch.setattr(crews, "room", lambda: LOADED + PREPARING * voxels)
+    found = scan_set(small(folder), lambda line: None)
+    assert len(found.training) + len(found.withheld) == len(NAMES)
+    monkeypatch.setattr(crews, "room", lambda: 0)
+    scan_set(small(folder), lambda line: None)  # they are there
+
+
 PATIENTS = {
     "BraTS-GLI-00005-100": "BraTS-GLI-00005",
     "BraTS-GLI-00005-101": "BraTS-GLI-00005",
@@ -131,6 +156,8 @@ PATIENTS = {
     "sub-01_ses-2": "sub-01",
     "sub-011_ses-2": "sub-011",
     "sub-glioma_001": "sub-glioma_001",
+    "p1_ses-1": "p1",
+    "site_p1_ses-2_anat": "site_p1",
     "BraTS2021_00005": "BraTS2021_00005",
     "Brats17_TCIA_201_1": "Brats17_TCIA_201_1",
     "BRATS_001": "BRATS_001",
@@ -179,6 +206,68 @@ def test_a_run_is_not_gone_on_with_on_other_cases(change, folder, tmp_path):
         write_case(folder, "d", seed=7)
     list(train(small(folder, epochs=3), tmp_path / "run", resume=True))
     assert load_run(tmp_path / "run").scores["best_epoch"]
+
+
+def test_a_run_is_not_gone_on_with_on_other_voxels(folder, tmp_path):
+    steps = train(small(folder, epochs=3), tmp_path / "run")
+    next(steps)
+    steps.close()
+    path = folder / "b" / "b_seg.nii.gz"
+    before, image = path.read_bytes(), nibabel.load(path)
+    values = np.asanyarray(image.dataobj).copy()
+    values[4, 3, 3] = 1  # it was 4
+    write(path, values, image.affine)
+    with pytest.raises(
+        ValueError, match=r"labels of b in .* others than when the run began; restore"
+    ):
+        list(train(small(folder, epochs=3), tmp_path / "run", resume=True))
+    path.write_bytes(before)  # at another time
+    list(train(small(folder, epochs=3), tmp_path / "run", resume=True))
+    assert load_run(tmp_path / "run").scores["best_epoch"]
+
+
+def test_where_voxels_are_not_known_a_run_of_an_earlier_version_is_gone_on_with(folder, tmp_path):
+    task = tumour_task(small(folder), torch.device("cpu"), lambda line: None)
+    split = task.about()["split.json"]
+    assert set(split["content"]) == set(NAMES) and all(split["content"].values())
+
+    def gone_on_with(task, **changes):
+        (tmp_path / "split.json").write_text(json.dumps(split | changes))
+        task.require_same(tmp_path)
+
+    gone_on_with(task)
+    gone_on_with(task, content={})
+    other = dict.fromkeys(NAMES, "0" * 32)
+    with pytest.raises(ValueError, match=r"scans or labels of .* are others than when"):
+        gone_on_with(task, content=other)
+    task.withheld = [replace(each, content="") for each in task.withheld]
+    gone_on_with(task, content=split["content"] | {each.name: "0" for each in task.withheld})
+
+
+def test_a_run_is_not_gone_on_with_where_labels_are_read_otherwise(folder, tmp_path):
+    steps = train(small(folder, epochs=3), tmp_path / "run")
+    next(steps)
+    steps.close()
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    (tmp_path / "run" / "split.json").write_text(json.dumps(split | {"labels": "brats2024"}))
+    with pytest.raises(ValueError, match="are read as brats2021, and were as brats2024"):
+        list(train(small(folder, epochs=3), tmp_path / "run", resume=True))
+    del split["labels"]  # as runs of earlier versions do not say
+    (tmp_path / "run" / "split.json").write_text(json.dumps(split))
+    list(train(small(folder, epochs=3), tmp_path / "run", resume=True))
+
+
+def test_runs_that_read_labels_otherwise_do_not_share_what_is_prepared(tmp_path):
+    for seed, name in enumerate("ab"):
+        write_case(tmp_path / "scans", name, NEW, (1, 2, 3), "-", seed=seed)
+    first = scan_set(small(tmp_path / "scans"), lambda line: None)
+    before = np.array(first.prepared.volume("a").classes)
+    other = scan_set(small(tmp_path / "scans", labels="msd"), lambda line: None)
+    np.testing.assert_array_equal(first.prepared.volume("a").classes, before)
+    assert (other.prepared.volume("a").classes != before).any()
+    heard: list[str] = []
+    scan_set(small(tmp_path / "scans"), heard.append)
+    assert not any("preparing" in line for line in heard)
 
 
 def test_a_listed_case_that_is_not_there_stops_the_run(folder, tmp_path):
@@ -260,6 +349,9 @@ def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
         ({"patch": (8, 8)}, "one side or three"),
         ({"withheld": 0.0}, "withheld must lie"),
         ({"judged": 0}, "judged"),
+        ({"lesion": 67.0}, "lesion is a share of the patches, from 0 to 1, got 67.0"),
+        ({"lesion": -1.0}, "lesion is a share"),
+        ({"lesion": math.nan}, "lesion is a share"),
         ({"spacing": 0.0}, "spacing must lie between 0.1 and 20 mm"),
         ({"spacing": -2.0}, "spacing must lie"),
         ({"workers": -1}, "workers"),

@@ -15,7 +15,8 @@ class Case:
     """One subject: a file for each modality, or one file of four volumes; perhaps its labels.
 
     ``names`` says how the files are named, see `conventions.convention_of`. ``order`` are the
-    modalities of a file of four volumes.
+    modalities of a file of four volumes. ``means`` is the convention that a dataset.json tells of, if it is not the
+    Decathlon's. ``bare``: called by its folder, as its files bear no name of their own.
     """
 
     name: str
@@ -23,6 +24,8 @@ class Case:
     labels: Path | None
     names: str
     order: tuple[str, ...] = ()
+    means: str = ""
+    bare: bool = False
 
     @property
     def first(self) -> Path:

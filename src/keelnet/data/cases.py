@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from keelnet.data.case import Case
+from keelnet.data.case_names import with_own_names
 from keelnet.data.case_tables import read_table
-from keelnet.data.conventions import ALIASES, MODALITIES, Convention
-from keelnet.data.refusals import Key, Refusals
+from keelnet.data.conventions import MODALITIES, Convention
+from keelnet.data.groups import Groups, hint
+from keelnet.data.refusals import Refusals
 from keelnet.data.stacks import decathlon, four, images_of, stacks
-from keelnet.data.volumes import is_volume, stem_of
-
-# <subject>_t1ce, <subject>-t1c, <subject>_seg …: a separator, then the last word.
-_NAMED = re.compile(r"^(?P<subject>.*?)[-_.]?(?P<kind>[A-Za-z0-9]+)$")
-_MARKS = r"(seg|segm|segmentation|labels?|mask)$"
-_SEGMENTATION = re.compile(r"(^|[-_.])" + _MARKS, re.IGNORECASE)
-# Masks of other programs, that mark the brain: <subject>_t1_brain_mask, <subject>_bet_mask …
-_OF_THE_HEAD = re.compile(r"(^|[-_.])(brain|bet|skull|head)[-_.]mask$", re.IGNORECASE)
-# What they mark in the brain: <subject>_brain_segmentation. It may be the labels of a subject <subject>_brain alone.
-_OF_THE_BRAIN = re.compile(
-    r"(^|[-_.])(brain|parenchyma|bet|skull|head)[-_.]" + _MARKS, re.IGNORECASE
-)
-_OF_A_TUMOUR = re.compile(r"tumou?r|lesion", re.IGNORECASE)
-_NEW = ("t1n", "t1c", "t2w", "t2f")
-_CHILDREN = re.compile(r"(^|[-_.])ped[-_.]", re.IGNORECASE)  # BraTS-PED-00001-000
+from keelnet.data.volumes import is_volume
 
 
 @dataclass
@@ -35,7 +22,8 @@ class Found:
     """Cases in the order of their names, those refused with the reason, and what was recognised.
 
     unclear: of cases without labels, which files may hold them. passed: files of four volumes beside cases of other
-    layouts, which are none of theirs.
+    layouts, which are none of theirs. remarks: what else was not read. scans: of those refused for their labels alone,
+    the case without labels, by the same name.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -45,6 +33,14 @@ class Found:
     layout: str = ""
     convention: Convention | None = None
     reason: str = ""
+    remarks: list[str] = field(default_factory=list)
+    scans: dict[str, Case] = field(default_factory=dict)
+
+    def for_prediction(self) -> Found:
+        """The same where labels do not matter: cases that are refused for them alone are cases without labels."""
+        cases = sorted([*self.cases, *self.scans.values()], key=lambda case: case.name)
+        refused = {name: reason for name, reason in self.refused.items() if name not in self.scans}
+        return replace(self, cases=cases, refused=refused, scans={})
 
     def __str__(self) -> str:
         count = len(self.cases)
@@ -56,9 +52,10 @@ class Found:
             lines.append(f"and so in {len(self.unclear) - 1} more")
         if self.passed:
             lines.append(
-                f"passed over, as there are cases named by modality: {len(self.passed)} of four volumes a file, such as"
+                f"passed over, as there are other cases: {len(self.passed)} of four volumes a file, such as"
                 f" {self.passed[0]}; to read them, put them into a folder imagesTr or beside a dataset.json"
             )
+        lines += self.remarks
         lines += [f"refused {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
@@ -66,69 +63,105 @@ class Found:
 def find_cases(inputs: Sequence[Path]) -> Found:
     """The cases in a folder (searched through), a single case's folder or files, or a CSV of paths.
 
-    Raises ValueError where there is none, and where two cases bear one name.
+    Cases of one name are refused, as are those whose name no file can have. Raises ValueError where there is none.
     """
-    found, refused = Found(), Refusals()
-    layouts: list[str] = []
-    loose: list[Path] = []
+    search = _Search()
+    loose: dict[str, Path] = {}
     for path in inputs:
         if not path.exists():
             raise ValueError(f"{path} does not exist")
         if path.is_dir():
-            layouts.append(_in_folder(path, found, refused))
+            search.folder(path)
         elif path.suffix.lower() == ".csv":
-            cases, bad = read_table(path)
-            found.cases += cases
-            for name, reason in bad.items():
-                refused.add(name, path, reason)
-            layouts.append(f"listed in {path.name}")
+            search.table(path)
         elif is_volume(path):
-            loose.append(path)
+            loose.setdefault(os.path.abspath(path), path)
         else:
             raise ValueError(f"{path} is neither a folder, a CSV of paths, nor a NIfTI file")
     if loose:
-        layouts.append(_grouped(loose, found, refused, named=True))
-    if not found.cases and not refused.reasons:
+        search.files([*loose.values()], named=True)
+    if not search.found.cases and not search.refused.reasons:
         shown = ", ".join(map(str, inputs))
         raise ValueError(
             f"no case in {shown}: wanted are NIfTI files named like <case>_t1ce.nii.gz or <case>-t1c.nii.gz,"
             " imagesTr/<case>.nii.gz with four volumes each, or a CSV with the columns case, "
             + ", ".join(MODALITIES)
         )
-    for case in list(found.cases):
-        if not case.can_name_files:
-            found.cases.remove(case)
-            shown = case.name.encode("utf-8", "backslashreplace").decode()
-            refused.add(
-                shown,
-                case.first.parent,
-                "no file can be called so: a case's name is UTF-8, starts with no dot and holds no slash and no line"
-                " break",
-            )
-    _require_own_names(found.cases)
-    found.refused = refused.named({case.name for case in found.cases})
-    found.cases.sort(key=lambda case: case.name)
-    found.layout = "; ".join(dict.fromkeys(layouts))
-    return found
+    return search.ended()
 
 
-def _require_own_names(cases: Iterable[Case]) -> None:
-    seen: dict[str, Path] = {}
-    for case in cases:
-        if case.name in seen:
-            raise ValueError(
-                f"two cases are called {case.name}: {seen[case.name]} and {case.first}"
-            )
-        seen[case.name] = case.first
+class _Search:
+    """What is found in one place after the other."""
 
+    def __init__(self) -> None:
+        self.found, self.refused = Found(), Refusals()
+        self.layouts: list[str] = []
+        self.marked: dict[str, list[Path]] = {}
 
-def _in_folder(folder: Path, found: Found, refused: Refusals) -> str:
-    for root in (folder, folder / "imagesTr"):
-        if root.is_dir() and (images := images_of(root)):
-            cases, layout = decathlon(images)
-            found.cases += cases
-            return layout
-    return _grouped(sorted(_volumes_in(folder, refused)), found, refused)
+    def table(self, path: Path) -> None:
+        cases, unread = read_table(path, self.refused)
+        self.found.cases += cases
+        self.found.remarks += unread
+        self.layouts.append(f"listed in {path.name}")
+
+    def folder(self, folder: Path) -> None:
+        files = sorted(_volumes_in(folder, self.refused))
+        for root in (folder, folder / "imagesTr"):
+            own = [path for path in files if path.parent == root]
+            if own and images_of(root):
+                cases, layout = decathlon(own, self.refused)
+                self.found.cases += cases
+                self.layouts.append(layout)
+                # A set to test on is asked for by its own folder.
+                apart = (root, root.with_name("imagesTs")) if root != folder else (root,)
+                self.files([path for path in files if path.parent not in apart], whole=True)
+                return
+        self.files(files)
+
+    def files(self, files: Sequence[Path], named: bool = False, whole: bool = False) -> None:
+        """Files by their names; ``named``: each was asked for. ``whole``: there are cases beside them."""
+        groups = Groups(files)
+        self.found.cases += groups.cases(self.refused, self.found.unclear)
+        whole = whole or (not named and bool(groups.taken))
+        stacked, passed = stacks(groups.others, groups.taken, whole, self.refused)
+        self.found.cases += stacked
+        self.found.passed += passed
+        self.layouts += ["a file for each modality"] * bool(groups)
+        self.layouts += [four(case.order) for case in stacked]
+        for name, paths in groups.marked.items():
+            self.marked.setdefault(name, []).extend(paths)
+
+    def ended(self) -> Found:
+        """All of it, by names."""
+        found, refused = self.found, self.refused
+        named = self._nameable(with_own_names(self._nameable(found.cases), refused))
+        found.cases = sorted(named, key=lambda case: case.name)
+        said = {line.partition(" is without labels")[0] for line in found.unclear}
+        bare = (case for case in found.cases if case.labels is None and case.name not in said)
+        found.unclear += [line for case in bare if (line := hint(case, self.marked))]
+        found.unclear = [*dict.fromkeys(found.unclear)]  # a folder may be asked for twice
+        found.passed = [*dict.fromkeys(found.passed)]
+        shown = refused.shown({case.name for case in found.cases})
+        found.refused = {shown[key]: reason for key, reason in refused.reasons.items()}
+        found.scans = {
+            case.name: case
+            for key, case in refused.scans.items()
+            if case.name == shown[key] and case.can_name_files
+        }
+        found.layout = "; ".join(dict.fromkeys(self.layouts)) or "a file for each modality"
+        return found
+
+    def _nameable(self, cases: Sequence[Case]) -> list[Case]:
+        """Those by whose name files can be called; the others are refused."""
+        for case in cases:
+            if not case.can_name_files:
+                self.refused.add(
+                    case.name.encode("utf-8", "backslashreplace").decode(),
+                    case.first.parent,
+                    "no file can be called so: a case's name is UTF-8, starts with no dot and holds no slash and no line"
+                    " break",
+                )
+        return [case for case in cases if case.can_name_files]
 
 
 def _volumes_in(folder: Path, refused: Refusals) -> Iterator[Path]:
@@ -145,99 +178,10 @@ def _volumes_in(folder: Path, refused: Refusals) -> Iterator[Path]:
             inner.clear()
             continue
         seen.add(place)
+        # What a bin holds, or a program that was killed: .Trash-1000, .unfinished.
+        inner[:] = [name for name in inner if not name.startswith(".")]
         yield from (
             path
             for path in (Path(root) / name for name in names)
             if is_volume(path) and path.is_file()
         )
-
-
-def _grouped(files: Sequence[Path], found: Found, refused: Refusals, named: bool = False) -> str:
-    """Files of one folder that share the name before their last word are a case; ``named``: each was asked for."""
-    groups: dict[Key, dict[str, Path]] = {}
-    spellings: dict[Key, set[str]] = {}
-    segmentations: dict[Key, list[Path]] = {}
-    twice: dict[Key, str] = {}
-    odd: dict[Path, list[Path]] = {}
-    tissues: dict[Path, list[Path]] = {}
-    others: list[Path] = []
-    for path in files:
-        stem = stem_of(path)
-        match = _NAMED.match(stem)
-        kind = match["kind"].lower() if match else ""
-        if match and kind in ALIASES:
-            key = path.parent, match["subject"].rstrip("-_.")
-            modality, own = ALIASES[kind], groups.setdefault(key, {})
-            if modality in own:
-                twice[key] = f"two files for {modality}: {own[modality].name} and {path.name}"
-            own[modality] = path
-            spellings.setdefault(key, set()).add(kind)
-        elif (marked := _SEGMENTATION.search(stem)) and not _OF_THE_HEAD.search(stem):
-            key = path.parent, stem[: marked.start()].rstrip("-_.")
-            segmentations.setdefault(key, []).append(path)
-            if _OF_THE_BRAIN.search(stem):
-                tissues.setdefault(path.parent, []).append(path)
-            elif marked[2].lower() != "mask" or _OF_A_TUMOUR.search(stem):
-                odd.setdefault(path.parent, []).append(path)
-        else:
-            others.append(path)
-    for (folder, subject), paths in groups.items():
-        name = subject or _called(folder)
-        labels = segmentations.get((folder, subject), [])
-        if reason := twice.get((folder, subject)) or _wrong_in(paths, labels, folder):
-            refused.add(name, folder, reason)
-            continue
-        alone = [key for key in groups if key[0] == folder]
-        # One mask of the 2020 set bears the name of another study.
-        if not labels and len(alone) == 1:
-            labels = _left_over(odd.get(folder, []), paths["t1"])
-            passed = [path for path in odd.get(folder, []) if path not in labels]
-            if not labels and (left := [*tissues.get(folder, []), *passed]):
-                found.unclear.append(
-                    f"{name} is without labels: {left[0].name} is taken for tissues of the brain; if it marks the"
-                    f" tumour, give it the name of the scans, with seg for the modality"
-                )
-        if len(labels) > 1:
-            found.unclear.append(
-                f"{name} is without labels: they may be {labels[0].name} or {labels[1].name};"
-                " give the right one the name of the scans, with seg for the modality"
-            )
-        own = {modality: paths[modality] for modality in MODALITIES}
-        names = _names(name, spellings[folder, subject])
-        found.cases.append(Case(name, own, labels[0] if len(labels) == 1 else None, names))
-    whole = not named and any(own.keys() >= {*MODALITIES} for own in groups.values())
-    taken = {folder for (folder, _), own in groups.items() if own.keys() >= {*MODALITIES}}
-    stacked, passed = stacks(others, taken, whole, refused)
-    found.cases += stacked
-    found.passed += passed
-    told = ["a file for each modality"] if groups or not stacked else []
-    return "; ".join(dict.fromkeys([*told, *(four(case.order) for case in stacked)]))
-
-
-def _wrong_in(paths: Mapping[str, Path], labels: Sequence[Path], folder: Path) -> str:
-    """What keeps files from being a case; empty where nothing does."""
-    if missing := [each for each in MODALITIES if each not in paths]:
-        return f"{', '.join(missing)} missing in {folder}"
-    if len(labels) > 1:
-        return f"two files of labels: {labels[0].name} and {labels[1].name}"
-    return ""
-
-
-def _left_over(odd: Sequence[Path], t1: Path) -> list[Path]:
-    """Which of these may be the labels of the only case in their folder: one that says so, or any but T1's tissues."""
-    # Segmenters of tissues, as FAST, call what they find on <subject>_t1 <subject>_t1_seg.
-    own = [path for path in odd if _SEGMENTATION.sub("", stem_of(path)) != stem_of(t1)]
-    named = [path for path in own if _OF_A_TUMOUR.search(stem_of(path))]
-    return named if len(named) == 1 else own
-
-
-def _called(folder: Path) -> str:
-    """Also where it is "."; a link by its own name."""
-    return Path(os.path.abspath(folder)).name
-
-
-def _names(subject: str, words: set[str]) -> str:
-    """How the files of a case are named, see `conventions.convention_of`."""
-    if not words <= {*_NEW}:
-        return "old"
-    return "children" if _CHILDREN.search(subject) else "new"

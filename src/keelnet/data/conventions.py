@@ -109,6 +109,7 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
 
 _FLAG = f"--labels {'|'.join(CONVENTIONS)}"
 _MEANT = frozenset(value for each in CONVENTIONS.values() for value in each.classes)
+_MASKS = 3  # cases with tumour that are all of one label: fewer may be small tumours of one tissue
 
 
 def convention_named(name: str) -> Convention:
@@ -122,13 +123,21 @@ def convention_of(names: str, cases: Sequence[frozenset[int]]) -> tuple[Conventi
     """The convention of a set, from how its files are ``named`` and which label values its ``cases`` hold, and why.
 
     ``names`` is "old" (_t1ce, _flair), "new" (-t1c, -t2f), "children" (the same of BraTS-PED), "msd" (imagesTr, four
-    volumes a file), or "listed" (a table of paths, whose names say nothing). Values that no convention has are no evidence; a few cases that
+    volumes a file), "listed" (files whose names say nothing, as a table of paths may list them), or a convention's own
+    name, where a dataset.json tells of it. Values that no convention has are no evidence; a few cases that
     contradict names and the other cases leave a set settled: they are refused when they are read. Raises ValueError
-    where names and values do not settle it.
+    where names and values do not settle it, and where 1 alone marks every tumour, as a mask of the whole does.
     """
     told = [values & _MEANT for values in cases if values & _MEANT]
+    if len(told) >= _MASKS and all(values == {1} for values in told):
+        raise ValueError(
+            f"all {len(told)} tumours that were looked at are labelled 1 alone, as a mask of the whole tumour is, and 1"
+            f" is one of its parts; if it is meant so, say which with {_FLAG}"
+        )
     if names == "msd":
         return _fitting("msd", told, "files as in the Decathlon")
+    if names in CONVENTIONS:
+        return _fitting(names, told, "as a dataset.json says")
     if names == "old":
         return _fitting("brats2021", told, "modalities named as up to 2021")
     fours, both, threes = (
@@ -142,8 +151,6 @@ def convention_of(names: str, cases: Sequence[frozenset[int]]) -> tuple[Conventi
     if names == "new" and (not fours or len(fours) <= len(threes)):
         least = "" if fours else ", no label 4"
         return _fitting("brats2023", told, f"modalities named as from 2023{least}")
-    if names == "listed" and fours and not both and not threes:
-        return _fitting("brats2021", told, "label 4 and no label 3")
     raise ValueError(
         f"what the labels {_shown(told)} mean is not clear: 4 is enhancing tumour up to 2021 and a resection cavity"
         f" from 2024, 1 and 2 change places in the Decathlon, and 1 is enhancing tumour in children's sets from 2024; say which"

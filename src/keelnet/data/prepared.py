@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import mmap
@@ -22,7 +23,7 @@ from keelnet.data.scans import Scan
 PLACES = 2000
 FILES = 2  # that a mapped case keeps open: its image and its classes
 SPARE = 256  # open files that all else may need
-VERSION = 3  # of what is written; another one is prepared anew
+VERSION = 4  # of what is written; another one is prepared anew
 
 
 def brain_box(x: NDArray[np.float32], margin: int = 2) -> tuple[slice, slice, slice]:
@@ -80,11 +81,25 @@ def _places(classes: NDArray[np.uint8]) -> NDArray[np.int16]:
     return np.concatenate(found)
 
 
+def content_of(scan: Scan) -> str:
+    """A name for what is prepared of a scan: that of its voxels, classes and their size, whatever files hold them.
+
+    It is taken before anything is computed of them, which another processor may round otherwise.
+    """
+    assert scan.classes is not None
+    sides = [f"{side:.4f}" for side in scan.geometry.spacing]
+    found = hashlib.sha256(repr((VERSION, scan.x.shape, sides)).encode())
+    for values in (scan.x, scan.classes):
+        found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()[:32]
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A prepared case: x (4, right, anterior, superior) float16 and classes uint8, both mapped from files.
 
-    places (k, 4): voxels of each class of tumour, up to `PLACES`, and the class.
+    places (k, 4): voxels of each class of tumour, up to `PLACES`, and the class. content: `content_of` its scan; empty
+    where it is not known.
     """
 
     name: str
@@ -93,6 +108,7 @@ class Volume:
     places: NDArray[np.int16]
     spacing: tuple[float, float, float]
     folder: Path
+    content: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to another process, the files are mapped there: no copy travels."""
@@ -146,14 +162,27 @@ class Prepared:
         if spacing is not None:
             classes = resampled_classes(classes, sides, spacing)
         sides = _sides(scan.classes[box].shape, sides, classes.shape)
+        about = {"version": VERSION, "spacing": list(sides), "signature": signature}
+        about["content"] = content_of(scan)
+        self._withdraw(scan.name, about)
         self._write(f"{scan.name}.x.npy", x.astype(np.float16))
         self._write(f"{scan.name}.classes.npy", classes)
         self._write(f"{scan.name}.places.npy", _places(classes))
-        about = {"version": VERSION, "spacing": sides, "signature": signature}
         with _whole(
             self.folder / f"{scan.name}.json"
         ) as file:  # last: a case counts once it is there
             file.write(json.dumps(about).encode())
+
+    def _withdraw(self, name: str, about: dict[str, Any]) -> None:
+        """What vouches for other files of the case goes before they do: a write may fail between them.
+
+        For the same files it stays: another process may be reading the case.
+        """
+        path = self.folder / f"{name}.json"
+        with suppress(OSError, ValueError):
+            if about["signature"] and json.loads(path.read_text(encoding="utf-8")) == about:
+                return
+        path.unlink(missing_ok=True)
 
     def _write(self, name: str, values: NDArray[np.generic]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +208,7 @@ class Prepared:
         places = np.load(self.folder / f"{name}.places.npy")
         side = about["spacing"]
         sides = float(side[0]), float(side[1]), float(side[2])
-        return Volume(name, x, classes, places, sides, self.folder)
+        return Volume(name, x, classes, places, sides, self.folder, about.get("content", ""))
 
     def volumes(self, names: Sequence[str]) -> list[Volume]:
         """Prepared cases in this order. Raises ValueError where the system does not allow so many files to be open."""

@@ -23,7 +23,7 @@ LARGEST = 0.9
 FULLEST = 0.95
 # A label from 0 to 4 that a program stored as a scaled uint8 comes back wrong by at most 4 / 255 / 2.
 ROUNDING = 0.01
-LOOKED_AT = 24  # cases whose labels are read to find the convention
+LOOKED_AT = 25  # cases, at most, whose labels are read to find the convention
 
 
 class ScanWarning(UserWarning):
@@ -72,7 +72,7 @@ def settle(found: Found, given: Convention | None = None) -> Found:
     if given is not None:
         found.convention, found.reason = given, "as asked"
     elif labelled:
-        names = {case.names for case in labelled}
+        names = {case.means or case.names for case in labelled}
         if len(names) > 1:
             raise ValueError(
                 "the cases are named by more than one convention; read them one set at a time, or say"
@@ -97,8 +97,8 @@ def read_scans(found: Found, skip_bad: bool = False) -> Iterator[Scan]:
 
 def _spread(cases: Sequence[Case]) -> list[Case]:
     """Some cases from all over the set: editions that were joined lie one after the other."""
-    step = max(1, len(cases) // LOOKED_AT)
-    return list(cases[::step])[: LOOKED_AT + 1]
+    places = np.linspace(0, len(cases) - 1, min(len(cases), LOOKED_AT))
+    return [cases[place] for place in np.unique(places.round().astype(int))]
 
 
 def _values(case: Case) -> set[int]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from keelnet.data.case import Case
-from keelnet.data.conventions import ALIASES, MODALITIES
+from keelnet.data.conventions import MODALITIES
+from keelnet.data.listing import Listing
 from keelnet.data.refusals import Refusals
-from keelnet.data.volumes import is_volume, read_geometry, stem_of
+from keelnet.data.volumes import SUFFIXES, read_geometry, stem_of
+
+_MASKS = re.compile("(labels|mimics)(Tr|Ts)")
 
 
 def images_of(folder: Path) -> Path | None:
@@ -21,44 +24,62 @@ def images_of(folder: Path) -> Path | None:
     return None
 
 
-def decathlon(images: Path) -> tuple[list[Case], str]:
-    """imagesTr with four volumes a file, labelsTr beside it."""
-    cases = [stacked(path) for path in sorted(filter(is_volume, images.iterdir()))]
-    return cases, four(_order(images.parent))
+def holds_masks(folder: Path) -> bool:
+    """Whether it is one of a Decathlon's, with a mask for each of its images."""
+    found = _MASKS.fullmatch(folder.name)
+    return found is not None and folder.with_name(f"images{found[2]}").is_dir()
+
+
+def decathlon(files: Sequence[Path], refused: Refusals) -> tuple[list[Case], str]:
+    """What imagesTr holds, four volumes a file, with labelsTr beside it."""
+    stacked = Stacked(refused)
+    cases = [case for path in files if (case := stacked.case_of(path))]
+    return cases, four(stacked.listing(files[0].parent).order)
 
 
 def four(order: Sequence[str]) -> str:
     return f"Decathlon, four volumes a file ({', '.join(order)})"
 
 
-def stacked(path: Path) -> Case:
-    """A case of four volumes in a file; what they are and its labels lie where the Decathlon has them."""
+class Stacked:
+    """Cases of four volumes in a file; what they are and their labels lie where the Decathlon has them."""
+
+    def __init__(self, refused: Refusals) -> None:
+        self.refused = refused
+        self._listings: dict[Path, Listing] = {}
+
+    def listing(self, folder: Path) -> Listing:
+        """What is said of the files in a folder; read once. Raises ValueError."""
+        place = folder if (images := images_of(folder)) is None else images.parent
+        if place not in self._listings:
+            self._listings[place] = Listing.in_folder(place)
+        return self._listings[place]
+
+    def case_of(self, path: Path) -> Case | None:
+        """None where it is refused, with two files of labels."""
+        said = self.listing(path.parent)
+        labels = _labels_of(path)
+        one = labels[0] if len(labels) == 1 else None
+        case = Case(stem_of(path), {"all": path}, one, said.names, said.order, said.means)
+        if len(labels) < 2:
+            return case
+        reason = f"two files of labels: {labels[0].name} and {labels[1].name}"
+        self.refused.add(case.name, path.parent, reason, case)
+        return None
+
+
+def _labels_of(path: Path) -> list[Path]:
+    """Files of labels, packed or not, whichever the image is."""
     images = images_of(path.parent)
     if images is None:
-        return Case(stem_of(path), {"all": path}, None, "msd", _order(path.parent))
-    labels = images.parent / images.name.replace("images", "labels") / path.name
-    own = labels if labels.is_file() else None
-    return Case(stem_of(path), {"all": path}, own, "msd", _order(images.parent))
-
-
-def _order(folder: Path) -> tuple[str, ...]:
-    """The modalities of a file of four volumes: by dataset.json where there is one."""
-    path = folder / "dataset.json"
-    if not path.is_file():
-        return "flair", "t1", "t1ce", "t2"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))["modality"]
-        named = [str(table[key]) for key in sorted(table, key=int)]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(
-            f"{path} does not list its modalities ({type(error).__name__}: {error})"
-        ) from None
-    order = tuple(ALIASES.get(name.lower(), "") for name in named)
-    if sorted(order) != sorted(MODALITIES):
-        raise ValueError(
-            f"{path} lists the modalities {', '.join(named)}; {', '.join(MODALITIES)} are wanted"
-        )
-    return order
+        return []
+    folder = images.parent / images.name.replace("images", "labels")
+    found: list[Path] = []
+    for name in (path.name, *(stem_of(path) + suffix for suffix in SUFFIXES)):
+        labels = folder / name
+        if labels.is_file() and not any(labels.samefile(other) for other in found):
+            found.append(labels)
+    return found
 
 
 def stacks(
@@ -66,11 +87,12 @@ def stacks(
 ) -> tuple[list[Case], list[Path]]:
     """Files of four volumes, a case each, and those that are passed over.
 
-    taken: folders of cases named by modality. Where ``whole`` cases are named so, others are none of ours unless a
-    Decathlon's folder or list says it: four volumes may be directions of diffusion as well.
+    taken: folders of cases named by modality. Where there are ``whole`` cases of another kind, others are none of ours
+    unless a Decathlon's folder or list says it: four volumes may be directions of diffusion as well.
     """
     cases: list[Case] = []
     passed: list[Path] = []
+    stacked = Stacked(refused)
     for path in files:
         if path.parent in taken:
             continue
@@ -84,8 +106,8 @@ def stacks(
         if len(shape) == 4 and shape[3] == len(MODALITIES):
             if doubtful:
                 passed.append(path)
-            else:
-                cases.append(stacked(path))
+            elif case := stacked.case_of(path):
+                cases.append(case)
     return cases, passed
 
 

@@ -30,6 +30,16 @@ def peak_since() -> int:
     return peak
 
 
+def room() -> int | None:
+    """Bytes of private memory that this process may still take by its limit (RLIMIT_DATA); None without one."""
+    if not STATUS.exists():
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - status_of("VmData"))
+
+
 def private_of_children() -> int:
     """Bytes that the processes started by this one share with no other."""
     total = 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
+import math
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,17 +22,24 @@ from keelnet.data.conventions import Convention, convention_named
 from keelnet.data.prepared import Prepared
 from keelnet.data.scans import ScanWarning, read_scan, settle
 from keelnet.data.synthetic import Synthesis, write_cases
+from keelnet.data.volumes import read_geometry
 from keelnet.experiments.cache import cache_folder
+from keelnet.experiments.crews import Work, crew
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report
 
 SYNTHETIC = "brats2023"  # the layout of synthetic sets
 # Scans of one patient at two dates: BraTS-GLI-00005-100 and -101, UPENN-GBM-00001_11 and _21, UCSF-PDGM-0429 and
-# UCSF-PDGM-0429_FU003d, sub-01_ses-1 and sub-01_ses-2.
+# UCSF-PDGM-0429_FU003d, sub-01_ses-1 and sub-01_ses-2, p1_ses-1 and p1_ses-2.
 _DATED = re.compile(
-    r"(?P<patient>BraTS(?:-[A-Z]+)+-\d+(?=-\d)|UPENN-GBM-\d+(?=_\d)|UCSF-PDGM-\d+(?=_FU)|sub-[A-Z0-9]+(?=_[A-Z]+-))[-_].+",
+    r"(?P<patient>BraTS(?:-[A-Z]+)+-\d+(?=-\d)|UPENN-GBM-\d+(?=_\d)|UCSF-PDGM-\d+(?=_FU)|sub-[A-Z0-9]+(?=_[A-Z]+-)|"
+    r".+?(?=_ses-[A-Z0-9]))[-_].+",
     re.IGNORECASE,
 )
+# Bytes that work takes, as measured: a voxel of a scan (four modalities twice in float32, and what normalising one
+# adds), a voxel of a synthetic case, and whatever the case.
+PREPARING, MAKING, LOADED = 44, 150, 50_000_000
+HEAD = 9_000_000  # mm³ of a synthetic case
 EDITION = 3  # of the generator; a set of another edition is made anew
 
 
@@ -68,12 +75,12 @@ def scan_set(recipe: Recipe, report: Report) -> ScanSet:
     if unlabelled := len(found.cases) - len(cases):
         report(f"{unlabelled} cases without labels are left out")
     _stop_at_refused(found.refused, recipe.skip_bad)
-    prepared = Prepared(_place(folder, recipe.spacing))
+    labels = found.convention.name if found.convention else None
+    prepared = Prepared(_place(folder, recipe.spacing, labels))
     _prepare(cases, found, prepared, recipe, report)
     names = sorted(case.name for case in cases if case.name not in found.refused)
     training, withheld = _split(folder, names, recipe)
     files = {case.name: os.path.realpath(case.first) for case in cases if case.name in training}
-    labels = found.convention.name if found.convention else None
     return ScanSet(folder, prepared, training, withheld, found.refused, files, labels)
 
 
@@ -111,9 +118,9 @@ def _stop_at_refused(refused: dict[str, str], skip_bad: bool) -> None:
         raise ValueError(f"cases refused: {shown}{more}; --skip-bad trains without them")
 
 
-def _place(folder: Path, spacing: float | None) -> Path:
-    """Where cases of this folder are kept: another folder or spacing has a place of its own."""
-    key = hashlib.sha256(f"{folder.resolve()}\n{spacing}".encode()).hexdigest()[:16]
+def _place(folder: Path, spacing: float | None, labels: str | None) -> Path:
+    """Where cases of this folder are kept: another folder, spacing or convention of labels has a place of its own."""
+    key = hashlib.sha256(f"{folder.resolve()}\n{spacing}\n{labels}".encode()).hexdigest()[:16]
     return cache_folder() / "prepared" / key
 
 
@@ -144,7 +151,7 @@ def _prepare(
     if missing:
         report(f"preparing {len(missing)} cases in {prepared.folder}")
     labels = found.convention.name if found.convention else None
-    with _pool(len(missing)) as pool:
+    with crew(len(missing), lambda: _preparing(missing)) as pool:
         waiting = {
             pool.submit(
                 _prepare_one, case, labels, prepared, recipe.spacing, signatures[case.name]
@@ -164,6 +171,18 @@ def _prepare(
         report(f"left out {name}: {reason}")
 
 
+def _preparing(cases: Sequence[Case]) -> Work:
+    """What the largest of these takes."""
+    shapes = {}
+    for case in cases:
+        with suppress(ValueError):  # it will be refused when it is read
+            shapes[case.name] = read_geometry(case.first)[0].shape
+    name = max(shapes, key=lambda each: math.prod(shapes[each]), default="")
+    shape = shapes.get(name, (0, 0, 0))
+    described = f"preparing {name} ({' × '.join(map(str, shape))} voxels)"
+    return Work(described, LOADED + PREPARING * math.prod(shape))
+
+
 def _prepare_one(
     case: Case,
     convention: str | None,
@@ -180,7 +199,7 @@ def _prepare_one(
 
 
 def synthetic_set(recipe: Recipe, report: Report) -> Path:
-    """The folder of the recipe's synthetic cases, of which those not there yet are made, two at a time."""
+    """The folder of the recipe's synthetic cases, of which those not there yet are made."""
     name = f"{SYNTHETIC}-{recipe.resolution}mm-{EDITION}"
     folder = cache_folder() / "synthetic" / name / f"{recipe.cases}-cases"
     synthesis = Synthesis(0, recipe.resolution)
@@ -189,13 +208,18 @@ def synthetic_set(recipe: Recipe, report: Report) -> Path:
     missing = [number for number in range(recipe.cases) if not _made(folder, number)]
     if missing:
         report(f"making {len(missing)} synthetic cases at {recipe.resolution} mm in {folder}")
-    with _pool(len(missing)) as pool:
+    with crew(len(missing), lambda: _making(recipe.resolution)) as pool:
         waiting = [pool.submit(_make, synthesis, folder, number) for number in missing]
         for count, done in enumerate(as_completed(waiting), 1):
             done.result()
             if count % 10 == 0 and count < len(missing):
                 report(f"{count} of {len(missing)} made")
     return folder
+
+
+def _making(resolution: float) -> Work:
+    cells = math.ceil(HEAD / resolution**3)
+    return Work(f"making synthetic cases at {resolution} mm", LOADED + MAKING * cells)
 
 
 def _case_name(number: int) -> str:
@@ -221,16 +245,3 @@ def _make(synthesis: Synthesis, folder: Path, number: int) -> None:
                     raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[Executor]:
-    """Processes for this many jobs; what waits is dropped where one fails."""
-    # Forked processes would inherit OpenMP's threads, with which they can hang.
-    pool = ProcessPoolExecutor(
-        max(1, min(jobs, os.cpu_count() or 1, 8)), multiprocessing.get_context("spawn")
-    )
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Tumour(Task):
     """Whole tumour, core and enhancing tumour on FLAIR, T1, T1ce and T2."""
 
     inputs, outputs, dim, per_pixel, goal = 4, 3, 3, True, "mean_dice"
+    loss: ClassVar[Loss] = staticmethod(region_loss)
 
     def __init__(
         self, scans: ScanSet, patches: Patches, judged: int, device: torch.device, unit: int
@@ -42,10 +43,6 @@ class Tumour(Task):
         self.withheld = scans.prepared.volumes(scans.withheld)
         self.judged = self.withheld[:judged]
         self.tiling = Tiling(unit=max(8, unit))
-
-    @property
-    def loss(self) -> Loss:
-        return region_loss
 
     @property
     def example(self) -> Tensor:
@@ -98,6 +95,8 @@ class Tumour(Task):
         return {"overlay.png": pictures.tumours(shown, found)}
 
     def about(self) -> dict[str, Any]:
+        assert isinstance(self.source, Patches)
+        volumes = (*self.source.volumes, *self.withheld)
         return {
             SPLIT: {
                 "folder": os.path.abspath(self.scans.folder),
@@ -106,18 +105,26 @@ class Tumour(Task):
                 "withheld": list(self.scans.withheld),
                 "refused": self.scans.refused,
                 "files": self.scans.files,
+                "content": {volume.name: volume.content for volume in volumes},
             }
         }
 
     def require_same(self, run: Path) -> None:
-        """Cases that have come or gone change the split, and withheld ones would be trained on."""
+        """Cases that have come or gone change the split, and withheld ones would be trained on; the others and their
+        labels are what they were, in whatever files they lie.
+        """
         try:
             split = json.loads((run / SPLIT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{run / SPLIT} cannot be read ({error}); train anew") from None
         now = self.about()[SPLIT]
+        if (meant := split.get("labels")) and meant != now["labels"]:
+            raise ValueError(
+                f"labels of {self.scans.folder} are read as {now['labels']}, and were as {meant} when the run began;"
+                " restore them, or train anew"
+            )
         if all(split[part] == now[part] for part in ("training", "withheld")):
-            return
+            return self._require_unchanged(split.get("content", {}))
         before, after = ({*each["training"], *each["withheld"]} for each in (split, now))
         changed = [
             f"{', '.join(sorted(names)[:3])}{' and more' * (len(names) > 3)} {word}"
@@ -128,6 +135,21 @@ class Tumour(Task):
             f"{self.scans.folder} has other cases than when the run began"
             f" ({'; '.join(changed) or 'they are split otherwise'}); restore them, or train anew"
         )
+
+    def _require_unchanged(self, before: dict[str, str]) -> None:
+        """Of a run, or of cases, of an earlier version it is not known."""
+        now = self.about()[SPLIT]["content"]
+        changed = [
+            name
+            for name, content in now.items()
+            if content and before.get(name, "") not in ("", content)
+        ]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise ValueError(
+                f"scans or labels of {', '.join(changed[:3])}{more} in {self.scans.folder} are others than when the run"
+                " began; restore them, or train anew"
+            )
 
 
 def _dice_of(found: np.ndarray[Any, np.dtype[np.uint8]], volume: Volume) -> dict[str, float]:
@@ -154,6 +176,10 @@ def tumour_task(recipe: Recipe, device: torch.device, report: Report) -> Tumour:
         raise ValueError(
             "withheld must lie between 0 and 1 and judged be at least 1, got"
             f" {recipe.withheld!r} and {recipe.judged!r}"
+        )
+    if not 0 <= recipe.lesion <= 1:
+        raise ValueError(
+            f"lesion is a share of the patches, from 0 to 1, got {recipe.lesion!r}; two of three are lesion=0.67"
         )
     if recipe.spacing is not None and not SPACINGS[0] <= recipe.spacing <= SPACINGS[1]:
         raise ValueError(

@@ -1,0 +1,46 @@
+"""File names: the subject and the modality that they tell, what marks a segmentation, and the edition of a set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from keelnet.data.conventions import ALIASES
+
+_SEPARATOR = "[-_. ]"
+# <subject>_t1ce, <subject>-t1c, <subject> t1c …: a separator, then the last word.
+_NAMED = re.compile(rf"^(?P<subject>.*?){_SEPARATOR}?(?P<kind>[A-Za-z0-9]+)$")
+# The last is that of the TCGA collections.
+_MARKS = rf"(seg|segm|segmentation|labels?|mask|glistrboost{_SEPARATOR}manuallycorrected)$"
+SEGMENTATION = re.compile(rf"(^|{_SEPARATOR}){_MARKS}", re.IGNORECASE)
+# Masks of other programs, that mark the brain: <subject>_t1_brain_mask, <subject>_bet_mask …
+OF_THE_HEAD = re.compile(rf"(^|{_SEPARATOR})(brain|bet|skull|head){_SEPARATOR}mask$", re.IGNORECASE)
+# What they mark in the brain: <subject>_brain_segmentation. It may be the labels of a subject <subject>_brain alone.
+OF_THE_BRAIN = re.compile(
+    rf"(^|{_SEPARATOR})(brain|parenchyma|bet|skull|head){_SEPARATOR}{_MARKS}", re.IGNORECASE
+)
+OF_A_TUMOUR = re.compile(r"tumou?r|lesion", re.IGNORECASE)
+# What a program found in scans of the TCGA collections, not yet corrected by hand.
+BY_A_PROGRAM = re.compile(rf"{_SEPARATOR}glistrboost$", re.IGNORECASE)
+_NEW = ("t1n", "t1c", "t2w", "t2f")
+_CHILDREN = re.compile(rf"(^|{_SEPARATOR})ped{_SEPARATOR}", re.IGNORECASE)  # BraTS-PED-00001-000
+
+
+def subject_and_kind(stem: str) -> tuple[str, str] | None:
+    """What a name says before its last word, and that word in small letters; None where it is no modality."""
+    match = _NAMED.match(stem)
+    if match is None or match["kind"].lower() not in ALIASES:
+        return None
+    return without_end(match["subject"]), match["kind"].lower()
+
+
+def without_end(subject: str) -> str:
+    """Without the separators that it ends with."""
+    return subject.rstrip("-_. ")
+
+
+def edition(subjects: Iterable[str], words: set[str]) -> str:
+    """How a case's files are named, by its words for the modalities, see `conventions.convention_of`."""
+    if not words <= {*_NEW}:
+        return "old"
+    return "children" if any(map(_CHILDREN.search, subjects)) else "new"

@@ -1,0 +1,127 @@
+"""Laws of groups: labels that lie there are found, or it is said where they may be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scans import OLD, classes, volumes, write, write_case
+
+from keelnet.data.cases import find_cases
+from keelnet.data.conventions import ALIASES
+from keelnet.data.file_names import SEGMENTATION, subject_and_kind
+from keelnet.data.scans import read_scans, settle
+
+LABELS = np.array([0, 1, 2, 4], np.uint8)[classes()]
+
+
+def scans(folder, subject, separator="_", words=tuple(OLD)):
+    for values, word in zip(volumes(), words, strict=True):
+        write(folder / f"{subject}{separator}{word}.nii.gz", values)
+
+
+@pytest.mark.parametrize(
+    ("subject", "separator", "ending", "alone"),
+    [
+        ("Patient 1", " ", " seg", True),
+        ("Patient 1", " ", " seg", False),
+        ("Patient 1", "_", " seg", False),
+        ("Patient 1", " ", " tumor mask", True),
+        ("TCGA-02-0006_1996.08.23", "_", "_GlistrBoost_ManuallyCorrected", True),
+        ("TCGA-02-0006_1996.08.23", "_", "_GlistrBoost_ManuallyCorrected", False),
+    ],
+)
+def test_labels_beside_the_scans_are_theirs(subject, separator, ending, alone, tmp_path):
+    scans(tmp_path, subject, separator)
+    write(tmp_path / f"{subject}{ending}.nii.gz", LABELS)
+    write(tmp_path / f"{subject}_GlistrBoost.nii.gz", classes())
+    if not alone:
+        scans(tmp_path, "other")
+    found = settle(find_cases([tmp_path]))
+    (labelled,) = (scan for scan in read_scans(found) if scan.classes is not None)
+    assert labelled.name == subject and not found.refused
+    np.testing.assert_array_equal(labelled.classes, classes())
+
+
+@given(
+    st.text("aB1 _-.", max_size=6),
+    st.sampled_from("_-. "),
+    st.sampled_from(sorted(ALIASES)),
+    st.sampled_from(["seg", "Segm", "label", "mask"]),
+)
+def test_scans_and_labels_with_one_beginning_are_of_one_subject(subject, separator, word, mark):
+    told = subject_and_kind(f"{subject}{separator}{word}")
+    assert told == (subject.rstrip("_-. "), word)
+    stem = f"{subject}{separator}{mark}"
+    found = SEGMENTATION.search(stem)
+    assert stem[: found.start()].rstrip("_-. ") == told[0]
+
+
+ELSEWHERE = {
+    "another folder": ("images_segm", "UPENN-GBM-00001_11_segm.nii.gz"),
+    "found by a program": (".", "UPENN-GBM-00001_11_GlistrBoost.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_labels_elsewhere_are_pointed_to_and_not_taken(where, tmp_path):
+    place, name = ELSEWHERE[where]
+    subject = "UPENN-GBM-00001_11"
+    scans(tmp_path, subject)
+    path = write(tmp_path / place / name, LABELS)
+    found = find_cases([tmp_path])
+    assert found.cases[0].labels is None
+    (line,) = found.unclear
+    assert line.startswith(f"{subject} is without labels: {path} may hold them") and line in str(found)  # fmt: skip
+    assert find_cases([tmp_path, tmp_path]).unclear == [line]
+    write(tmp_path / "of a program" / f"{subject}_seg.nii.gz", LABELS)
+    write(tmp_path / "of a program" / f"{subject}_1_seg.nii.gz", LABELS)
+    (line,) = find_cases([tmp_path]).unclear
+    assert f"{subject} is without labels: they may be " in line and str(path) in line
+    path.rename(tmp_path / f"{subject}_segm.nii.gz")
+    found = settle(find_cases([tmp_path]))
+    assert found.convention.name == "brats2021" and not found.unclear
+
+
+def test_labels_beside_four_volumes_are_pointed_to(tmp_path):
+    write(tmp_path / "c1.nii.gz", np.moveaxis(volumes(), 0, -1))
+    write(tmp_path / "c1_seg.nii.gz", LABELS)
+    found = find_cases([tmp_path])
+    assert [case.labels for case in found.cases] == [None]
+    (line,) = found.unclear
+    assert str(tmp_path / "c1_seg.nii.gz") in line and "labelsTr" in line
+
+
+def test_two_files_of_labels_keep_no_scan_from_being_segmented(tmp_path):
+    write_case(tmp_path, "a")
+    folder = write_case(tmp_path, "b")
+    write(folder / "b_mask.nii.gz", classes())
+    (write_case(tmp_path, "c") / "c_t1.nii.gz").unlink()
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["a"] and set(found.refused) == {"b", "c"}
+    loose = found.for_prediction()
+    assert [case.name for case in loose.cases] == ["a", "b"] and set(loose.refused) == {"c"}
+    assert loose.cases[1].labels is None and loose.layout == found.layout
+
+
+@pytest.mark.parametrize("hidden", [".Trash-1000", ".unfinished"])
+def test_hidden_folders_are_not_searched(hidden, tmp_path):
+    write_case(tmp_path, "a")
+    write_case(tmp_path / hidden / "files", "b")
+    assert [case.name for case in find_cases([tmp_path]).cases] == ["a"]
+    # One that is asked for is.
+    assert [case.name for case in find_cases([tmp_path / hidden]).cases] == ["b"]
+    assert [case.name for case in find_cases([tmp_path / hidden / "files"]).cases] == ["b"]
+
+
+def test_links_into_a_hidden_store_are_files(tmp_path):
+    folder = write_case(tmp_path, "a")
+    store = tmp_path / ".git" / "annex"
+    store.mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(store / f"{number}.nii.gz")
+        path.symlink_to(store / f"{number}.nii.gz")
+    found = settle(find_cases([tmp_path]))
+    (scan,) = read_scans(found)
+    np.testing.assert_array_equal(scan.classes, classes())
