@@ -6,9 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
-from keelnet.analysis.regions import MISSED, hausdorff95, region_scores
+from keelnet.analysis.regions import MISSED, SMALLEST, hausdorff95, region_dice, region_scores
 from keelnet.data.conventions import EDEMA, ENHANCING, NECROSIS
+from keelnet.data.volumes import Geometry
 
 SHAPE = (30, 30, 30)
 
@@ -92,6 +96,64 @@ def test_what_lies_within_the_dilation_is_of_the_lesion():
     far = cube((12, 3, 3), 2, onto=ONE)
     assert scores(near, ONE)["ET"].lesion_dice == pytest.approx(scores(near, ONE)["ET"].dice)
     assert scores(far, ONE)["ET"].lesion_dice == pytest.approx(0.5)
+
+
+def lesion_by_lesion(found, true, spacing):
+    """The rules as they are written, every lesion in the whole volume."""
+    cube = np.ones((3, 3, 3))
+    grown = ndimage.binary_dilation(true, ndimage.generate_binary_structure(3, 2), 3)
+    joined, count = ndimage.label(grown, cube)
+    parts, pieces = ndimage.label(found, cube)
+    touched, pairs = set(), []
+    for lesion in range(1, count + 1):
+        near = {*np.unique(parts[joined == lesion]).tolist()} - {0}
+        touched |= near
+        own, guess = true & (joined == lesion), np.isin(parts, [*near])
+        if own.sum() * np.prod(spacing) > SMALLEST:
+            pairs.append((region_dice(guess, own), hausdorff95(guess, own, spacing)))
+    pairs += [(0.0, MISSED)] * (pieces - len(touched))
+    return np.mean(pairs, axis=0) if pairs else (1.0, 0.0)
+
+
+def blobs(random, shape):
+    smooth = ndimage.gaussian_filter(random.standard_normal(shape), random.uniform(0.5, 1.5))
+    return smooth > np.quantile(smooth, random.choice([0.7, 0.9, 0.97, 1.0]))
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.tuples(*[st.integers(2, 18)] * 3),
+    spacing=st.tuples(*[st.sampled_from([1.0, 1.3, 3.0])] * 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_lesions_are_scored_as_in_the_whole_volume(seed, shape, spacing):
+    random = np.random.default_rng(seed)
+    true = blobs(random, shape)
+    found = blobs(random, shape) | (true & blobs(random, shape))
+    score = scores(3 * found.astype(np.uint8), 3 * true.astype(np.uint8), spacing)["ET"]
+    assert (score.lesion_dice, score.lesion_hd95) == tuple(lesion_by_lesion(found, true, spacing))
+
+
+@pytest.mark.parametrize("angle", range(1, 45))
+def test_what_is_just_as_large_is_not_decided_by_rounding(angle):
+    """50 voxels of 1 mm, however the grid lies, are not more than 50 mm³, and 51 are."""
+    affine, turn = np.eye(4), np.deg2rad(angle)
+    affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    spacing = Geometry(SHAPE, affine.astype(np.float32).astype(np.float64), None).spacing
+    speck = np.zeros((9, 9, 9), np.uint8)
+    speck[2:7, 2:7, 2:4] = ENHANCING
+    assert scores(np.zeros_like(speck), speck, spacing)["ET"].lesion_dice == 1
+    speck[2, 2, 4] = ENHANCING
+    assert scores(np.zeros_like(speck), speck, spacing)["ET"].lesion_dice == 0
+
+
+def test_the_volume_of_a_voxel_may_be_said():
+    """On a sheared grid it is not the product of the sides."""
+    speck = cube((20, 20, 20), 4)
+    found = region_scores(speck, speck, (1, 1, 1), voxel_ml=0.0005)["ET"]
+    assert found.true_ml == found.predicted_ml == pytest.approx(64 * 0.0005)
+    assert region_scores(NOTHING, speck, (1, 1, 1), voxel_ml=0.0005)["ET"].lesion_dice == 1
+    assert region_scores(NOTHING, speck, (1, 1, 1))["ET"].lesion_dice == 0
 
 
 def test_another_shape_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -14,8 +15,11 @@ from torch import nn
 from keelnet.data.cases import find_cases
 from keelnet.data.conventions import CONVENTIONS
 from keelnet.data.scans import read_scans, settle
-from keelnet.experiments.evaluate import evaluate, spread, trained_on
+from keelnet.experiments import evaluation_pictures, evaluation_report, overlays
+from keelnet.experiments.evaluate import evaluate, trained_on
 from keelnet.experiments.evaluation_pictures import level_shown
+from keelnet.experiments.evaluation_tables import cases_of, spread
+from keelnet.experiments.segment import segment
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tiles import Tiling
 
@@ -93,6 +97,51 @@ def test_the_page_fetches_nothing_and_names_every_case(tmp_path):
     values = np.asarray(image.dataobj)
     assert image.get_data_dtype() == np.float32 and values.shape == SHAPE
     assert values.min() >= 0 and values.max() <= 1
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures take longer than all else; of a case they are its labels."""
+    monkeypatch.setattr(evaluation_pictures, "case_picture", lambda scan, found, doubt: bytes(found))  # fmt: skip
+    monkeypatch.setattr(overlays, "planes_picture", lambda scan, found: bytes(found))
+    monkeypatch.setattr(evaluation_report, "evaluation_report", lambda *given: "")
+
+
+def test_pictures_and_maps_of_an_earlier_evaluation_go(tmp_path, undrawn):
+    for name in ("a", "b"):
+        painted_case(tmp_path / "in", name)
+    out = tmp_path / "out"
+    list(evaluate(painted(), "run", [tmp_path / "in"], out, maps=True))
+    (out / "cases" / "mine.png").write_bytes(b"mine")
+    old = {path.name: path.read_bytes() for path in (out / "cases").iterdir()}
+    shutil.rmtree(tmp_path / "in" / "b")
+    failing = evaluate(painted(1), "run", [tmp_path / "in"], out, overwrite=True)
+    next(failing)
+    failing.close()
+    assert {path.name: path.read_bytes() for path in (out / "cases").iterdir()} == old
+    list(evaluate(painted(1), "run", [tmp_path / "in"], out, overwrite=True))
+    assert {path.name for path in (out / "cases").iterdir()} == {"a.png", "mine.png"}
+    assert (out / "cases" / "a.png").read_bytes() != old["a.png"]
+
+
+@pytest.mark.parametrize("table", ["case,flair,t1,t1ce,t2\na,1,2,3,4\n", "case,region,dice\n../mine,WT,1\n", "\0", ""])  # fmt: skip
+def test_a_table_that_is_none_of_ours_takes_nothing_away(tmp_path, table):
+    (tmp_path / "cases.csv").write_text(table)
+    assert cases_of(tmp_path / "cases.csv") == []
+    assert cases_of(tmp_path / "none.csv") == []
+
+
+def test_volumes_are_those_of_segment_also_on_sheared_grids(tmp_path, undrawn):
+    affine = RAS.copy()
+    affine[1, 2] = 2 * np.tan(
+        np.deg2rad(20)
+    )  # slices slanted, as by a gantry or an affine registration
+    painted_case(tmp_path / "in", "a", affine=affine)
+    (scored,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "scored")
+    (done,) = segment(painted(), [tmp_path / "in"], tmp_path / "out")
+    for name, region in scored.regions.items():
+        assert region.predicted_ml == pytest.approx(done.regions_ml[name], rel=1e-5)
+    assert scored.regions["WT"].true_ml == pytest.approx((classes() > 0).sum() * 8 / 1000)
 
 
 def test_tumour_found_on_lookalikes_is_counted(tmp_path):

@@ -1,9 +1,12 @@
 """Output folders: nothing is overwritten unasked, nothing old is lost before the new is whole."""
 
+import contextlib
 import errno
 import itertools
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +196,75 @@ def test_what_was_written_since_the_claim_is_not_overwritten(tmp_path, whole, th
         pass
 
 
+PASSING = ("recipe.toml", "weights.safetensors")
+
+
+def staged(folder, *names):
+    """An old result, and what a process that was killed while it overwrote it had staged."""
+    (folder / STAGING).mkdir()
+    (folder / "scores.json").write_text("old")
+    for name in names:
+        (folder / STAGING / name).parent.mkdir(exist_ok=True)
+        (folder / STAGING / name).write_text("half")
+
+
+def passing(folder, names=PASSING):
+    return replace(OutputFolder.claim(folder, overwrite=True), passing=names)
+
+
+@pytest.mark.parametrize("names", [(), ("recipe.toml",), (*PASSING, ".state.pt.x1.part")])
+def test_of_what_was_staged_and_says_nothing_is_nothing_kept(tmp_path, names):
+    staged(tmp_path, *names)
+    with passing(tmp_path) as folder:
+        assert [*(tmp_path / STAGING).iterdir()] == []
+        folder.write_text("scores.json", "new")
+        assert (tmp_path / "scores.json").read_text() == "old"
+    assert contents(tmp_path) == {"scores.json": "new"}
+
+
+@pytest.mark.parametrize("name", ["state.pt", ".launch", "scores.json", "figures/1.png"])
+def test_what_else_was_staged_stays_and_keeps_others_out(tmp_path, name):
+    staged(tmp_path, "recipe.toml", name)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"unfinished exists: .* was cut off"), passing(tmp_path):
+        raise AssertionError
+    assert contents(tmp_path) == before
+    shutil.rmtree(tmp_path / STAGING)
+    with passing(tmp_path):  # nothing is left locked
+        pass
+
+
+def test_what_another_command_has_staged_stays(tmp_path):
+    staged(tmp_path, "recipe.toml")
+    with pytest.raises(ValueError, match="was cut off"), passing(tmp_path, ()):
+        raise AssertionError
+    assert (tmp_path / STAGING / "recipe.toml").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the lock is another process'")
+def test_what_a_process_stages_that_goes_on_stays(tmp_path):
+    (tmp_path / "scores.json").write_text("old")
+    with passing(tmp_path) as folder:
+        folder.write_text("recipe.toml", "new")
+        with pytest.raises(ValueError, match="another run is writing there"), passing(tmp_path):
+            raise AssertionError
+        assert (tmp_path / STAGING / "recipe.toml").read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no such locks")
+def test_where_nothing_can_be_locked_whatever_is_staged_stays(tmp_path, monkeypatch):
+    """Its process may go on."""
+
+    def none(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    staged(tmp_path, "recipe.toml")
+    with pytest.raises(ValueError, match="another run is writing there"), passing(tmp_path):
+        raise AssertionError
+    assert (tmp_path / STAGING / "recipe.toml").is_file()
+
+
 OLD = {"a/result.txt": "old", "notes.txt": "mine", "scores.json": "old", "weights.txt": "old"}
 NEW = {"a/result.txt": "new", "scores.json": "new", "weights.txt": "new", "z/more.txt": "new"}
 
@@ -309,3 +381,78 @@ def test_a_kill_while_a_result_is_put_in_place_is_told_of(tmp_path, call):
     ):
         with pytest.raises(ValueError, match=r"was cut off while .*\.replaced"):
             again()
+
+
+def test_parts_are_put_in_place_one_by_one(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(RuntimeError), OutputFolder.claim(tmp_path, overwrite=True) as folder:
+        for name in ("a", "b"):
+            folder.write_text(name, "new")
+            assert (tmp_path / name).read_text() == "old"
+            folder.put_in_place()
+            assert contents(tmp_path) == {"a": "new", "b": "old", "c": "old"} | {name: "new"}
+        folder.write_text("c", "half")
+        raise RuntimeError
+    assert contents(tmp_path) == {"a": "new", "b": "new", "c": "old"}
+    assert not (tmp_path / STAGING).exists()
+
+
+def test_a_new_folder_has_its_parts_in_place_anyway(tmp_path):
+    with OutputFolder.claim(tmp_path / "run", overwrite=False) as folder:
+        folder.write_text("a", "new")
+        folder.put_in_place()
+        assert contents(tmp_path / "run") == {"a": "new"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_retired_goes_when_the_new_is_in_place(tmp_path, fails):
+    old = {"a": "old", "deep/b": "old", "c": "old", "mine": "old"}
+    for name, text in old.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    error = pytest.raises(RuntimeError) if fails else contextlib.nullcontext()
+    with error, OutputFolder.claim(tmp_path, overwrite=True) as folder:
+        folder.write_text("c", "new")
+        for name in ("a", "deep/b", "c", "never there"):
+            folder.retire(name)
+        assert contents(tmp_path).items() >= old.items()
+        if fails:
+            raise RuntimeError
+    assert contents(tmp_path) == (old if fails else {"c": "new", "mine": "old"})
+
+
+@pytest.mark.parametrize("name", ["../else", "a/../../else", "/else"])
+def test_nothing_outside_is_retired(tmp_path, name):
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(ValueError, match="does not lie in"),
+        OutputFolder.claim(tmp_path / "out", overwrite=True) as folder,
+    ):
+        folder.retire(name)
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_a_part_that_cannot_be_put_in_place_is_not_lost(tmp_path, monkeypatch, count):
+    """Whichever of the renames fails: one old file and one retired go aside, two new ones come."""
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "gone").write_text("old")
+    calls, real = [], Path.replace
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == count + 1:
+            raise OSError(28, "No space left on device")
+        return real(source, target)
+
+    with (
+        pytest.raises(ValueError, match="finished but cannot be put in place: No space left"),
+        OutputFolder.claim(tmp_path, overwrite=True) as folder,
+    ):
+        monkeypatch.setattr(Path, "replace", failing)
+        folder.retire("gone")
+        for name in ("a", "b"):
+            folder.write_text(name, "new")
+        folder.put_in_place()
+    staged = {f"{STAGING}/{name}": "new" for name in ("a", "b")}
+    assert contents(tmp_path) == {"a": "old", "gone": "old"} | staged

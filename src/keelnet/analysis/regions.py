@@ -14,6 +14,7 @@ from scipy import ndimage
 from keelnet.data.conventions import REGIONS
 
 Mask = NDArray[np.bool_]
+Box = tuple[slice, ...]
 
 # A region or lesion found where there is none, or missed: the distance that BraTS counts, in mm.
 MISSED = 374.0
@@ -21,6 +22,7 @@ MISSED = 374.0
 # that so many dilations by a voxel's 18 neighbours join are one.
 SMALLEST = 50.0
 DILATIONS = 3
+ROUNDING = 1e-5  # of a volume: what is just as large must not be decided by an affine in float32
 _CUBE = np.ones((3, 3, 3), bool)
 _NEIGHBOURS = ndimage.generate_binary_structure(3, 2)
 
@@ -47,23 +49,29 @@ class RegionScore:
 
 
 def region_scores(
-    predicted: NDArray[np.uint8], truth: NDArray[np.uint8], spacing: Sequence[float]
+    predicted: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    spacing: Sequence[float],
+    voxel_ml: float | None = None,
 ) -> dict[str, RegionScore]:
-    """The scores of WT, TC and ET. predicted, truth: classes as in `conventions`; spacing: mm along each axis."""
+    """The scores of WT, TC and ET. predicted, truth: classes as in `conventions`; spacing: mm along each axis.
+
+    voxel_ml: the volume of a voxel; by default that of a box of these sides, which a voxel of a sheared grid is not.
+    """
     if predicted.shape != truth.shape:
         raise ValueError(
             f"predicted and truth must have one shape, got {predicted.shape} and {truth.shape}"
         )
+    volume = float(np.prod(spacing)) / 1000 if voxel_ml is None else voxel_ml
     return {
-        name: _score(np.isin(predicted, classes), np.isin(truth, classes), spacing)
+        name: _score(np.isin(predicted, classes), np.isin(truth, classes), spacing, volume)
         for name, classes in REGIONS.items()
     }
 
 
-def _score(found: Mask, true: Mask, spacing: Sequence[float]) -> RegionScore:
+def _score(found: Mask, true: Mask, spacing: Sequence[float], voxel_ml: float) -> RegionScore:
     both = float((found & true).sum())
-    voxel_ml = float(np.prod(spacing)) / 1000
-    lesion_dice, lesion_hd95 = _by_lesion(found, true, spacing)
+    lesion_dice, lesion_hd95 = _by_lesion(found, true, spacing, 1000 * voxel_ml)
     outside = float((~true).sum())
     return RegionScore(
         dice=region_dice(found, true),
@@ -103,29 +111,43 @@ def hausdorff95(found: Mask, true: Mask, spacing: Sequence[float]) -> float:
     return float(distance[0, 0])
 
 
-def _box(mask: Mask) -> tuple[slice, ...]:
+def _box(mask: Mask, margin: int = 1) -> Box:
     """Around what is marked, with a voxel of margin so that surfaces stay surfaces."""
+    return _widened(ndimage.find_objects(mask.astype(np.uint8)), margin)
+
+
+def _widened(boxes: Sequence[Box], margin: int) -> Box:
+    """Around all of these boxes, with a margin."""
     return tuple(
-        slice(max(0, cut.start - 1), cut.stop + 1)
-        for cut in ndimage.find_objects(mask.astype(np.uint8))[0]
+        slice(
+            max(0, min(cut.start for cut in cuts) - margin), max(cut.stop for cut in cuts) + margin
+        )
+        for cuts in zip(*boxes, strict=True)
     )
 
 
-def _by_lesion(found: Mask, true: Mask, spacing: Sequence[float]) -> tuple[float, float]:
-    grown = ndimage.binary_dilation(true, _NEIGHBOURS, DILATIONS)
-    joined, count = ndimage.label(grown, _CUBE)
-    voxel = float(np.prod(spacing))
+def _by_lesion(
+    found: Mask, true: Mask, spacing: Sequence[float], voxel: float
+) -> tuple[float, float]:
+    """lesion_dice and lesion_hd95 of `RegionScore`; voxel: mm³. Each lesion is looked at where it and its parts are."""
+    if not found.any() and not true.any():
+        return 1.0, 0.0
+    whole = _box(found | true, DILATIONS + 1)
+    found, true = found[whole], true[whole]
+    joined, _ = ndimage.label(ndimage.binary_dilation(true, _NEIGHBOURS, DILATIONS), _CUBE)
     parts, pieces = ndimage.label(found, _CUBE)
+    around = ndimage.find_objects(parts)
     touched: set[int] = set()
     scores: list[tuple[float, float]] = []
-    for lesion in range(1, count + 1):
-        region = joined == lesion
-        own = true & region
-        near = set(np.unique(parts[region]).tolist()) - {0}
-        touched |= near
-        if own.sum() * voxel <= SMALLEST:
+    for lesion, place in enumerate(ndimage.find_objects(joined), 1):
+        region = joined[place] == lesion
+        near = sorted(set(np.unique(parts[place][region]).tolist()) - {0})
+        touched.update(near)
+        if (true[place] & region).sum() * voxel <= SMALLEST * (1 + ROUNDING):
             continue
-        guess = np.isin(parts, list(near))
+        box = _widened([place, *(around[part - 1] for part in near)], 1)
+        own = true[box] & (joined[box] == lesion)
+        guess = np.isin(parts[box], near)
         scores.append((region_dice(guess, own), hausdorff95(guess, own, spacing)))
     scores += [(0.0, MISSED)] * (pieces - len(touched))
     if not scores:

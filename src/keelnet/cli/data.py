@@ -57,6 +57,7 @@ def _described(scan: Scan) -> str:
     import numpy as np
 
     from keelnet.data.conventions import CLASS_NAMES
+    from keelnet.experiments.millilitres import shown as shown_ml
 
     shape = "×".join(map(str, scan.geometry.shape))
     spacing = "×".join(f"{side:.3g}" for side in scan.geometry.spacing)
@@ -65,7 +66,7 @@ def _described(scan: Scan) -> str:
         return f"{text}, no labels"
     counts = np.bincount(scan.classes.ravel(), minlength=len(CLASS_NAMES))
     volumes = [
-        f"{name} {count * scan.geometry.voxel_ml:.1f} ml"
+        f"{name} {shown_ml(count * scan.geometry.voxel_ml)}"
         for name, count in zip(CLASS_NAMES[1:], counts[1:], strict=True)
         if count
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,8 @@ def segment(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Write labels as brats2021, brats2023, brats2024, peds2024 or msd. Default: as the files are named."
+            help="Write labels as brats2021, brats2023, brats2024, peds2024 or msd. Default: as the input's own labels are,"
+            " or its files are named."
         ),
     ] = None,
     mirrored: Annotated[
@@ -46,6 +48,7 @@ def segment(
     """Label tumours on scans: NIfTI in each scan's own space and convention, a picture, volumes in ml."""
     import torch
 
+    from keelnet.experiments.millilitres import shown as shown_ml
     from keelnet.experiments.segment import segment as label
     from keelnet.experiments.segment import segmenting_of
     from keelnet.experiments.segmenting import Rules
@@ -56,7 +59,7 @@ def segment(
     folder = out or Path("runs/segmented")
     count = 0
     for done in label(segmenting, inputs, folder, labels, skip_bad, overwrite, say):
-        shown = ", ".join(f"{name} {value:.1f} ml" for name, value in done.regions_ml.items())
+        shown = ", ".join(f"{name} {shown_ml(value)}" for name, value in done.regions_ml.items())
         console.print(f"{done.name}: {shown} ({done.convention})", markup=False, soft_wrap=True)
         count += 1
     say(f"{count} case{'s' * (count != 1)} written to {folder}; for research only, no diagnosis")
@@ -96,9 +99,10 @@ def evaluate(
 
     segmenting = segmenting_of(run, mirrored, device=device)
     folder = out or Path("runs/evaluated")
+    name = Path(os.path.abspath(run)).name  # also of "."; a link by its own
     means = []
     for done in score(
-        segmenting, run.name, inputs, folder, labels, skip_bad, overwrite, maps, say, run / SPLIT
+        segmenting, name, inputs, folder, labels, skip_bad, overwrite, maps, say, run / SPLIT
     ):
         shown = ", ".join(f"{name} {value.dice:.3f}" for name, value in done.regions.items())
         say(f"{done.name}: Dice {shown}")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +16,11 @@ from keelnet.analysis.regions import RegionScore, region_scores
 from keelnet.analysis.uncertainty import Sensitivity, entropy, sensitivity
 from keelnet.data.case import Case
 from keelnet.data.cases import Found, find_cases
-from keelnet.data.conventions import REGIONS, Convention, convention_named
+from keelnet.data.conventions import Convention, convention_named
 from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
+from keelnet.experiments.evaluation_tables import as_table, cases_of, summary_of
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.scan_sets import patient_of
 from keelnet.experiments.segment import checked, refusal, require_apart
@@ -31,7 +28,6 @@ from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
 
-METRICS = tuple(each.name for each in fields(RegionScore))
 PATCH = 48  # voxels a side of what the sensitivity is taken on, where the tumour is
 
 
@@ -70,7 +66,8 @@ def evaluate(
     """Score every labelled case; yields each as it is done.
 
     Written to ``out``, at the end and together: cases.csv (a row a case and region), summary.json, report.html, a
-    picture of each case in cases/, and with ``maps`` its entropy as NIfTI in the scan's own space. A bad case
+    picture of each case in cases/, and with ``maps`` its entropy as NIfTI in the scan's own space. With ``overwrite``
+    pictures and maps of the cases in the old cases.csv go. A bad case
     ends the work with ValueError; with ``skip_bad`` it is left out. Headers of all cases are checked before the first is
     scored. ``run`` is named in the report, ``split`` is its split.json, by which cases that it was trained on are told.
     """
@@ -106,7 +103,15 @@ def evaluate(
             yield done[-1]
         if not done:
             raise ValueError("no case is left that can be read")
+        for name in cases_of(out / "cases.csv"):
+            for old in files_of(name):
+                folder.retire(old)
         _write(folder, run, done, found.refused)
+
+
+def files_of(case: str) -> tuple[str, str]:
+    """Of a case: its picture, and its entropy map, which not every evaluation makes."""
+    return f"cases/{case}.png", f"cases/{case}-entropy.nii.gz"
 
 
 def _scored(
@@ -133,17 +138,19 @@ def _scored(
     classes = segmenting.decided(scan, logits)
     doubt = entropy(logits)
     brain = (scan.x != 0).any(0)
-    scores = region_scores(classes, scan.classes, scan.geometry.spacing)
-    folder.write_bytes(f"cases/{case.name}.png", case_picture(scan, classes, doubt))
+    geometry = scan.geometry
+    scores = region_scores(classes, scan.classes, geometry.spacing, geometry.voxel_ml)
+    picture, map_ = files_of(case.name)
+    folder.write_bytes(picture, case_picture(scan, classes, doubt))
     if maps:
-        write_map(folder.root / "cases" / f"{case.name}-entropy.nii.gz", doubt, scan.geometry)
+        write_map(folder.root / map_, doubt, geometry)
     on_mimics = None if mimics is None else float((mimics & (classes > 0)).sum())
     return Evaluated(
         case.name,
         scores,
         float(doubt[brain].mean()),
         sensitivity_of(segmenting, scan, classes),
-        None if on_mimics is None else on_mimics * scan.geometry.voxel_ml,
+        None if on_mimics is None else on_mimics * geometry.voxel_ml,
     )
 
 
@@ -208,81 +215,6 @@ def sensitivity_of(segmenting: Segmenting, scan: Scan, classes: NDArray[np.uint8
     return sensitivity(segmenting.network, patch)
 
 
-def summary_of(done: Sequence[Evaluated], refused: dict[str, str]) -> dict[str, Any]:
-    """Means, medians and quartiles over the cases; what is undefined in a case is left out and counted."""
-    regions = {
-        name: {
-            metric: spread([float(getattr(each.regions[name], metric)) for each in done])
-            for metric in METRICS
-        }
-        for name in REGIONS
-    }
-    on_mimics = [each.mimics_ml for each in done if each.mimics_ml is not None]
-    return {
-        "cases": len(done),
-        "trained_on": sum(each.trained_on for each in done),
-        "refused": refused,
-        "mean_dice": spread([each.mean_dice for each in done]),
-        "regions": regions,
-        "entropy_bits": spread([each.entropy for each in done]),
-        "growth": spread([each.sensitivity.growth for each in done]),
-        "growth_converged": sum(each.sensitivity.converged for each in done),
-        "mimics_ml": spread(on_mimics) if on_mimics else None,
-    }
-
-
-def spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    """n, undefined, mean, median, q1, q3, least and most of what is finite; None where nothing is."""
-    known = [value for value in values if math.isfinite(value)]
-    numbers: dict[str, float | int | None] = {
-        "n": len(known),
-        "undefined": len(values) - len(known),
-    }
-    names = ("mean", "median", "q1", "q3", "least", "most")
-    if not known:
-        return numbers | dict.fromkeys(names)
-    q1, median, q3 = np.percentile(known, (25, 50, 75))
-    found = (np.mean(known), median, q1, q3, min(known), max(known))
-    return numbers | {name: float(value) for name, value in zip(names, found, strict=True)}
-
-
-def as_table(done: Sequence[Evaluated]) -> str:
-    """cases.csv: a row a case and region; empty where a score is undefined."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            "case",
-            "region",
-            *METRICS,
-            "mimics_ml",
-            "entropy_bits",
-            "growth",
-            "growth_converged",
-            "flip",
-            "trained_on",
-        ]
-    )
-    for each in done:
-        for region, score in each.regions.items():
-            values = [_cell(value) for value in asdict(score).values()]
-            moved = each.sensitivity
-            own = (
-                each.mimics_ml,
-                each.entropy,
-                moved.growth,
-                float(moved.converged),
-                moved.flip,
-                float(each.trained_on),
-            )
-            writer.writerow([each.name, region, *values, *map(_cell, own)])
-    return file.getvalue()
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
-
-
 def _write(
     folder: OutputFolder, run: str, done: Sequence[Evaluated], refused: dict[str, str]
 ) -> None:
@@ -291,7 +223,9 @@ def _write(
     summary = summary_of(done, refused)
     folder.write_text("cases.csv", as_table(done))
     folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
-    pictures = {each.name: (folder.root / "cases" / f"{each.name}.png").read_bytes() for each in chosen(done)}  # fmt: skip
+    pictures = {
+        each.name: (folder.root / files_of(each.name)[0]).read_bytes() for each in chosen(done)
+    }
     folder.write_text("report.html", evaluation_report(run, done, summary, pictures))
 
 

@@ -20,6 +20,10 @@ REPLACED = ".replaced"  # in the staging: old files, while the new ones are put 
 SIGNS = ("scores.json", "table.json")  # say that a result is whole: last to come, first to go
 
 
+class UnplacedError(ValueError):
+    """A finished result that could not be put in place; it stays where it was staged."""
+
+
 @dataclass(frozen=True)
 class OutputFolder:
     """A folder for results; use it in a ``with`` statement.
@@ -27,10 +31,12 @@ class OutputFolder:
     A new folder is written directly, each file under a temporary name and then renamed. Where an
     old result is overwritten the new files are staged in ``.unfinished`` and put in place together
     at the end; if the work fails, the old files are as they were, and so they are where the new ones cannot be put in
-    place, which then stay in ``.unfinished``. Files of other names stay.
+    place, which then stay in ``.unfinished``. Files of other names stay, but for those that are retired.
+    Work whose parts are whole by themselves puts what is staged in place after each (`put_in_place`).
     ``lasting``: where the work fails, what was staged stays, for `reopen`; what was reopened does while it has the file
     that it was known by. While a folder is in use no other process of this machine may use it: the system frees the
-    lock of a killed one.
+    lock of a killed one. ``passing``: files of which nothing can be made; where a killed process has staged no others,
+    they go.
     """
 
     path: Path
@@ -40,6 +46,8 @@ class OutputFolder:
     lasting: bool = False
     sign: str = ""  # by which it was reopened
     fresh: bool = False  # nothing was there to be overwritten
+    passing: tuple[str, ...] = ()
+    retired: list[str] = field(default_factory=list, compare=False, repr=False)
     lock: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
@@ -78,7 +86,7 @@ class OutputFolder:
         return self.path / STAGING if self.staged else self.path
 
     def __enter__(self) -> OutputFolder:
-        """Take the folder: making it (or the staging in it) is what keeps a second run out."""
+        """Take the folder: its lock, or making it (or the staging in it), is what keeps a second run out."""
         if self.reopened:
             self._lock()
             if not (self.root / self.sign).is_file():  # it has ended meanwhile
@@ -88,43 +96,52 @@ class OutputFolder:
                 left.unlink(missing_ok=True)
             return self
         try:
+            self.path.mkdir(parents=True, exist_ok=self.staged or self.existed)
+            own = self._lock()
             if self.staged:
-                self.path.mkdir(parents=True, exist_ok=True)
+                if own and self._is_passing():
+                    shutil.rmtree(self.root)
                 self.root.mkdir()
-            else:
-                self.root.mkdir(parents=True, exist_ok=self.existed)
         except FileExistsError:
+            self._unlock()
             raise ValueError(
                 f"{self.root} exists: another run is writing there, or one was cut off; move it away or"
                 " choose another folder with --out"
             ) from None
         except OSError as error:
+            self._unlock()
             raise ValueError(
                 f"output folder {self.path} cannot be made: {error.strerror}; choose another with --out"
             ) from None
-        try:
-            self._lock()
-            self._require_fresh()
-        except ValueError:
-            if self.staged:  # ours, made just now
-                self.root.rmdir()
-            raise
+        self._require_fresh()
         return self
+
+    def _is_passing(self) -> bool:
+        """Whether a staging is there of which nothing can be made."""
+        return self.root.is_dir() and all(
+            _is_file(item) and (item.name in self.passing or item.name.endswith(PARTIAL))
+            for item in self.root.iterdir()
+        )
 
     def _require_fresh(self) -> None:
         """Data may be made ready for minutes between the claim and the work."""
         if self.fresh and occupied(self.path):
+            if self.staged:  # ours, made just now
+                self.root.rmdir()
             self._unlock()
             raise ValueError(
                 f"output folder {self.path} was written to meanwhile; choose another with --out"
             )
 
-    def _lock(self) -> None:
-        """Raises ValueError where another process is at work in the folder; without effect where there are no such locks."""
+    def _lock(self) -> bool:
+        """Whether the folder is this process' own: not known where there are no such locks.
+
+        Raises ValueError where another process is at work in it.
+        """
         try:
             import fcntl
         except ImportError:
-            return
+            return False
         handle = os.open(self.path, os.O_RDONLY)
         self.lock.append(handle)
         # Processes that a killed run has forked hold its lock until they notice.
@@ -132,10 +149,10 @@ class OutputFolder:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                return True
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    return  # a file system that has no locks
+                    return False  # a file system that has no locks
                 if time.monotonic() > end:
                     self._unlock()
                     raise ValueError(
@@ -164,10 +181,11 @@ class OutputFolder:
             os.close(handle)
 
     def _close(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
-        if self.staged and kind is None:
-            self._put_in_place()
+        if kind is None:
+            self.put_in_place()
         lasts = self.lasting or (self.reopened and (self.root / self.sign).is_file())
-        if self.staged and not (lasts and kind is not None):
+        stuck = isinstance(error, UnplacedError) or (self.root / REPLACED).is_dir()
+        if self.staged and not (kind is not None and (lasts or stuck)):
             shutil.rmtree(self.root, ignore_errors=True)
         if kind is not None and not self.existed and not any(self.path.iterdir()):
             self.path.rmdir()
@@ -176,17 +194,21 @@ class OutputFolder:
                 f"output folder {self.path} cannot be written: {error.strerror}; choose another with --out"
             ) from error
 
-    def _put_in_place(self) -> None:
-        """Move the old files aside and the staged ones to their names: all of them, or none where that fails."""
-        items = sorted(self.root.rglob("*"), key=lambda item: (item.name in SIGNS, item))
+    def put_in_place(self) -> None:
+        """Move what is staged now to its names, and old files aside: all of it, or nothing where that fails.
+
+        The folder can be written to further. Without effect where files are written directly.
+        """
+        if not self.staged:
+            return
+        aside = self.root / REPLACED
+        found = (item for item in self.root.rglob("*") if aside not in (item, *item.parents))
+        items = sorted(found, key=lambda item: (item.name in SIGNS, item))
         pairs = [(item, self.path / item.relative_to(self.root)) for item in items]
         files = [(item, target) for item, target in pairs if not item.is_dir()]
-        aside = self.root / REPLACED
-        old = [
-            (target, aside / target.relative_to(self.path))
-            for _, target in reversed(files)
-            if os.path.lexists(target)
-        ]
+        gone = [target for _, target in reversed(files) if os.path.lexists(target)]
+        gone += [path for path in map(self.path.joinpath, self.retired) if _is_file(path)]
+        old = [(target, aside / target.relative_to(self.path)) for target in dict.fromkeys(gone)]
         try:
             self._require_replaceable(pairs)
             with contextlib.ExitStack() as undo:
@@ -196,10 +218,12 @@ class OutputFolder:
                     source.replace(target)
                 undo.pop_all()
         except OSError as failure:
-            raise ValueError(
+            raise UnplacedError(
                 f"the result for {self.path} is finished but cannot be put in place: {failure.strerror or failure};"
                 f" the new files lie in {self.root}: move them by hand"
             ) from failure
+        self.retired.clear()
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _require_replaceable(self, pairs: Sequence[tuple[Path, Path]]) -> None:
         """Before anything is moved: no folder in the way of a file or the other way round, none that is read-only."""
@@ -224,6 +248,12 @@ class OutputFolder:
             raise
         return target
 
+    def retire(self, name: str) -> None:
+        """An old file that goes when the new ones are put in place, unless one of them bears its name; none is fine."""
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise ValueError(f"{name} does not lie in {self.path}")
+        self.retired.append(name)
+
     def remove(self, name: str) -> None:
         """A file that is no longer needed; none is fine."""
         (self.root / name).unlink(missing_ok=True)
@@ -246,6 +276,10 @@ def _require_in_place(path: Path) -> None:
             f"{path} was cut off while its result was put in place: the old files lie in {aside}, the new ones in"
             f" {path / STAGING} and {path}; move those that you want to {path}, then remove {path / STAGING}"
         )
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_symlink() or path.is_file()
 
 
 def _make_folder(path: Path, undo: contextlib.ExitStack) -> None:

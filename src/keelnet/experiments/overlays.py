@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from keelnet.data.conventions import CLASS_NAMES, MODALITIES
 from keelnet.data.scans import Scan
+from keelnet.experiments.millilitres import shown as shown_ml
 from keelnet.experiments.pictures import LESIONS, png
 
 # Name, the axis that is cut through, those shown to the right and upwards, and what they are called.
@@ -28,10 +29,8 @@ def planes_picture(scan: Scan, classes: NDArray[np.uint8]) -> bytes:
     """FLAIR and T1ce, as they are and with the classes, cut where most tumour is."""
     place = centre_of(scan, classes)
     figure = Figure(figsize=(9.6, 11.4), layout="constrained")
-    voxel_ml = scan.geometry.voxel_ml
-    total = (
-        f"tumour of {(classes > 0).sum() * voxel_ml:.1f} ml" if classes.any() else "no tumour found"
-    )
+    ml = float((classes > 0).sum()) * scan.geometry.voxel_ml
+    total = f"tumour of {shown_ml(ml)}" if classes.any() else "no tumour found"
     figure.suptitle(f"{scan.name}: {total}", parse_math=False)  # a name may hold $
     grid = figure.subplots(4, 3, squeeze=False)
     rows = [("flair", False), ("flair", True), ("t1ce", False), ("t1ce", True)]

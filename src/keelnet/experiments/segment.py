@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from keelnet.data.conventions import (
     Convention,
     convention_named,
 )
-from keelnet.data.scans import Scan, common_geometry, read_scan, settle
+from keelnet.data.scans import Scan, common_geometry, read_scan
 from keelnet.data.volumes import write_labels
 from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.labelled_cases import INDEX, as_text, files_of, listed, require_ours
+from keelnet.experiments.millilitres import written
+from keelnet.experiments.output_conventions import output_conventions
 from keelnet.experiments.problems import device_named
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.runs import load_network, load_run
@@ -31,18 +34,6 @@ from keelnet.experiments.segmenting import Rules, Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiling
 from keelnet.experiments.tumours import SPLIT
-
-# What labels are written as where only the names of files speak: 1, 2 and 3 mean the same in 2023 and 2024, but for
-# children, of whose sets the one is taken in which they mean what they do in the others.
-_BY_NAMES = {
-    "old": "brats2021",
-    "new": "brats2023",
-    "children": "brats2023",
-    "msd": "msd",
-    "listed": "brats2023",
-}
-# Where names leave open what labels mean, and what they may.
-_OPEN = {"listed": (*CONVENTIONS,), "children": ("brats2023", "peds2024")}
 
 
 @dataclass(frozen=True)
@@ -105,22 +96,32 @@ def segment(
 ) -> Iterator[Segmented]:
     """Label every case and write <case>.nii.gz (uint8), <case>.png and volumes.json; yields each when it is on disk.
 
-    Labels are written in the space, order of axes and convention of the input, which follows from the names of
-    its files unless ``labels`` says it; where they leave it open, from its labels, if it has any, or from those that
-    the network was trained on. Headers of all cases are checked before the first is labelled. A bad case
-    ends the work with ValueError, what is finished stays; with ``skip_bad`` it is left out.
+    Labels are written in the space, order of axes and convention of the input, unless ``labels`` says another: that of
+    its own labels, if it has any, or of the set that its files are named as; where that leaves it open, that of the labels
+    that the network was trained on. Labels that lie there are not needed and may be broken. Headers of all scans are
+    checked before the first is labelled. A bad case ends the work with ValueError, what is finished stays, also where
+    it replaces old results (``overwrite``); with ``skip_bad`` it is left out, and its old labels go.
     """
     given = convention_named(labels) if labels is not None else None
-    found = find_cases(inputs)
+    every = find_cases(inputs)
+    found = every.for_prediction()
     report(str(found).splitlines()[0])
-    cases = checked(found, skip_bad, report)
+    for name in every.scans:
+        report(f"{name}: {every.refused[name]}; its scans are labelled without them")
+    whole = {case.name: case for case in found.cases}
+    bare = [replace(case, labels=None) for case in found.cases]  # no one's labels are needed here
+    cases = checked(Found(bare, found.refused), skip_bad, report)
     if not cases:
         raise ValueError("no case is left that can be read")
-    conventions = _conventions(cases, given, segmenting.labels, report)
-    require_apart(out, [*(f"{case.name}.nii.gz" for case in cases), "volumes.json"], cases, inputs)
-    done: list[Segmented] = []
-    kept = _kept_volumes(out)
+    known = [whole[case.name] for case in cases]
+    conventions = output_conventions(known, given, segmenting.labels, report)
+    names = [files_of(case.name)[0] for case in cases]
+    require_apart(out, [*names, INDEX], [*whole.values()], inputs)
+    require_ours(out, known, inputs)
     with OutputFolder.claim(out, overwrite) as folder:
+        entries = listed(out)
+        stale = _let_go(found.refused, entries, folder, report)
+        done = 0
         for case in cases:
             try:
                 scan = read_scan(case, None)
@@ -129,12 +130,30 @@ def segment(
                 if not skip_bad:
                     raise refusal(case.name, str(reason)) from None
                 report(f"left out {case.name}: {reason}")
+                stale += _let_go([case.name], entries, folder, report)
                 continue
-            done.append(_written(scan, classes, conventions[case.name], folder))
-            folder.write_text("volumes.json", json.dumps(kept | _volumes(done), indent=2) + "\n")
-            yield done[-1]
+            segmented = _written(scan, classes, conventions[case.name], folder)
+            entries[case.name] = _entry(segmented)
+            folder.write_text(INDEX, as_text(entries))
+            folder.put_in_place()
+            done, stale = done + 1, 0
+            yield segmented
         if not done:
             raise ValueError("no case is left that can be read")
+        if stale:
+            folder.write_text(INDEX, as_text(entries))
+
+
+def _let_go(
+    names: Iterable[str], entries: dict[str, Any], folder: OutputFolder, report: Report
+) -> int:
+    """How many of these cases an earlier network labelled: among the new labels theirs would pass for new."""
+    stale = [name for name in names if entries.pop(name, None) is not None]
+    for name in stale:
+        report(f"labels of {name} from an earlier run are taken away")
+        for file in files_of(name):
+            folder.retire(file)
+    return len(stale)
 
 
 def checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
@@ -172,40 +191,18 @@ def require_apart(
             )
 
 
-def _conventions(
-    cases: Sequence[Case], given: Convention | None, trained: str | None, report: Report
-) -> dict[str, Convention]:
-    """As each case's files are named; where that leaves it open, as its labels are or those trained on, and it is said."""
-    by_names = {names: CONVENTIONS[name] for names, name in _BY_NAMES.items()}
-    for names, possible in _OPEN.items():
-        alike = Found([case for case in cases if case.names == names])
-        if given is not None or not alike.cases:
-            continue
-        unclear = f"what labels of {alike.cases[0].name} mean is left open by names"
-        try:
-            told = settle(alike).convention
-        except ValueError as error:
-            told, unclear = None, str(error)
-        if told is None:
-            told, why = by_names[names], "say otherwise with --labels"
-            if trained is not None and trained in possible:
-                told, why = CONVENTIONS[trained], "as those that the network was trained on"
-            report(f"{unclear}; written as {told.name}, {why}")
-        by_names[names] = told
-    return {case.name: given or by_names[case.names] for case in cases}
-
-
 def _written(
     scan: Scan, classes: NDArray[np.uint8], convention: Convention, folder: OutputFolder
 ) -> Segmented:
     from keelnet.experiments.overlays import planes_picture
 
-    write_labels(folder.root / f"{scan.name}.nii.gz", convention.to_file(classes), scan.geometry)
-    folder.write_bytes(f"{scan.name}.png", planes_picture(scan, classes))
+    file, picture = files_of(scan.name)
+    write_labels(folder.root / file, convention.to_file(classes), scan.geometry)
+    folder.write_bytes(picture, planes_picture(scan, classes))
     voxel_ml = scan.geometry.voxel_ml
     return Segmented(
         scan.name,
-        f"{scan.name}.nii.gz",
+        file,
         convention.name,
         {name: _ml(classes == label, voxel_ml) for label, name in enumerate(CLASS_NAMES[1:4], 1)},
         {name: _ml(np.isin(classes, parts), voxel_ml) for name, parts in REGIONS.items()},
@@ -213,25 +210,13 @@ def _written(
 
 
 def _ml(mask: NDArray[np.bool_], voxel_ml: float) -> float:
-    return round(float(mask.sum()) * voxel_ml, 3)
+    return written(float(mask.sum()) * voxel_ml)
 
 
-def _kept_volumes(out: Path) -> dict[str, Any]:
-    """What an earlier volumes.json says of cases whose labels are still there."""
-    try:
-        old = json.loads((out / "volumes.json").read_text(encoding="utf-8"))
-        return {name: about for name, about in old.items() if (out / about["file"]).is_file()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not ours
-        return {}
-
-
-def _volumes(done: Sequence[Segmented]) -> dict[str, Any]:
+def _entry(done: Segmented) -> dict[str, Any]:
     return {
-        each.name: {
-            "file": each.file,
-            "labels": each.convention,
-            "classes_ml": each.classes_ml,
-            "regions_ml": each.regions_ml,
-        }
-        for each in done
+        "file": done.file,
+        "labels": done.convention,
+        "classes_ml": done.classes_ml,
+        "regions_ml": done.regions_ml,
     }

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
+from keelnet.analysis.regions import ROUNDING
 from keelnet.data.conventions import ENHANCING, NECROSIS, REGIONS
 from keelnet.data.prepared import ready
 from keelnet.data.resampling import planes
@@ -42,11 +43,13 @@ class Rules:
         result = classes.copy()
         if self.smallest:
             parts, count = ndimage.label(classes > 0, _CUBE)
-            small = np.bincount(parts.ravel(), minlength=count + 1) * voxel_ml < self.smallest
+            sizes = np.bincount(parts.ravel(), minlength=count + 1) * voxel_ml
+            small = sizes < self.smallest * (1 - ROUNDING)
             small[0] = False
             result[small[parts]] = 0
-        if self.empty_et and (result == ENHANCING).sum() * voxel_ml < self.empty_et:
-            result[result == ENHANCING] = NECROSIS
+        enhancing = result == ENHANCING
+        if self.empty_et and enhancing.sum() * voxel_ml < self.empty_et * (1 - ROUNDING):
+            result[enhancing] = NECROSIS
         return result
 
 
