@@ -117,3 +117,39 @@ def test_a_block_without_parameters_is_held():
     held = kn.stabilised([Half()] * 50, channels=4)
     assert kn.analysis.stability(held, torch.ones(1, 4)).worst.growth < 1.5
     assert held.refined(2).depth == 100
+
+
+def test_of_a_large_block_what_decides_is_neither_missed_nor_excused():
+    """|1 + μ| is largest where neither Re μ nor |μ| is."""
+    generator = torch.Generator().manual_seed(0)
+    diagonal = torch.linspace(-1.1, -0.9, 420, dtype=torch.float64)
+    diagonal[:8] = torch.tensor([-1.9, -1.85, -1.8, -1.75, -0.02, -0.06, -0.1, -0.15])
+    matrix = torch.diag(diagonal)
+    matrix[8:10, 8:10] = torch.tensor([[-0.5, 1.2], [-1.2, -0.5]])
+    turned, _ = torch.linalg.qr(torch.randn(420, 420, dtype=torch.float64, generator=generator))
+    block = Linear((turned @ matrix @ turned.T).numpy())
+    report = kn.analysis.diagnose(nn.Sequential(block), torch.ones(1, 420).double(), spectra=True)
+    (row,) = report.blocks
+    (layer,) = row.layers
+    assert layer.amplification == pytest.approx(1.3) and layer.certain
+    assert layer.step_bound == pytest.approx(1 / 1.69, rel=1e-6)
+    assert "h ≤ 0.591" in row.advice and "not normal" not in row.advice
+
+
+@pytest.mark.parametrize("certain", [False, True])
+def test_that_the_branch_is_not_normal_is_said_only_where_no_eigenvalue_can_grow(certain):
+    spectrum = Spectrum(np.array([-0.5 + 0j]), -0.5, 2.0, complete=False, converged=True)
+    layer = LayerStability(0, spectrum, 1.5, 0.5, 0.5, 4.0, certain=certain)
+    assert ("not normal" in advice_for(layer)) == certain
+    assert ("others may" in advice_for(layer)) != certain
+
+
+def test_spectra_that_were_looked_at_are_not_asked_for():
+    blocks = [Linear(MATRICES["planted"]) for _ in range(3)]
+    held = kn.stabilised(blocks, kn.Euler(), step_size=1.0, channels=2)
+    asked = [kn.analysis.stability(held, X, layers=each).blocks[0] for each in (None, [0], "all")]
+    assert "layers=" in asked[0].advice
+    assert all("layers=" not in row.advice for row in asked[1:])
+    turns = kn.stabilised([Linear([[0.0, 0.0], [-2.0, 0.0]])], kn.Euler(), channels=2)
+    (row,) = kn.analysis.stability(turns, X, layers="all").blocks
+    assert row.unstable and "layers=" not in row.advice

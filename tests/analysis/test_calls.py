@@ -221,3 +221,135 @@ def test_a_compiled_network_is_that_which_was_compiled():
     network = nn.Sequential(Planted())
     (row,) = kn.analysis.diagnose(torch.compile(network), torch.ones(1, 3)).blocks
     assert row.name == "0" and row.growth == pytest.approx(1.5)
+
+
+class Timed(nn.Module):
+    """y + t · y W, called as solvers of differential equations call: the time first."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.diag(torch.tensor([1.0, -0.5, 0.25])))
+
+    def forward(self, t, y):
+        return y + t * y @ self.weight
+
+
+class Marched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = Timed()
+
+    def forward(self, y):
+        for t in torch.linspace(0.5, 1.0, 2):
+            y = self.step(t, y)
+        return y
+
+
+@pytest.mark.parametrize("blocks", [None, ["step"]])
+def test_a_time_is_not_taken_for_the_features(blocks):
+    report = kn.analysis.diagnose(Marched(), torch.ones(3, 3), blocks=blocks)
+    assert [row.name for row in report.blocks] == ["step", "step (call 2)"]
+    assert [row.growth for row in report.blocks] == pytest.approx([1.5, 2.0])
+
+
+def test_a_loss_is_not_taken_for_the_answer():
+    class Scored(nn.Module):
+        def forward(self, y):
+            return y.square().mean(), torch.cat([y, 0.5 * y], 1)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Scored()
+
+        def forward(self, x):
+            return self.block(x)[1]
+
+    (row,) = kn.analysis.diagnose(Network(), torch.ones(2, 3), blocks=["block"]).blocks
+    assert row.growth == pytest.approx(1.25**0.5)
+
+
+class Skipping(nn.Module):
+    """Adds to a sum beside the features in place (WaveNet, van den Oord et al. 2016)."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv1d(2, 2, 3, padding=1)
+
+    def forward(self, y, skip):
+        z = torch.tanh(self.inner(y))
+        skip += z
+        return y + z, skip
+
+
+class Wave(nn.Module):
+    def __init__(self, expanded):
+        super().__init__()
+        self.blocks = nn.ModuleList([Skipping(), Skipping()])
+        self.last, self.expanded = Bent(), expanded
+
+    def forward(self, x):
+        skip = torch.zeros(1, 1, 1) if self.expanded else torch.zeros_like(x)
+        for block in self.blocks:
+            x, skip = block(x, skip.expand_as(x).clone() if self.expanded else skip)
+        return self.last(skip)
+
+
+class Bent(nn.Module):
+    def forward(self, y):
+        return y + y**3
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("size", [4, 50])
+def test_what_a_block_changes_beside_its_features_goes_on_as_it_was(size, samples, expanded):
+    torch.manual_seed(0)
+    network, x = Wave(expanded).double(), torch.randn(samples, 2, size).double()
+    reached = []
+    handle = network.last.register_forward_pre_hook(lambda _, given: reached.append(given[0]))
+    with torch.no_grad():
+        network(x)
+    handle.remove()
+    row = kn.analysis.diagnose(network, x, iterations=200).blocks[-1]
+    slopes = 1 + 3 * reached[0].square().max()
+    assert row.name == "last" and row.growth == pytest.approx(float(slopes), rel=1e-3)
+
+
+def test_a_row_beside_the_features_may_be_changed_though_it_is_repeated():
+    """Of one sample it stands for many directions at once."""
+
+    class Masked(nn.Module):
+        def forward(self, y, mask):
+            mask.add_(1)
+            return y + 0.5 * mask * y
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Masked()
+
+        def forward(self, x):
+            return self.block(x, torch.zeros_like(x))
+
+    (row,) = kn.analysis.diagnose(Network(), torch.ones(2, 3)).blocks
+    assert row.growth == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_features_of_inference_mode_are_measured(within):
+    """A frozen front hands them on, or blocks run within it."""
+
+    class Frozen(nn.Module):
+        def __init__(self, *parts):
+            super().__init__()
+            self.parts = nn.Sequential(*parts)
+
+        def forward(self, x):
+            with torch.inference_mode():
+                return self.parts(x)
+
+    block = Planted()
+    network = Frozen(nn.Linear(4, 4), block) if within else nn.Sequential(Frozen(nn.Linear(4, 4)), block)  # fmt: skip
+    (row,) = kn.analysis.diagnose(network, torch.randn(2, 4)).blocks
+    assert row.growth == pytest.approx(1.5) and row.name == ("parts.1" if within else "1")

@@ -203,3 +203,39 @@ def test_an_input_with_a_gradient_is_left_alone():
     x = X.clone().requires_grad_()
     kn.analysis.diagnose(nn.Sequential(Step()), x)
     assert x.grad is None and x.requires_grad
+
+
+class Flow(nn.Module):
+    """y + 0.1 J ∇H(y), H a network: a step of Hamilton's equations (Greydanus et al. 2019)."""
+
+    def __init__(self, by_itself):
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+        self.by_itself = by_itself
+
+    def forward(self, y):
+        with torch.set_grad_enabled(self.by_itself or torch.is_grad_enabled()):
+            y = y.requires_grad_()
+            (slope,) = torch.autograd.grad(self.energy(y).sum(), y, create_graph=True)
+            q, p = slope.chunk(2, 1)
+            return y + 0.1 * torch.cat([p, -q], 1)
+
+
+@pytest.mark.parametrize("blocks", [None, ["0", "1"]])
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_a_network_that_differentiates_in_its_forward_is_measured(by_itself, blocks):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(Flow(by_itself), Flow(by_itself)), X.double()
+    report = kn.analysis.diagnose(network, x, blocks=blocks, spectra=True)
+    whole = torch.autograd.functional.jacobian(lambda y: network[0](y).sum(0), x.clone())
+    exact = torch.linalg.svdvals(whole.transpose(0, 1))
+    first, _ = report.blocks
+    assert (first.growth, first.smallest) == pytest.approx((float(exact.max()), float(exact.min())))
+    assert not x.requires_grad and report.notes == ()
+
+
+def test_derivatives_within_a_keelnet_block_want_a_mode_of_their_own():
+    asked = [kn.stabilised([Flow(by_itself)], kn.Euler()) for by_itself in (True, False)]
+    assert kn.analysis.stability(asked[0], X.double()).worst.growth > 1
+    with pytest.raises(ValueError, match=r"block 0 cannot run .*torch\.enable_grad"):
+        kn.analysis.stability(asked[1], X.double())

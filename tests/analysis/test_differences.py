@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 import keelnet as kn
@@ -163,3 +164,13 @@ def test_where_nothing_is_defined_beside_the_features_growth_is_measured():
     x = torch.diag_embed(torch.tensor([1e-3, 1.0, 1.0, 1.0]).expand(2, 4))
     report = kn.analysis.diagnose(nn.Sequential(Rooted()), x)
     assert report.worst.growth > 1 and report.notes == ()
+
+
+@pytest.mark.parametrize("blocks", [None, ["0"]])
+def test_a_block_that_is_checkpointed_in_the_old_way_is_told_the_new_one(blocks):
+    class Checkpointed(Step):
+        def forward(self, x):
+            return x + torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=True)
+
+    with pytest.raises(ValueError, match="block 0 is checkpointed with use_reentrant=True.*False"):
+        kn.analysis.diagnose(nn.Sequential(Checkpointed()), X, blocks=blocks)

@@ -4,7 +4,10 @@ import pytest
 import torch
 from peaks import peak
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+import keelnet as kn
 from keelnet.analysis.derivatives import Jacobian, Tangents, differentiated
 from keelnet.analysis.linear import linearised
 
@@ -97,3 +100,118 @@ def test_other_errors_of_a_map_are_its_own():
 
 def _broken(y):
     raise RuntimeError("out of order")
+
+
+class Dynamic(nn.Module):
+    """y + y * w(y): a kernel that each sample mixes for itself (dynamic convolution)."""
+
+    def __init__(self, transposed):
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(3, 4, 4, 3))
+        self.mix, self.shift = nn.Linear(4, 3), nn.Linear(4, 4)
+        self.function = F.conv_transpose1d if transposed else F.conv1d
+
+    def forward(self, y):
+        samples, channels, size = y.shape
+        share = torch.softmax(4 * self.mix(y.mean(-1)), -1)
+        kernel = torch.einsum("bk,koil->boil", share, self.kernels).flatten(0, 1)
+        joined = y.reshape(1, samples * channels, size)
+        bias = self.shift(y[..., 0]).flatten()
+        moved = self.function(joined, kernel, bias, padding=1, groups=samples)
+        return y + moved.view_as(y)
+
+
+class Spectral(nn.Module):
+    """A convolution of complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv1d(4, 4, 3, padding=1, dtype=torch.complex128)
+
+    def forward(self, y):
+        z = self.inner(torch.complex(y, 0.5 * y))
+        return y + z.real + 0.3 * z.imag
+
+
+class Ensemble(nn.Module):
+    """The mean of several convolutions at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(3, 4, 4, 3))
+
+    def forward(self, y):
+        return y + torch.func.vmap(lambda kernel: F.conv1d(y, kernel, padding=1))(self.kernels).mean(0)  # fmt: skip
+
+
+class Potential(nn.Module):
+    """y + ∇ of a potential, by torch.func."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.Tanh(), nn.Conv1d(4, 1, 1))
+
+    def forward(self, y):
+        return y + torch.func.grad(lambda x: self.inner(x).sum())(y)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, *parts):
+        super().__init__()
+        self.branch = nn.Sequential(*parts)
+
+    def forward(self, y):
+        return y + checkpoint(self.branch, y, use_reentrant=False)
+
+
+KERNELS = {
+    "dynamic": lambda: Dynamic(False),
+    "dynamic, transposed": lambda: Dynamic(True),
+    "complex": Spectral,
+    "vmap": Ensemble,
+    "grad": Potential,
+    "checkpointed": lambda: Checkpointed(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Tanh(), nn.Conv1d(4, 4, 1)),
+    # Of 16 samples the input of the first layer has the shape of its weight.
+    "checkpointed, square": lambda: Checkpointed(nn.Flatten(), nn.Linear(16, 16), nn.Tanh(), nn.Unflatten(1, (4, 4))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [4, 20])
+@pytest.mark.parametrize("name", KERNELS)
+def test_whatever_convolves_has_the_growth_of_its_jacobian(name, size):
+    if name.endswith("square") and size != 4:
+        return
+    torch.manual_seed(0)
+    block, samples = KERNELS[name]().double().eval(), 16 if size == 4 else 2
+    x = torch.randn(samples, 4, size).double()
+    exact = torch.autograd.functional.jacobian(lambda y: block(y).sum(0), x)
+    exact = torch.linalg.svdvals(exact.flatten(0, 1).flatten(2).transpose(0, 1))
+    (row,) = kn.analysis.diagnose(nn.Sequential(block), x, iterations=200).blocks
+    assert row.growth == pytest.approx(float(exact.max()), rel=1e-3)
+    assert row.smallest == pytest.approx(float(exact.min()), rel=1e-3) or not row.least_converged
+
+
+def test_convolutions_under_autocast_are_measured():
+    """A layer before them hands on narrow numbers, the weights are wide."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 5), nn.Conv1d(4, 4, 3, padding=1)
+
+        def forward(self, y):
+            return y + self.second(self.first(y))
+
+    torch.manual_seed(0)
+    network, x = nn.Sequential(Mixed()), torch.randn(2, 4, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kn.analysis.diagnose(network, x).worst.growth
+    assert found == pytest.approx(kn.analysis.diagnose(network, x).worst.growth, rel=0.02)
+
+
+def test_a_convolution_before_what_goes_forward_alone():
+    layer = nn.Conv1d(4, 4, 3, padding=1).double()
+    y, v = torch.randn(2, 1, 4, 5, dtype=torch.float64)
+    found = differentiated(lambda x: _Once.apply(layer(x)), y)
+    assert isinstance(found, Tangents)
+    torch.testing.assert_close(found.pushed(v), Jacobian(lambda x: layer(x).sin(), y).pushed(v))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from problems import Around
 from torch import nn
+from torch.nn.utils import parametrize
 
 import keelnet as kn
 from keelnet.analysis.search import residual_blocks
@@ -240,3 +241,125 @@ def test_what_lies_within_a_keelnet_block_is_its_field():
     net = nn.Sequential(kn.stabilised(blocks[:2], kn.Euler()), blocks[2])
     report = kn.analysis.diagnose(net, torch.randn(4, 6))
     assert [block.name for block in report.blocks] == ["0", "1"]
+
+
+def exact_growth(function, y):
+    """σ_max of the whole Jacobian."""
+    whole = torch.autograd.functional.jacobian(function, y)
+    return float(torch.linalg.matrix_norm(whole.reshape(-1, y.numel()), 2))
+
+
+class Windowed(nn.Module):
+    """y plus what each window of 4 places makes of itself, the windows of a sample along axis 0 (Liu et al. 2021)."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Weighed()
+
+    def forward(self, y):
+        samples, places, width = y.shape
+        windows = y.view(-1, 4, width)
+        return y + self.inner(windows).view(samples, places, width)
+
+
+class Weighed(nn.Module):
+    """Weighs the four windows of a sample; fewer it does not take."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = nn.Parameter(torch.rand(4, 1, 1, dtype=torch.float64))
+        self.inner = nn.Linear(3, 3).double()
+
+    def forward(self, windows):
+        assert len(windows) % 4 == 0, "all windows of a sample are needed"
+        scaled = windows.view(-1, 4, *windows.shape[1:]) * self.scales
+        return self.inner(scaled.flatten(0, 1))
+
+
+class Shifted4(nn.Module):
+    """y plus what is made of the frame before, four frames of a sample along axis 0 (Lin et al. 2019)."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3).double()
+
+    def forward(self, y):
+        frames = y.view(-1, 4, *y.shape[1:])
+        return y + self.inner(frames.roll(1, 1).flatten(0, 1))
+
+
+class Video(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shifted, self.plain = Shifted4(), Around(nn.Linear(3, 3).double())
+
+    def forward(self, x):
+        return self.plain(self.shifted(x.flatten(0, 1)))
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_part_whose_first_axis_holds_windows_is_passed_by(samples):
+    torch.manual_seed(0)
+    block, x = Windowed(), torch.randn(samples, 16, 3).double()
+    (row,) = kn.analysis.diagnose(nn.Sequential(block), x).blocks
+    assert row.name == "0"
+    assert row.growth == pytest.approx(exact_growth(block, x[:1]))  # linear: of every sample
+
+
+@pytest.mark.parametrize("blocks", [None, ["shifted", "plain"]])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_block_that_needs_all_frames_of_a_sample_is_measured_with_all_of_them(samples, blocks):
+    torch.manual_seed(0)
+    network, x = Video(), torch.randn(samples, 4, 2, 3).double()
+    shifted, plain = kn.analysis.diagnose(network, x, blocks=blocks).blocks
+    assert (shifted.name, plain.name) == ("shifted", "plain")
+    assert shifted.growth == pytest.approx(exact_growth(network.shifted, x[0]))
+    assert plain.growth == pytest.approx(exact_growth(network.plain, x[0, :1]))
+
+
+class Skew(nn.Module):
+    def forward(self, weight):
+        return weight.triu(1) - weight.triu(1).mT
+
+
+class Centred(nn.Module):
+    """A weight plus something of it: no block of the network."""
+
+    def forward(self, weight):
+        return weight - weight.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", [Skew, Centred])
+def test_parametrizations_are_no_parts_of_the_path(kind):
+    torch.manual_seed(0)
+    linear = nn.Linear(5, 5).double()
+    parametrize.register_parametrization(linear, "weight", kind())
+    (row,) = kn.analysis.diagnose(nn.Sequential(Around(linear)), torch.randn(3, 5).double()).blocks
+    assert row.name == "0"
+    assert row.growth == pytest.approx(exact_growth(Around(linear), torch.ones(1, 5).double()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_parts_are_named_and_the_others_measured():
+    torch.manual_seed(0)
+    front, branch = (torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Tanh())) for _ in range(2))
+    network, x = nn.Sequential(front, Around(nn.Linear(4, 4)), Around(branch)), torch.randn(2, 4)
+    report = kn.analysis.diagnose(network, x)
+    assert [row.name for row in report.blocks] == ["1", "2"] and front.training
+    (note,) = report.notes
+    assert note.startswith("not looked at: 0, which is scripted and cannot be looked into")
+    with pytest.raises(ValueError, match="block 0 is scripted, and cannot be looked into; give"):
+        kn.analysis.diagnose(network, x, blocks=["0"])
+    with pytest.raises(ValueError, match="no residual block.*Not looked at: 0, which is scripted"):
+        kn.analysis.diagnose(nn.Sequential(front), x)
+
+
+def test_a_part_that_leaves_torch_is_named_and_the_others_measured():
+    class Counted(nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(2 * x.numpy())
+
+    network = nn.Sequential(Counted(), Around(nn.Linear(4, 4)))
+    report = kn.analysis.diagnose(network, torch.randn(2, 4))
+    assert [row.name for row in report.blocks] == ["1"]
+    assert "not looked at: 0, which does not run where autograd records (Can't" in report.notes[0]

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
+import keelnet as kn
 from keelnet.analysis import spectra
 from keelnet.analysis.derivatives import Jacobian
 from keelnet.analysis.layers import euler_damping, jacobian_at
 from keelnet.analysis.singular import extremes
-from keelnet.analysis.spectra import as_matrix, basis_of, oscillation_of, spectrum_of
+from keelnet.analysis.spectra import as_matrix, basis_of, edge_of, oscillation_of, spectrum_of
 
 
 def random(rows, columns=None, seed=0):
@@ -215,3 +216,63 @@ def test_a_value_that_has_settled_is_left_and_not_called_converged():
     assert counts[1] < counts[0]
     assert not found[1].largest_converged.any()
     assert exact * 0.95 < found[1].largest[0] <= found[0].largest[0] <= exact * (1 + 1e-9)
+
+
+def normal(values, size=420):
+    """A normal matrix with these eigenvalues, one of each pair, and others near −1."""
+    matrix = np.diag(np.linspace(-1.1, -0.9, size))
+    place = 0
+    for each in values:
+        if each.imag:
+            matrix[place : place + 2, place : place + 2] = [
+                [each.real, each.imag],
+                [-each.imag, each.real],
+            ]
+        else:
+            matrix[place, place] = each.real
+        place += 2 if each.imag else 1
+    turned, _ = np.linalg.qr(random(size))
+    return turned @ matrix @ turned.T
+
+
+@pytest.mark.parametrize("h", [1.0, 0.1, 1e-4])
+@pytest.mark.parametrize(
+    "values",
+    [
+        # Neither the rightmost nor the largest ones decide.
+        [-1.9, -1.85, -1.8, -1.75, -0.02, -0.06, -0.1, -0.15, -0.5 + 1.2j],
+        [-1.9, -1.85, -1.8, -1.75, -0.02, -0.06, -0.1, -0.15, -0.05 + 0.6j, -0.3 + 1.1j],
+        [-1e-4 + 1j, -1.9, 2.5j - 1],
+        [0.2, -1.9],
+        [-3.0],
+    ],
+)
+def test_what_decides_of_a_step_of_euler_is_found(values, h):
+    matrix = by_products(normal(np.array(values, complex)))
+    ends = spectrum_of(matrix, steps=100)
+    found, certain = edge_of(matrix, ends.eigenvalues, h, steps=100)
+    exact = scipy.linalg.eigvals(normal(np.array(values, complex)))
+    euler = kn.Euler()
+    assert certain
+    assert euler.amplification(h, found).max() == pytest.approx(
+        euler.amplification(h, exact).max(), abs=1e-6
+    )
+    assert euler.largest_steps(found).min() == pytest.approx(
+        euler.largest_steps(exact).min(), rel=1e-4, abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("kind", ["round", "flat", "turning"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_called_certain_is(seed, kind):
+    s = random(420, seed=seed)
+    matrix = {"round": s, "flat": (s + s.T) / 2, "turning": s - s.T}[kind] - np.eye(420)
+    operator, euler = by_products(matrix), kn.Euler()
+    found, certain = edge_of(operator, spectrum_of(operator).eigenvalues, 0.7)
+    exact = scipy.linalg.eigvals(matrix)
+    rate, bound = euler.amplification(0.7, found).max(), euler.largest_steps(found).min()
+    assert rate <= euler.amplification(0.7, exact).max() + 1e-6
+    assert bound >= euler.largest_steps(exact).min() * (1 - 1e-6)
+    if certain:
+        assert rate >= euler.amplification(0.7, exact).max() - 1e-5
+        assert bound <= euler.largest_steps(exact).min() * (1 + 1e-4)

@@ -578,3 +578,38 @@ def test_a_method_without_bounds_is_judged_by_its_growth():
     assert row.step_bound is None and row.amplification is None and row.advised_step is None
     assert math.isnan(row.layers[0].step_bound) and math.isnan(row.layers[0].amplification)
     assert kn.analysis.spectra_figure(row).axes[0].collections  # the spectra, without a region
+
+
+@pytest.mark.parametrize(
+    ("layers", "numbers"),
+    [(np.arange(2), [0, 1]), (np.array([2]), [2]), (torch.arange(2), [0, 1]), ((1,), [1]), (np.int64(2), [0, 2])],
+)  # fmt: skip
+def test_layers_may_be_named_by_any_integers(layers, numbers):
+    subject = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), 3)
+    (row,) = kn.analysis.stability(subject, torch.zeros(1, 2), layers=layers).blocks
+    assert [each.layer for each in row.layers] == numbers
+
+
+@pytest.mark.parametrize("layers", [np.array([0.5]), np.array([3]), 2.5, ["0"]])
+def test_other_layers_are_refused(layers):
+    subject = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), 3)
+    with pytest.raises(ValueError, match='layers must be "all", how many, or numbers from 0 to 2'):
+        kn.analysis.stability(subject, torch.zeros(1, 2), layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("method", "certain"), [(kn.Euler(), True), (kn.Verlet(), False), (kn.Leapfrog(), False)]
+)
+def test_of_many_numbers_what_may_be_worse_is_marked(method, certain):
+    """μ from 0.1 to 2: under Euler what decides is looked for."""
+    matrix = torch.diag(torch.linspace(0.1, 2, 420)).double()
+    matrix[0, 1], matrix[1, 0] = 0.5, -0.5
+    branch = torch.nn.Linear(420, 420, bias=False).double()
+    branch.weight.data.copy_(-matrix)
+    subject = kn.Block(method, kn.ModuleField(branch), 1, 0.5)
+    x = torch.ones(1, 420, dtype=torch.float64)
+    report = kn.analysis.stability(subject, x, layers="all", iterations=5)
+    (layer,) = report.blocks[0].layers
+    assert layer.certain == certain and not layer.spectrum.complete
+    (line,) = (each for each in str(report).splitlines() if each.startswith("│ 0     │     1 │"))
+    assert all((mark in line) != certain for mark in "≤≥")

@@ -104,3 +104,54 @@ def test_parts_that_add_without_stepping_do_not_hide_their_block(inside):
 
     (row,) = kn.analysis.diagnose(nn.Sequential(Around()), torch.randn(2, 6)).blocks
     assert row.name == "0"
+
+
+class Stumbling(nn.Module):
+    """Fails when its gradient is asked for."""
+
+    def forward(self, x):
+        y = x + 1.5 * x
+        if y.requires_grad:
+            y.register_hook(self.refuse)
+        return y
+
+    def refuse(self, w):
+        raise RuntimeError("no gradients, please")
+
+
+@pytest.mark.parametrize("way", ["after", "before", "everywhere"])
+@pytest.mark.parametrize("blocks", [None, ["0", "1"]])
+def test_hooks_on_gradients_hide_no_block_and_hear_nothing(way, blocks):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(*[Written(SUMS["x + f"]) for _ in range(2)]), torch.randn(2, 6)
+    plain = kn.analysis.diagnose(network, x)
+    heard = []
+
+    def hear(*given):
+        heard.append(given[0])
+
+    if way == "everywhere":
+        handles = [torch.nn.modules.module.register_module_full_backward_hook(hear)]
+    else:
+        name = "register_full_backward_hook" if way == "after" else "register_full_backward_pre_hook"  # fmt: skip
+        handles = [getattr(part, name)(hear) for part in network.modules()]
+    try:
+        found = kn.analysis.diagnose(network, x, blocks=blocks)
+        assert [row.growth for row in found.blocks] == [row.growth for row in plain.blocks]
+        assert heard == []
+        network(x.clone().requires_grad_()).sum().backward()
+        assert len(heard) >= 2  # they are there again
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_hooks_are_there_again_after_an_error():
+    network, heard = nn.Sequential(Stumbling()), []
+    network.register_full_backward_pre_hook(lambda part, w: heard.append(part))
+    with pytest.raises(RuntimeError, match="no gradients, please"):
+        kn.analysis.diagnose(network, torch.ones(1, 6))
+    assert heard == []
+    with pytest.raises(RuntimeError, match="no gradients, please"):
+        network(torch.ones(1, 6, requires_grad=True)).sum().backward()
+    assert heard == [network]

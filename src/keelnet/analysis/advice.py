@@ -28,7 +28,13 @@ def advice_for(layer: LayerStability | None) -> str:
     if len(values) == 0:
         return "its eigenvalues did not converge, so no method can be advised"
     seen = "" if layer.spectrum.complete else " that were found"
+    if layer.amplification <= 1 + GROWS and not layer.certain:
+        return (
+            f"no eigenvalue{seen} grows, |1 + μ| ≤ {max(1.0, layer.amplification):.4g}, but others may, so no method can be"
+            " advised"
+        )
     if layer.amplification <= 1 + GROWS:
+        seen = ""  # those that were not lie further inside
         return (
             f"no eigenvalue{seen} grows, |1 + μ| ≤ {max(1.0, layer.amplification):.4g}: the growth is that of one pass"
             " (∂F/∂y is not normal), and equal blocks would not compound it"

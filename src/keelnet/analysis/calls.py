@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch.utils import _pytree as trees
 
 from keelnet.dynamics.copies import copied
 
+# What a part may raise that is given less than it can do with.
+REFUSALS = (RuntimeError, TypeError, IndexError, ValueError, AssertionError)
 NARROW = (torch.float16, torch.bfloat16)  # their rounding hides what a block does to a perturbation
 
 
@@ -18,45 +20,73 @@ NARROW = (torch.float16, torch.bfloat16)  # their rounding hides what a block do
 class Call:
     """y ↦ part(y), where a network called the part with features y; whatever else it was given stays.
 
-    y is the first floating-point tensor among the arguments, by position, then by name. Of an answer of several
-    tensors (a tuple, a dict) the first one of y's shape counts, else the first. Other tensors may hold one row a
-    sample; with y of more samples than the call had they are repeated, so let such calls be of one sample.
+    y is the first tensor of floating-point numbers, more than one (no time, no weight), among the arguments, by
+    position, then by name. Of an answer of several tensors (a tuple, a dict) the first one of y's shape counts, else
+    the first. Other tensors may hold one row a sample; with y of more samples than the call had they are repeated, so
+    let such calls be of one sample. ``recording``: the forward differentiates itself, so that it runs nowhere but where
+    autograd records. ``together``: all rows of what the part was given are one sample, since it cannot do with fewer.
     """
 
     part: nn.Module
     leaves: tuple[Any, ...]
     place: int
     structure: trees.TreeSpec
+    recording: bool = False
+    together: bool = False
 
     @classmethod
-    def of(cls, part: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Call | None:
-        """None where no floating-point tensor was given."""
+    def of(
+        cls,
+        part: nn.Module,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        recording: bool = False,
+    ) -> Call | None:
+        """None where no features were given."""
         leaves, structure = trees.tree_flatten((args, named))
-        found = [place for place, each in enumerate(leaves) if _is_real(each)]
+        found = [place for place, each in enumerate(leaves) if _is_features(each)]
         if not found:
             return None
-        kept = (each.detach() if isinstance(each, Tensor) else each for each in leaves)
-        return cls(part, tuple(kept), found[0], structure)
+        return cls(part, tuple(map(_recordable, leaves)), found[0], structure, recording)
 
     @property
     def y(self) -> Tensor:
         features: Tensor = self.leaves[self.place]
-        return features
+        return features[None] if self.together else features
 
     @property
     def alone(self) -> bool:
-        """Whether y is the only tensor that the part was given."""
-        return sum(isinstance(each, Tensor) for each in self.leaves) == 1
+        """Whether y is the only tensor that the part was given, single numbers apart."""
+        return sum(isinstance(each, Tensor) and each.ndim > 0 for each in self.leaves) == 1
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the part takes the first row of what it was given alone."""
+        if len(self.y) == 1:
+            return True
+        try:
+            with torch.no_grad():
+                self(self.y[:1].clone())
+        except REFUSALS:
+            return False
+        return True
 
     def __call__(self, y: Tensor) -> Tensor:
         """Raises ValueError where the part answers with no tensor."""
+        if self.together:
+            return torch.stack([self._answer(each) for each in y])
+        return self._answer(y)
+
+    def _answer(self, y: Tensor) -> Tensor:
         leaves = [self._for(each, len(y)) for each in self.leaves]
         leaves[self.place] = y
         args, named = trees.tree_unflatten(leaves, self.structure)
-        answer = answered(self.part(*args, **named), y.shape)
+        wanted = torch.is_grad_enabled()
+        with torch.set_grad_enabled(wanted or self.recording):
+            answer = answered(self.part(*args, **named), y.shape)
         if answer is None:
             raise ValueError(f"{type(self.part).__name__} answers with no tensor")
-        return answer
+        return answer.detach() if self.recording and not wanted else answer
 
     def precise(self) -> Call:
         """The same numbers in float32 where they are narrower."""
@@ -66,20 +96,33 @@ class Call:
             each.float() if _is_real(each) and each.dtype in NARROW else each
             for each in self.leaves
         )
-        return Call(copied(self.part, {}).float(), leaves, self.place, self.structure)
+        return replace(self, part=copied(self.part, {}).float(), leaves=leaves)
 
     def _for(self, leaf: Any, samples: int) -> Any:
-        """A row of one sample, repeated."""
-        single = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == 1 == len(self.y)
-        return leaf.expand(samples, *leaf.shape[1:]) if single else leaf
+        """A row of one sample, repeated. The part may change in place what it is given, so it gets copies."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        single = leaf.ndim > 0 and len(leaf) == 1 == len(self.leaves[self.place])
+        return (leaf.expand(samples, *leaf.shape[1:]) if single else leaf).clone()
 
 
 def answered(value: Any, shape: torch.Size) -> Tensor | None:
     """The tensor of an answer that continues features of this shape: the first of that shape, else the first."""
-    tensors = [each for each in trees.tree_leaves(value) if _is_real(each)]
+    tensors = [each for each in trees.tree_leaves(value) if _is_features(each)]
     same = [each for each in tensors if each.shape == shape]
     return next(iter(same + tensors), None)
 
 
+def _recordable(leaf: Any) -> Any:
+    """Without its graph; a copy of what was made in inference mode."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.clone() if leaf.is_inference() else leaf.detach()
+
+
 def _is_real(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_features(value: Any) -> bool:
+    return _is_real(value) and value.ndim > 0

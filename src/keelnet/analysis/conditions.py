@@ -27,10 +27,7 @@ def require_readable(network: nn.Module, x: Tensor) -> None:
     """
     if not isinstance(network, nn.Module):
         raise ValueError(f"an nn.Module was wanted, got {type(network).__name__}")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise ValueError(
-            "a scripted module cannot be looked into; give the nn.Module that it was made of"
-        )
+    require_unscripted("a scripted module", network)
     if not isinstance(x, Tensor):
         raise ValueError(
             f"x must be a tensor of finite numbers, one sample a row; got {type(x).__name__}. For a network that reads"
@@ -70,6 +67,17 @@ def is_quantised(part: nn.Module) -> bool:
     return hiding and kind.__name__ not in FLOATS
 
 
+def is_scripted(part: nn.Module) -> bool:
+    """Whether it was made by torch.jit, so that it takes no hooks."""
+    return isinstance(part, torch.jit.ScriptModule)
+
+
+def require_unscripted(name: str, part: nn.Module) -> None:
+    """Raise ValueError for a scripted part."""
+    if is_scripted(part):
+        raise ValueError(f"{name} cannot be looked into; give the nn.Module that it was made of")
+
+
 def require_unquantised(parts: Iterable[tuple[str, nn.Module]]) -> None:
     """Raise ValueError for quantised parts."""
     for name, part in parts:
@@ -80,17 +88,28 @@ def require_unquantised(parts: Iterable[tuple[str, nn.Module]]) -> None:
             )
 
 
-def require_repeatable(network: nn.Module, x: Tensor) -> None:
-    """Raise ValueError where a network, in evaluation mode, cannot read x or gives another value the second time."""
+def require_repeatable(network: nn.Module, x: Tensor) -> bool:
+    """Raise ValueError where a network, in evaluation mode, cannot read x or gives another value the second time.
+
+    Returns whether it reads only where autograd records, as one does that differentiates in its forward.
+    """
     _require_no_batch_statistics(network)
-    with torch.no_grad():
-        first, again = _read(network, x[:1]), _read(network, x[:1])
+    recording = False
+    try:
+        first = _read(network, x[:1], recording)
+    except ValueError as refusal:
+        try:
+            first, recording = _read(network, x[:1], True), True
+        except ValueError:
+            raise refusal from refusal.__cause__
+    again = _read(network, x[:1], recording)
     if not all(_alike(a, b) for a, b in zip(_tensors(first), _tensors(again), strict=True)):
         raise ValueError(
             f"{type(network).__name__} gives another value the second time: it draws random numbers in evaluation"
             " mode too (functional dropout?) or keeps a state, so it has no derivative to measure; turn that off, for"
             " example with dropout(x, training=self.training)"
         )
+    return recording
 
 
 def not_finite(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -134,9 +153,10 @@ def require_apart(name: str, whole: Tensor, alone: Tensor, single: bool = False)
     )
 
 
-def _read(network: nn.Module, x: Tensor) -> object:
+def _read(network: nn.Module, x: Tensor, recording: bool) -> object:
     try:
-        return network(x)
+        with torch.set_grad_enabled(recording):
+            return network(x.clone())  # it may change its input in place
     except (RuntimeError, IndexError, TypeError) as error:
         own = {each.dtype for each in network.parameters() if each.is_floating_point()}
         other = x.is_floating_point() and own and x.dtype not in own
@@ -144,11 +164,12 @@ def _read(network: nn.Module, x: Tensor) -> object:
             f"; the network is of {next(iter(own))}: use x.to({next(iter(own))})" if other else ""
         )
         raise ValueError(
-            f"{type(network).__name__} cannot read x of shape {tuple(x.shape)}, {x.dtype}: {_line(error)}{hint}"
+            f"{type(network).__name__} cannot read x of shape {tuple(x.shape)}, {x.dtype}: {first_line(error)}{hint}"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -162,7 +183,7 @@ def _require_no_batch_statistics(network: nn.Module) -> None:
 
 
 def _tensors(value: object) -> list[Tensor]:
-    return [each for each in trees.tree_leaves(value) if isinstance(each, Tensor)]
+    return [each.detach() for each in trees.tree_leaves(value) if isinstance(each, Tensor)]
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

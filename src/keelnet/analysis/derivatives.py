@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from keelnet.analysis.linear import linearised
-from keelnet.analysis.singular import Derivative, extremes
+from keelnet.analysis.linear import Applied, linearised
+from keelnet.analysis.singular import DENSE, Derivative, extremes
 
 Map = Callable[[Tensor], Tensor]
+AGREE = 1e-3  # of ⟨J v, w⟩ and ⟨v, Jᵀ w⟩: what rounding and a slope at a kink leave
 
 
 class Jacobian(Derivative):
@@ -54,26 +58,16 @@ class Jacobian(Derivative):
         return torch.stack([matrix_of(self.function, sample[None]) for sample in self.y.detach()])
 
 
-class Tangents(Derivative):
-    """As `Jacobian`, in less memory: J v by forward mode beside the values, Jᵀ w from a graph that is not kept.
-
-    A map with an operation that has no forward mode is differentiated twice instead, as there: the same products.
-    """
+class Recomputed(Derivative):
+    """J of a map at y by products that begin anew each time: less memory than a graph that is kept."""
 
     def __init__(self, function: Map, y: Tensor) -> None:
         self.function, self.y = function, y.detach()
-        self._twice: Jacobian | None = None
 
-    def pushed(self, v: Tensor) -> Tensor:
-        """J v."""
-        if self._twice is None:
-            try:
-                with torch.no_grad(), exact_attention(), forward_ad.dual_level():
-                    return tangent_of(self.function(dual(self.y, v).clone()))
-            except NotImplementedError:
-                # Torch has no forward derivative of some operation: two reverse passes give the same J v.
-                self._twice = Jacobian(self.function, self.y)
-        return self._twice.pushed(v)
+    @cached_property
+    def value(self) -> Tensor:
+        with torch.no_grad(), exact_attention():
+            return self.function(self.y.clone())
 
     def pulled(self, w: Tensor) -> Tensor:
         """Jᵀ w."""
@@ -81,25 +75,152 @@ class Tangents(Derivative):
             leaf = self.y.detach().requires_grad_()
             return torch.autograd.grad(paired(self.function(leaf.clone()), w), leaf)[0]
 
+    def matrices(self) -> Iterator[Tensor]:
+        return (matrix_of(self.function, sample[None]) for sample in self.y)
+
     def matrix(self) -> Tensor:
         """(samples, outputs, inputs), by one Jᵀ w for every output."""
-        return torch.stack([matrix_of(self.function, sample[None]) for sample in self.y])
+        return torch.stack(list(self.matrices()))
 
 
-def differentiated(function: Map, y: Tensor) -> Derivative:
-    """J by one graph that is kept, as `Jacobian`; where the map cannot be differentiated twice, as `Tangents`.
+class Tangents(Recomputed):
+    """As `Jacobian`, with J v by forward mode beside the values: NotImplementedError where an operation has none."""
 
-    Parameters are constants (`linearised`), so that the graph is little more than the slopes of the activations.
+    def pushed(self, v: Tensor) -> Tensor:
+        """J v."""
+        with torch.no_grad(), exact_attention(), forward_ad.dual_level():
+            return tangent_of(self.function(dual(self.y, v).clone()))
+
+
+class Rows(Recomputed):
+    """As `Jacobian`, by one Jᵀ w for every row: of maps of few numbers of which autograd knows nothing else."""
+
+    whole = DENSE
+
+    @cached_property
+    def _matrix(self) -> Tensor:
+        return self.matrix()
+
+    def pushed(self, v: Tensor) -> Tensor:
+        """J v."""
+        return torch.einsum("bij,bj->bi", self._matrix, v.flatten(1)).reshape(self.value.shape)
+
+
+class Quotients(Recomputed):
+    """J v ≈ (f(y + ε v) − f(y − ε v)) / 2ε, of large maps of which autograd knows Jᵀ w alone."""
+
+    certain = False
+
+    def pushed(self, v: Tensor) -> Tensor:
+        """J v."""
+        along, scale = difference(self.y, v)
+        with torch.no_grad(), exact_attention():
+            return scaled(self.function(self.y + along) - self.function(self.y - along), scale)
+
+
+def differentiated(function: Map, y: Tensor) -> Jacobian | Recomputed:
+    """J with parameters as constants (`linearised`), so that a kept graph is little more than slopes of activations."""
+    return sound(linearised(function), y)
+
+
+def sound(function: Map, y: Tensor) -> Jacobian | Recomputed:
+    """J by the first way that gives J v and Jᵀ w of one and the same J.
+
+    By one graph that is kept (`Jacobian`); where the map cannot be differentiated twice, or is in part the black box of
+    a custom Function, which autograd passes by in silence the second time, by forward mode (`Tangents`); without that
+    by the whole matrix of up to `DENSE` numbers (`Rows`), else by `Quotients`.
     """
-    same = linearised(function)
+    jacobian = _by_graph(function, y)
+    if jacobian is not None:
+        return jacobian
+    tangents = Tangents(function, y)
     try:
-        jacobian = Jacobian(same, y)
+        if agrees(tangents):
+            return tangents
+    except RuntimeError:  # NotImplementedError is one: some operation has no forward mode
+        pass
+    few = max(y[0].numel(), tangents.value[0].numel()) <= DENSE
+    return Rows(function, y) if few else Quotients(function, y)
+
+
+def _by_graph(function: Map, y: Tensor) -> Jacobian | None:
+    """None where the graph cannot be differentiated again, or not as a whole."""
+    try:
+        jacobian = Jacobian(function, y)
+        if is_opaque(jacobian.value):
+            return jacobian if agrees(jacobian) else None
+        # Torch raises where it knows no second derivative of an operation of its own.
         jacobian.pushed(torch.zeros_like(jacobian.y))
     except RuntimeError as reason:
-        if "differentiat" not in str(reason) and "derivative" not in str(reason):
+        if not concerns_derivatives(reason):
             raise
-        return Tangents(same, y)
+        return None
     return jacobian
+
+
+def agrees(derivative: Derivative) -> bool:
+    """Whether J v and Jᵀ w are of one J: ⟨J v, w⟩ = ⟨v, Jᵀ w⟩ at every sample, for a v and a w that are drawn."""
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def drawn(like: Tensor) -> Tensor:
+        return _unit(torch.randn(like.shape, generator=generator, device="cpu").to(like))
+
+    v = drawn(derivative.y)
+    pushed = derivative.pushed(v)
+    # Along J v no digit is lost by cancellation; a J v that was lost itself shows along another direction.
+    w = _unit(pushed) + 0.5 * drawn(pushed)
+    forward, reverse = _products(pushed, w), _products(v, derivative.pulled(w))
+    return not bool(
+        ((forward - reverse).abs() > AGREE * torch.maximum(forward.abs(), reverse.abs())).any()
+    )
+
+
+def concerns_derivatives(reason: RuntimeError) -> bool:
+    """Whether torch says of an operation that it cannot be differentiated so."""
+    return "differentiat" in str(reason) or "derivative" in str(reason)
+
+
+def difference(y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """ε v and 1 / 2ε of each sample, |ε v| = ∛eps |y|: rounding and curvature weigh about the same."""
+    sizes, lengths = (each.flatten(1).norm(dim=1) for each in (y, v))
+    share = torch.finfo(v.dtype).eps ** (1 / 3) * torch.where(sizes > 0, sizes, 1)
+    lengths = lengths.clamp(min=torch.finfo(v.dtype).tiny)
+    return scaled(v, share / lengths), lengths / (2 * share)
+
+
+def scaled(x: Tensor, factors: Tensor) -> Tensor:
+    """Each sample by its own factor."""
+    return x * factors.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Each sample of size 1; 0 stays."""
+    return scaled(x, 1 / x.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny))
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    return (x.detach() * y.detach()).flatten(1).sum(dim=1)
+
+
+def is_opaque(value: Tensor) -> bool:
+    """Whether a node of the graph is none of torch's own: what it does backwards autograd may not see."""
+    return any(
+        (isinstance(node, BackwardCFunction) and getattr(node, "_forward_cls", None) is not Applied)
+        or type(node).__name__ == "CppFunction"  # of an extension, or of a script
+        for node in nodes_of(value)
+    )
+
+
+def nodes_of(value: Tensor) -> set[Node]:
+    """The graph behind a value."""
+    pending = [] if value.grad_fn is None else [value.grad_fn]
+    seen = set(pending)
+    while pending:
+        for after, _ in pending.pop().next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                pending.append(after)
+    return seen
 
 
 def dual(y: Tensor, tangent: Tensor) -> Tensor:

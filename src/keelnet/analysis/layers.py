@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,26 +12,25 @@ from torch import Tensor
 
 from keelnet.analysis.derivatives import differentiated, matrix_of
 from keelnet.analysis.path import Path
-from keelnet.analysis.singular import Real, extremes
+from keelnet.analysis.singular import DENSE, Real, extremes
 from keelnet.analysis.spectra import (
     STEPS,
     Complex,
     Matrix,
     Spectrum,
     as_matrix,
+    edge_of,
     oscillation_of,
     spectrum_of,
 )
 from keelnet.dynamics.activations import activation_from
+from keelnet.dynamics.fields import AntisymmetricField, Dynamics, KernelField, SymmetricField
 from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField, PartitionedField
 from keelnet.propagation.bounds import answered
 from keelnet.propagation.integrators import Euler, Integrator, State
-from keelnet.propagation.shears import Verlet
+from keelnet.propagation.shears import Leapfrog, Midpoint, Verlet
 
 Flat = Callable[[Tensor], Tensor]
-
-RISING = ("tanh", "relu", "identity", "sigmoid", "softplus", "elu", "leaky_relu")  # f' ≥ 0
-DENSE = 400  # numbers a sample up to which whole matrices are formed: 1.3 MB
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,9 @@ class LayerStability:
     values of the layer's map. amplification: max |R(h λ)| over the spectrum, R the integrator's stability
     polynomial (the largest root of its characteristic polynomial for two-step methods). step_bound: the largest h with
     |R(h λ)| ≤ 1 for all λ. damping: under Euler the least γ for which f(y) − ½ γ y would not grow, 0 where none is
-    needed; None where no γ does it at this h, and for other methods. Of a spectrum that did not converge they are those of the
-    eigenvalues that are known; nan where none is, and where a method of one's own does not say.
+    needed; None where no γ does it at this h, and for other methods. Of a spectrum that is not complete they are those of the
+    eigenvalues that are known; nan where none is, and where a method of one's own does not say. certain: whether no other
+    eigenvalue can make the amplification larger or the step bound smaller.
     """
 
     layer: int
@@ -53,6 +53,7 @@ class LayerStability:
     amplification: float
     step_bound: float
     damping: float | None = None
+    certain: bool = True
 
     @property
     def margin(self) -> float:
@@ -63,14 +64,19 @@ class LayerStability:
 def layer_stability(path: Path, state: State, layer: int, steps: int = STEPS) -> LayerStability:
     """The stability of one layer at its state of one sample (parts (1, …)); ``steps`` as in `spectrum_of`."""
     path, state = precise(path, state)
-    spectrum = _spectrum(path, state, layer, steps)
+    spectrum, certain = _spectrum(path, state, layer, steps)
     found = extremes(differentiated(_layer_map(path, state, layer), joined(state)), small=DENSE)
     ends = float(found.largest[0]), float(found.smallest[0])
-    return as_layer(layer, spectrum, ends, path.integrator, path.h)
+    return as_layer(layer, spectrum, ends, path.integrator, path.h, certain)
 
 
 def as_layer(
-    layer: int, spectrum: Spectrum, ends: tuple[float, float], method: Integrator, h: float
+    layer: int,
+    spectrum: Spectrum,
+    ends: tuple[float, float],
+    method: Integrator,
+    h: float,
+    certain: bool,
 ) -> LayerStability:
     """What the spectrum and the singular values (largest, least) say of a layer of ``method``."""
     values = spectrum.eigenvalues
@@ -84,7 +90,17 @@ def as_layer(
         math.nan if rates is None else float(rates.max()),
         math.nan if steps is None else float(steps.min()),
         euler_damping(h, values) if known and isinstance(method, Euler) else None,
+        certain,
     )
+
+
+def euler_spectrum(matrix: Matrix, h: float, steps: int = STEPS) -> tuple[Spectrum, bool]:
+    """The spectrum of A, among it what decides of Euler's steps of h, and whether that is certain."""
+    spectrum = spectrum_of(matrix, steps)
+    if spectrum.complete:
+        return spectrum, True
+    values, certain = edge_of(matrix, spectrum.eigenvalues, h, steps)
+    return replace(spectrum, eigenvalues=values), certain
 
 
 def euler_damping(h: float, eigenvalues: Complex) -> float | None:
@@ -110,7 +126,8 @@ def precise(path: Path, state: State) -> tuple[Path, State]:
     return path.to(torch.float64), tuple(part.double() for part in state)
 
 
-def _spectrum(path: Path, state: State, layer: int, steps: int) -> Spectrum:
+def _spectrum(path: Path, state: State, layer: int, steps: int) -> tuple[Spectrum, bool]:
+    """Of one layer, and whether what decides of the method's steps is among it."""
     theta, field = path.theta(layer), path.field
     # What a method carries besides is no argument of the rate.
     parts = path.integrator.finish(state)
@@ -119,16 +136,35 @@ def _spectrum(path: Path, state: State, layer: int, steps: int) -> Spectrum:
         y, z = parts
         of_z = jacobian_at(lambda x: field.rate_of_y(x, theta), z)
         of_y = jacobian_at(lambda x: field.rate_of_z(x, theta), y)
-        return oscillation_of(of_z, of_y, _oscillates(field), steps)
-    rate = flattened(lambda given: field.rates(given, theta), parts)
-    return spectrum_of(jacobian_at(rate, joined(parts)), steps)
+        spectrum = oscillation_of(of_z, of_y, _oscillates(field), steps)
+    else:
+        rate = flattened(lambda given: field.rates(given, theta), parts)
+        matrix = jacobian_at(rate, joined(parts))
+        if isinstance(path.integrator, Euler):
+            return euler_spectrum(matrix, path.h, steps)
+        spectrum = spectrum_of(matrix, steps)
+    return spectrum, spectrum.complete or (spectrum.converged and _is_radial(path))
 
 
-def _oscillates(field: PartitionedField) -> bool:
+def _is_radial(path: Path) -> bool:
+    """Whether the largest |λ| decides: on one half of an axis, where a method of shears neither grows nor decays up to it."""
+    kind, field = type(path.integrator), path.field
+    if kind is Verlet:
+        return _oscillates(field)
+    if kind is Leapfrog:
+        return isinstance(field, SymmetricField) and _rises(field)
+    if kind is Midpoint:
+        return isinstance(field, AntisymmetricField) and not field.contracts and _rises(field)
+    return False
+
+
+def _oscillates(field: Dynamics) -> bool:
     """Whether every frozen layer has its spectrum on the imaginary axis: a Hamiltonian one of rising f."""
-    if not isinstance(field, (HamiltonianField, DoubleHamiltonianField)):
-        return False
-    return field.norm is None and activation_from(field.activation).name in RISING
+    return isinstance(field, (HamiltonianField, DoubleHamiltonianField)) and _rises(field)
+
+
+def _rises(field: KernelField | HamiltonianField | DoubleHamiltonianField) -> bool:
+    return field.norm is None and activation_from(field.activation).rising
 
 
 def jacobian_at(function: Flat, x: Tensor) -> Matrix:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as trees
@@ -22,7 +23,8 @@ Numbers = int | tuple[int, ...] | list[int]
 def linearised(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The same map, whose graph holds neither what parameters would need nor the inputs of linear operations.
 
-    For derivatives by its input: parameters get none. Norms must use running statistics (evaluation mode).
+    For derivatives by its input: parameters get none. Norms must use running statistics (evaluation mode). Parts that
+    are checkpointed run as written.
     """
 
     def same(x: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class Convolution:
         return replace(self, transposed=not self.transposed, more=more, space=space)
 
 
-class _Applied(torch.autograd.Function):
+class Applied(torch.autograd.Function):
     """y = A x; its derivative Aᵀ w is of the same kind."""
 
     @staticmethod
@@ -75,11 +77,15 @@ class _Applied(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, w: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Applied.apply(w, context.adjoint), None  # type: ignore[no-untyped-call]
+        return Applied.apply(w, context.adjoint), None  # type: ignore[no-untyped-call]
 
 
 class _Linear(TorchFunctionMode):
     """Every parameter is a constant, and operations with a rule follow it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.keeper = _keeper()
 
     def __torch_function__(
         self,
@@ -88,8 +94,34 @@ class _Linear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        # Checkpointing keeps by hooks of its own what an operation saves, and computes it again when this mode has
+        # ended: both times must save the same.
+        if _keeper() is not self.keeper:
+            return func(*args, **(kwargs or {}))
         args, kwargs = trees.tree_map_only(nn.Parameter, torch.Tensor.detach, (args, kwargs or {}))
         return RULES.get(func, func)(*args, **kwargs)
+
+
+def _keeper() -> object:
+    """The hook that packs what is saved for the backward pass; None where there is none."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return None if hooks is None else hooks[0]
+
+
+def _plain(input: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution is left to torch: no linear map of its input alone, or one that rules here do not cover.
+
+    A weight that depends on the features has a derivative of its own (parameters are constants by now). Complex maps
+    have another adjoint, autocast another type, and torch.func wraps its tensors; forward mode keeps nothing.
+    """
+    return (
+        weight.requires_grad
+        or weight.is_complex()
+        or input.is_complex()
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch.is_autocast_enabled(input.device.type)
+    )
 
 
 def _convolved(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -103,7 +135,7 @@ def _convolved(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         groups: int = 1,
     ) -> Tensor:
         axes = weight.ndim - 2
-        if isinstance(padding, str) or input.ndim != weight.ndim:
+        if isinstance(padding, str) or input.ndim != weight.ndim or _plain(input, weight):
             return function(input, weight, bias, stride, padding, dilation, groups)
         steps, pads, spread = (_each(value, axes) for value in (stride, padding, dilation))
         space = list(input.shape[2:])
@@ -125,6 +157,8 @@ def _transposed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         dilation: Numbers = 1,
     ) -> Tensor:
         axes = weight.ndim - 2
+        if _plain(input, weight):
+            return function(input, weight, bias, stride, padding, output_padding, groups, dilation)
         more, steps = _each(output_padding, axes), _each(stride, axes)
         if input.ndim != weight.ndim or any(a >= b for a, b in zip(more, steps, strict=True)):
             return function(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -142,7 +176,7 @@ def _each(value: Numbers, axes: int) -> list[int]:
 
 
 def _added(x: Tensor, convolution: Convolution, bias: Tensor | None) -> Tensor:
-    y: Tensor = _Applied.apply(x, convolution)  # type: ignore[no-untyped-call]
+    y: Tensor = Applied.apply(x, convolution)  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))
 
 

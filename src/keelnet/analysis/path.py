@@ -12,8 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from keelnet.analysis.derivatives import dual, exact_attention, moving, paired, tangent_of
-from keelnet.analysis.singular import Derivative
+from keelnet.analysis.derivatives import (
+    agrees,
+    concerns_derivatives,
+    difference,
+    dual,
+    exact_attention,
+    moving,
+    paired,
+    scaled,
+    tangent_of,
+)
+from keelnet.analysis.singular import SMALL, Derivative
 from keelnet.dynamics.fields import Dynamics, Theta
 from keelnet.dynamics.forms import forms_of
 from keelnet.networks.blocks import Block
@@ -24,7 +34,6 @@ from keelnet.propagation.shears import Leapfrog, Midpoint, ShearIntegrator, Verl
 
 # By exact type: a subclass may have another step.
 OWN = (Euler, RK4, Verlet, Leapfrog, Midpoint)
-AGREE = 1e-3  # of ⟨J v, w⟩ and ⟨v, Jᵀ w⟩: what rounding and a slope at a kink leave
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +42,8 @@ class Path:
 
     The field is the face that the integrator moves, its damping a number; controls hold every layer, without a
     graph. ``split``: whether the features fill every part of the state. ``typed``: whether the field holds numbers
-    that have a type of their own. ``twice``: whether J v takes two reverse passes, for a rate without forward mode.
+    that have a type of their own. ``twice``: whether J v takes two reverse passes, for a rate without forward mode;
+    ``rough``: whether it is a difference quotient, for one that autograd differentiates but once.
     """
 
     integrator: Integrator
@@ -44,6 +54,7 @@ class Path:
     split: bool
     typed: bool = False
     twice: bool = False
+    rough: bool = False
 
     @classmethod
     def of(cls, block: Block, y: Tensor) -> Path:
@@ -52,7 +63,7 @@ class Path:
         if not 0 < h < math.inf:
             raise ValueError(f"a step size above 0 was wanted, got {h!r}; set final_time above 0")
         field = integrator.adapted(block.field)
-        controls = field.prepared(dict(block.control.at_layers(depth)), depth)
+        controls = field.prepared(dict(block.control(depth)), depth)
         frozen = {name: value.detach() for name, value in controls.items()}
         split = field.is_split(y)
         held = block.field.held().values()
@@ -60,7 +71,10 @@ class Path:
         with torch.no_grad():
             field = damped(integrator, field, frozen, h, False)
         path = cls(integrator, field, frozen, h, depth, split, typed)
-        return path if path.own or _runs_forward(path, y[:1]) else replace(path, twice=True)
+        if path.own:
+            return path
+        ways = (path, replace(path, twice=True))
+        return next((way for way in ways if _is_sound(way, y[:1])), replace(path, rough=True))
 
     @property
     def own(self) -> bool:
@@ -111,8 +125,8 @@ class Path:
 
     def tangents(self, y: Tensor, v: Tensor) -> Iterator[Tensor]:
         """J_j v after j = 1 … depth layers, J_j the derivative of the features at layer j by those at 0."""
-        if self.twice:
-            yield from self._tangents_twice(y, v)
+        if self.twice or self.rough:
+            yield from (self._tangents_twice if self.twice else self._quotients)(y, v)
             return
         with torch.no_grad(), exact_attention(), forward_ad.dual_level():
             path, state = self._moved(y, v)
@@ -125,6 +139,16 @@ class Path:
         for layer in range(self.depth):
             state, tangent = _pushed(partial(self.step, layer=layer), state, tangent)
             yield _pushed(lambda parts: (self.features(parts),), state, tangent)[1][0]
+
+    def _quotients(self, y: Tensor, v: Tensor) -> Iterator[Tensor]:
+        """(y_j(y + ε v) − y_j(y − ε v)) / 2ε."""
+        along, scale = difference(y, v)
+        with torch.no_grad():
+            ends = (
+                self.states(self.begin(y + sign * along), range(self.depth)) for sign in (1, -1)
+            )
+            for ahead, behind in zip(*ends, strict=True):
+                yield scaled(self.features(ahead) - self.features(behind), scale)
 
     def _moved(self, y: Tensor, v: Tensor) -> tuple[Path, State]:
         """The path and its first state with y + ε v.
@@ -150,9 +174,10 @@ class PathDerivative(Derivative):
 
     def __init__(self, path: Path, y: Tensor, back: bool = False) -> None:
         self.path, self.y, self.back = path, y.detach(), back and path.by_shears
+        self.certain, self.whole = not path.rough, SMALL if path.rough else 0
 
     def pushed(self, v: Tensor) -> Tensor:
-        if self.path.twice:
+        if self.path.twice or self.path.rough:
             return deque(self.path.tangents(self.y, v), maxlen=1).pop()
         with torch.no_grad(), exact_attention(), forward_ad.dual_level():
             path, state = self.path._moved(self.y, v)
@@ -169,11 +194,15 @@ class PathDerivative(Derivative):
             return pulled
 
     def matrix(self) -> Tensor:
-        """By J v of every direction at once."""
-        samples, size = len(self.y), self.y[0].numel()
-        identity = torch.eye(size, dtype=self.y.dtype, device=self.y.device)
-        directions = identity.repeat(samples, 1).reshape(-1, *self.y.shape[1:])
-        many = PathDerivative(self.path, self.y.repeat_interleave(size, dim=0))
+        """By J v of every direction at once, or Jᵀ w where J v is rough."""
+        path, y = self.path, self.y
+        along = path.features(path.begin(y)) if path.rough else y
+        samples, size = len(y), along[0].numel()
+        identity = torch.eye(size, dtype=y.dtype, device=y.device)
+        directions = identity.repeat(samples, 1).reshape(-1, *along.shape[1:])
+        many = PathDerivative(path, y.repeat_interleave(size, dim=0))
+        if path.rough:
+            return many.pulled(directions).reshape(samples, size, -1)
         return many.pushed(directions).reshape(samples, size, -1).mT
 
     def _stepped(self, w: Tensor) -> State:
@@ -259,24 +288,17 @@ def _product(parts: State, others: State) -> Tensor:
     return torch.stack([paired(a, b) for a, b in zip(parts, others, strict=True)]).sum()
 
 
-def _runs_forward(path: Path, y: Tensor) -> bool:
-    """Whether forward mode finds J v at one sample y: ⟨J v, w⟩ = ⟨v, Jᵀ w⟩ for a v and a w.
+def _is_sound(path: Path, y: Tensor) -> bool:
+    """Whether its J v and Jᵀ w are of one J at one sample y.
 
-    Some operations have no forward mode; a rate that differentiates a detached copy loses the tangent in silence.
+    Some operations have no forward mode or no second derivative; a rate that differentiates a detached copy loses the
+    tangent in silence, a custom Function its second derivative.
     """
-    derivative = PathDerivative(path, y)
-    generator = torch.Generator("cpu").manual_seed(0)
-
-    def drawn(like: Tensor) -> Tensor:
-        x = torch.randn(like.shape, generator=generator, device="cpu").to(like)
-        return x / x.norm()
-
-    v = drawn(y)
     try:
-        pushed = derivative.pushed(v)
+        return agrees(PathDerivative(path, y))
     except NotImplementedError:
         return False
-    # Along J v no digit is lost by cancellation; a J v that was lost itself shows along another direction.
-    w = pushed / pushed.norm().clamp(min=torch.finfo(y.dtype).tiny) + drawn(pushed)
-    forward, reverse = float(paired(pushed, w)), float(paired(v, derivative.pulled(w)))
-    return not abs(forward - reverse) > AGREE * max(abs(forward), abs(reverse))
+    except RuntimeError as reason:
+        if path.twice and concerns_derivatives(reason):
+            return False
+        raise

@@ -24,7 +24,7 @@ class BlockStability:
     amplification: the largest |R(h λ)| of a layer, frozen in time, f' at its largest; step_bound the largest h
     without growth, set by bound_layer (None where no spectrum is known). For a SingleField they are those of f' = its slope
     everywhere: an orientation, not a bound, since f' that differs from entry to entry turns the spectrum; reach says so, or
-    that under a norm they are of the layers that were looked at. damping: the γ that would hold Euler at this
+    that under a norm they are of the layers or eigenvalues that were looked at. damping: the γ that would hold Euler at this
     h; None where none would, and for other methods. energy_deviation, energy_drift and reversal_error as in
     `Invariants`. layers: details of those asked for; course: (largest, least) after every layer, see `growth_by_layer`.
     obstacle: why there is no growth to measure; then growth is inf for the block that is to blame, nan for others.
@@ -152,8 +152,11 @@ class BlockStability:
             if self.integrator is None:
                 return "it changes the shape, so no method holds it as a step; smaller weights do"
             return advice_for(self.layers[0] if self.layers else None)
-        if self.amplification is None:
-            return 'look at the spectra of its layers (layers="all"): a smaller h, or a branch with another spectrum'
+        if self._frozen <= 1 + TOLERANCE and self.amplification is None:
+            if len(self.layers) < self.depth:
+                return 'look at the spectra of its layers (layers="all"): a smaller h, or a branch with another spectrum'
+            if not all(layer.certain for layer in self.layers):
+                return "eigenvalues of its layers that were not found may grow: a smaller h, or a branch with another spectrum"
         if self._frozen <= 1 + TOLERANCE:
             return (
                 "let θ(t) change more slowly (smoothness), or take the one-kernel HamiltonianField"
@@ -265,15 +268,17 @@ def _layer_columns(looked: list[tuple[BlockStability, LayerStability]]) -> dict[
         "max Re λ": [_abscissa(each) for each in layers],
         "numerical": [figure(each.spectrum.numerical) for each in layers],
         "|R(h λ)|": [_sided(each, f"{each.amplification:.6g}") for each in layers],
-        "margin": [_margin(each.margin) for each in layers],
-        "step bound": [figure(each.step_bound) for each in layers],
+        "margin": [_at_most(each, _margin(each.margin)) for each in layers],
+        "step bound": [_at_most(each, figure(each.step_bound)) for each in layers],
         "N for it": [
-            "" if block.final_time is None else _depth_for(block.final_time, layer.step_bound)
+            ""
+            if block.final_time is None
+            else _sided(layer, _depth_for(block.final_time, layer.step_bound))
             for block, layer in looked
         ],
         "σ max": [figure(each.largest) for each in layers],
         "σ min": [figure(each.smallest) for each in layers],
-        "γ": [figure(each.damping) for each in layers],
+        "γ": [_damping(each) for each in layers],
     }
 
 
@@ -281,7 +286,18 @@ def _sided(layer: LayerStability, text: str) -> str:
     """Eigenvalues that are not known may lie further out."""
     if math.isnan(layer.amplification):
         return "?"
-    return text if layer.spectrum.converged else f"≥ {text}"
+    return text if layer.certain or text == "none" else f"≥ {text}"
+
+
+def _at_most(layer: LayerStability, text: str) -> str:
+    return text if layer.certain or text in ("?", "0") else f"≤ {text}"
+
+
+def _damping(layer: LayerStability) -> str:
+    """Of the eigenvalues that are known; others may want more."""
+    text = figure(layer.damping)
+    known = layer.spectrum.complete or (layer.certain and not layer.damping)
+    return text if known or not text else f"≥ {text}"
 
 
 def _margin(value: float) -> str:

@@ -19,14 +19,14 @@ from keelnet.analysis.conditions import (
     require_readable,
     require_repeatable,
     require_unquantised,
+    require_unscripted,
 )
 from keelnet.analysis.derivatives import differentiated
 from keelnet.analysis.differences import moves_apart, require_graph
 from keelnet.analysis.growths import Growth, growth_of
-from keelnet.analysis.layers import LayerStability, as_layer, jacobian_at
+from keelnet.analysis.layers import LayerStability, as_layer, euler_spectrum, jacobian_at
 from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.search import residual_blocks
-from keelnet.analysis.spectra import spectrum_of
 from keelnet.analysis.tables import listed
 from keelnet.analysis.visits import (
     cleaned,
@@ -63,10 +63,13 @@ def diagnose(
     would not grow.
 
     A block whose weights, output or derivative are not finite is reported with its reason, and what follows as not measured.
-    Half-precision blocks are measured in float32, compiled ones as they were written. The module is put in evaluation mode meanwhile (dropout off, running
+    Half-precision blocks are measured in float32, compiled ones as they were written. Of a part that autograd can
+    differentiate but once (a custom Function, a kernel of an extension) growth is exact up to 400 numbers a sample, else a
+    lower bound. The module is put in evaluation mode meanwhile (dropout off, running
     statistics). Raises ValueError where no block is found, for unknown names, where weights outside of blocks are not finite,
     for x that is not finite or on another device or that the module cannot read, and for modules that draw random
-    numbers in evaluation mode, mix the samples, or are hidden from autograd (quantised, under no_grad, made in inference mode).
+    numbers in evaluation mode, mix the samples, or are hidden from autograd (quantised, scripted, checkpointed with
+    use_reentrant=True, under no_grad, made in inference mode).
     """
     module = written(module)
     require_readable(module, x)
@@ -77,14 +80,16 @@ def diagnose(
     top = "0" if "0" not in named else type(module).__name__
     names = {part: cleaned(name) or top for name, part in module.named_modules()}
     with evaluating(module):
-        require_repeatable(module, x)
+        recording = require_repeatable(module, x)
         if blocks is None:
-            chosen, notes = residual_blocks(module, x, names)
+            chosen, notes = residual_blocks(module, x, names, recording)
         else:
             chosen, notes = list(dict.fromkeys(named[cleaned(name)] for name in blocks)), []
+            for block in chosen:
+                require_unscripted(f"block {names[block]} is scripted, and", block)
         require_unquantised((names[part], part) for block in chosen for part in block.modules())
         _require_finite_outside(module, chosen)
-        rows, apart = _looked_at(module, chosen, x, names, spectra, iterations)
+        rows, apart = _looked_at(module, chosen, x, names, spectra, iterations, recording)
     lost = [names[part] for part in chosen if names[part] not in rows]
     if lost:
         raise ValueError(
@@ -134,10 +139,11 @@ def _looked_at(
     names: dict[nn.Module, str],
     spectra: bool,
     iterations: int,
+    recording: bool,
 ) -> tuple[dict[str, BlockStability], list[str]]:
     """Rows by name, in the order of the calls, and names of blocks that do not move as their derivatives say.
 
-    Where blocks get other tensors, too, one sample at a time.
+    Where blocks get other tensors, too, or cannot do with the first row of their features, one sample at a time.
     """
     rows: dict[str, BlockStability] = {}
     apart: list[str] = []
@@ -148,9 +154,14 @@ def _looked_at(
 
         def look(call: Call) -> None:
             nonlocal alone
-            alone = alone and (call.alone or sample is not None)
+            alone = alone and (sample is not None or call.alone)
             if not alone:
                 return
+            if not call.divisible:
+                alone = sample is not None
+                if not alone:
+                    return
+                call = replace(call, together=True)
             count = calls[call.part] = calls.get(call.part, 0) + 1
             name = names[call.part] + (f" (call {count})" if count > 1 else "")
             row = _measured(name, call, spectra, iterations, single=len(x) == 1)
@@ -159,7 +170,8 @@ def _looked_at(
             row = row if sample is None else replace(row, sample=sample)
             rows[name] = row if name not in rows else _worse(rows[name], row)
 
-        visit(module, chosen, x if sample is None else x[sample : sample + 1], look, again=True)
+        some = x if sample is None else x[sample : sample + 1]
+        visit(module, chosen, some, look, again=True, recording=recording)
 
     measured(None if len(x) > 1 else 0)
     if not alone:
@@ -266,8 +278,9 @@ def _not_finite(name: str, kind: str, reason: str) -> BlockStability:
 
 def _as_step(call: Call, y: Tensor, growth: Growth) -> LayerStability:
     """y + F(y) as a step of Euler with h = 1, at one sample."""
-    spectrum = spectrum_of(jacobian_at(lambda some: call(some.clone()) - some, y))
-    return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0)
+    matrix = jacobian_at(lambda some: call(some.clone()) - some, y)
+    spectrum, certain = euler_spectrum(matrix, 1.0)
+    return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0, certain)
 
 
 def _notes(chosen: Sequence[nn.Module], apart: Sequence[str]) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils import _pytree as trees
 
-from keelnet.analysis.calls import Call
-from keelnet.analysis.conditions import is_quantised, require_unquantised
+from keelnet.analysis.calls import REFUSALS, Call
+from keelnet.analysis.conditions import first_line, is_quantised, is_scripted, require_unquantised
 from keelnet.analysis.derivatives import exact_attention
 from keelnet.analysis.sums import depends, is_sum
 from keelnet.analysis.tables import listed
@@ -20,14 +21,16 @@ from keelnet.networks.blocks import Block
 
 
 def residual_blocks(
-    module: nn.Module, x: Tensor, names: dict[nn.Module, str]
+    module: nn.Module, x: Tensor, names: dict[nn.Module, str], recording: bool = False
 ) -> tuple[list[nn.Module], list[str]]:
     """The residual blocks, inner ones first, and what is to be said of others; raises ValueError where there are none.
 
-    A part around others is one where its input goes past them: what arrives through theirs is theirs.
+    A part around others is one where its input goes past them: what arrives through theirs is theirs. ``recording`` as
+    for `visit`.
     """
     residual: list[nn.Module] = []
     keeping: list[str] = []
+    unrecorded: dict[str, str] = {}
 
     def look(call: Call) -> None:
         if call.part is not module and not isinstance(call.part, nn.Sequential):
@@ -36,23 +39,34 @@ def residual_blocks(
         inner = [part for part in call.part.modules() if part in residual]
         if inner and type(call.part).forward is nn.Sequential.forward:
             return  # nothing goes past
-        if _is_residual(call, names[call.part], inner):
+        try:
+            found = _is_residual(call, names[call.part], inner)
+        except _UnrecordedError as reason:
+            unrecorded[names[call.part]] = str(reason)
+            return
+        if found:
             residual.append(call.part)
 
-    visit(module, _compound(module), x[:1], look, keeping=True)
+    visit(module, _compound(module), x[:1], look, keeping=True, recording=recording)
+    hidden = _hidden(names, residual, unrecorded)
     if not residual:
         require_unquantised((name, part) for part, name in names.items())
         candidates = f" These keep the shape of their input: {listed(keeping)}." if keeping else ""
+        candidates += "".join(f" {note[0].upper()}{note[1:]}." for note in hidden)
         raise ValueError(
             f"no residual block was found in {type(module).__name__}; name them with blocks=[…], by the dotted names of"
             f" named_modules().{candidates} Looked for were submodules that answer with their input plus something of it,"
             " without weights on the way of the input; a sum in the forward of the whole network belongs to no submodule"
         )
-    return residual, _notes(residual, names)
+    return residual, [*_others(residual, names), *hidden]
 
 
-def _notes(residual: Sequence[nn.Module], names: dict[nn.Module, str]) -> list[str]:
-    """What is not looked at though it may be a block."""
+class _UnrecordedError(Exception):
+    """A part runs, but not where autograd records."""
+
+
+def _others(residual: Sequence[nn.Module], names: dict[nn.Module, str]) -> list[str]:
+    """Which parts are like blocks that were found, but were not."""
     found = set(residual)
     innermost = [block for block in residual if found.isdisjoint(_below(block))]
     inside = {part for block in innermost for part in block.modules()}
@@ -65,20 +79,44 @@ def _notes(residual: Sequence[nn.Module], names: dict[nn.Module, str]) -> list[s
         and part not in inside
         and not inside.intersection(part.modules())
     ]
-    quantised = [part for part in names if is_quantised(part)]
-    packed = {part for holder in quantised for part in _below(holder)}
-    hidden = [names[part] for part in quantised if part not in packed]
+    if not others:
+        return []
+    return [
+        f"not looked at: {listed(others)}, of the same class as blocks above, but with weights on the way of the input"
+        " or another shape; blocks=[…] measures them, too"
+    ]
+
+
+def _hidden(
+    names: dict[nn.Module, str], residual: Sequence[nn.Module], unrecorded: dict[str, str]
+) -> list[str]:
+    """What cannot be looked into though it may be a block."""
+    inside = {part for block in residual for part in block.modules()}
+    quantised = _outermost(names, is_quantised)
+    scripted = _outermost({p: name for p, name in names.items() if p not in inside}, is_scripted)
     notes = []
-    if others:
+    if quantised:
         notes.append(
-            f"not looked at: {listed(others)}, of the same class as blocks above, but with weights on the way of the input"
-            " or another shape; blocks=[…] measures them, too"
+            f"not looked at: what holds {listed(quantised)}, which is quantised and has no derivative"
         )
-    if hidden:
+    if scripted:
         notes.append(
-            f"not looked at: what holds {listed(hidden)}, which is quantised and has no derivative"
+            f"not looked at: {listed(scripted)}, which is scripted and cannot be looked into; put the nn.Module that it was"
+            " made of in its place"
+        )
+    if unrecorded:
+        reason = next(iter(unrecorded.values()))
+        notes.append(
+            f"not looked at: {listed(list(unrecorded))}, which does not run where autograd records ({reason})"
         )
     return notes
+
+
+def _outermost(names: dict[nn.Module, str], kind: Callable[[nn.Module], bool]) -> list[str]:
+    """Parts of a kind that lie within no other of it."""
+    found = [part for part in names if kind(part)]
+    within = {part for holder in found for part in _below(holder)}
+    return [names[part] for part in found if part not in within]
 
 
 def _below(block: nn.Module) -> Iterator[nn.Module]:
@@ -88,14 +126,16 @@ def _below(block: nn.Module) -> Iterator[nn.Module]:
 def _compound(module: nn.Module) -> list[nn.Module]:
     """Submodules that may hold a sum: all but torch's own single operations, in the order of definition.
 
-    What lies within a keelnet block is its field, which runs with other weights in every layer.
+    What lies within a keelnet block is its field, which runs with other weights in every layer. Parametrizations are
+    maps of weights; scripted parts take no hooks.
     """
-    blocks = [part for part in module.modules() if isinstance(part, Block)]
-    fields = {part for block in blocks for part in block.modules() if part is not block}
+    closed = [part for part in module.modules() if isinstance(part, (Block, ParametrizationList))]
+    within = {part for holder in closed for part in _below(holder)}
     return [
         part
         for part in module.modules()
-        if part not in fields
+        if part not in within
+        and not is_scripted(part)
         and (
             next(part.children(), None) is not None
             or not type(part).__module__.startswith("torch.")
@@ -104,17 +144,29 @@ def _compound(module: nn.Module) -> list[nn.Module]:
 
 
 def _is_residual(call: Call, name: str, inner: Sequence[nn.Module]) -> bool:
-    leaf = call.y[:1].clone().requires_grad_()
     try:
-        with torch.enable_grad(), exact_attention(), _cut(inner, leaf) as closed:
-            value = call(leaf.clone())  # it may change its input in place
-    except (RuntimeError, TypeError, IndexError) as error:
+        if call.divisible:
+            return _is_step(call, call.y[:1], inner)
+        return _is_step(call, call.y, inner)  # of windows, or of frames
+    except REFUSALS as error:
         if inner:  # such as a container that changes views in place, which autograd refuses
             return False
+        reason = error
+    try:
+        with torch.no_grad():
+            call(call.y.clone())
+    except REFUSALS as error:
         raise ValueError(
             f"{name} could be called once, but not again with the same input ({error}); if it keeps a state, such as a"
             " cache of keys (use_cache), switch that off"
         ) from error
+    raise _UnrecordedError(first_line(reason)) from reason
+
+
+def _is_step(call: Call, y: Tensor, inner: Sequence[nn.Module]) -> bool:
+    leaf = y.clone().requires_grad_()
+    with torch.enable_grad(), exact_attention(), _cut(inner, leaf) as closed:
+        value = call(leaf.clone())  # it may change its input in place
     return value.shape == leaf.shape and is_sum(value, leaf, closed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 Real = NDArray[np.float64]
 
 SMALL = 64  # numbers a sample up to which the whole matrix is formed
+DENSE = 400  # up to which it is where a matrix is worth more than products with it: 1.3 MB
 WIDE = 1024  # numbers of a value up to which the matrix is formed by its rows
 LOOK = 5  # steps between two looks at what has been found
 NEAR = 3e-3  # residual from which a few steps more reach `CONVERGED`
@@ -21,9 +23,15 @@ CONVERGED = 3e-4  # residual of a singular pair over its bound: the value is off
 
 
 class Derivative(ABC):
-    """J of a map at y (samples, …), sample by sample, as the products J v and Jᵀ w."""
+    """J of a map at y (samples, …), sample by sample, as the products J v and Jᵀ w.
+
+    certain: whether both are of one J, all but rounding; else J v is rough and Jᵀ w exact. whole: numbers a sample up
+    to which the matrix is formed in any case.
+    """
 
     y: Tensor
+    certain: bool = True
+    whole: int = 0
 
     @abstractmethod
     def pushed(self, v: Tensor) -> Tensor:
@@ -36,6 +44,10 @@ class Derivative(ABC):
     @abstractmethod
     def matrix(self) -> Tensor:
         """(samples, outputs, inputs)."""
+
+    def matrices(self) -> Iterable[Tensor]:
+        """(outputs, inputs) of each sample."""
+        return self.matrix()
 
 
 @dataclass(frozen=True)
@@ -66,34 +78,66 @@ def extremes(
     A Lanczos step costs one J v and one Jᵀ w, as a step of power iteration does, and keeps two vectors. It ends when the
     largest value has converged (`CONVERGED`), or after ``iterations``; also where `LOOK` steps raised it by less than its share
     ``settled`` while convergence is still far (`NEAR`). Without reorthogonalisation values may appear
-    twice, but none beyond the true ones. The seed draws the first direction.
+    twice, but none beyond the true ones; where J v is rough they would, so there power iteration is taken. The seed
+    draws the first direction.
     """
-    if derivative.y[0].numel() <= small:
-        return _exact(_matrix(derivative))
+    size = derivative.y[0].numel()
+    if size <= derivative.whole or (derivative.certain and size <= small):
+        return _exact(_matrices(derivative))
+    if not derivative.certain:
+        return _powers(derivative, iterations, seed, settled)
     return _Bidiagonal(derivative, seed).extended(iterations, settled)
 
 
-def _matrix(derivative: Derivative) -> Tensor:
-    """(samples, outputs, inputs): by columns where there are many outputs, since rows take a sample for each."""
+def _matrices(derivative: Derivative) -> Iterable[Tensor]:
+    """(outputs, inputs) of each sample: by columns where there are many outputs, since rows take a sample for each."""
     y = derivative.y
+    if y[0].numel() <= derivative.whole:
+        return derivative.matrices()
     units = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device)
     first = derivative.pushed(units[0].reshape(1, *y.shape[1:]).expand_as(y))
     if first[0].numel() <= WIDE:
-        return derivative.matrix()
+        return derivative.matrices()
     rest = (derivative.pushed(unit.reshape(1, *y.shape[1:]).expand_as(y)) for unit in units[1:])
     return torch.stack([column.detach().flatten(1) for column in (first, *rest)], dim=2)
 
 
-def _exact(matrices: Tensor) -> Extremes:
-    whole = matrices.detach().double().cpu()
-    whole = torch.where(whole.flatten(1).isfinite().all(dim=1)[:, None, None], whole, torch.nan)
-    values = np.full((len(whole), min(whole.shape[1:])), np.inf)
-    for number, one in enumerate(whole):
-        if not bool(one.isnan().any()):
-            values[number] = torch.linalg.svdvals(one).numpy()
-    # Rounding hides a least value far below the largest: what is found then only bounds it.
-    seen = values[:, -1] > len(values[0]) * torch.finfo(matrices.dtype).eps * values[:, 0]
-    return Extremes(values[:, 0], values[:, -1], np.ones(len(values), bool), seen, values)
+def _exact(matrices: Iterable[Tensor]) -> Extremes:
+    every, seen = [], []
+    for matrix in matrices:
+        one = matrix.detach().double().cpu()
+        values = np.full(min(one.shape), np.inf)
+        if bool(one.isfinite().all()):
+            values = torch.linalg.svdvals(one).numpy()
+        every.append(values)
+        # Rounding hides a least value far below the largest: what is found then only bounds it.
+        seen.append(values[-1] > len(values) * torch.finfo(matrix.dtype).eps * values[0])
+    found = np.stack(every)
+    return Extremes(found[:, 0], found[:, -1], np.ones(len(found), bool), np.array(seen), found)
+
+
+def _powers(derivative: Derivative, iterations: int, seed: int, settled: float) -> Extremes:
+    """By Jᵀ w alone: |Jᵀ u| of a u of size 1 lies within the singular values, however roughly J v led to that u.
+
+    (The least of them bounds σ_min of a J of no more rows than columns; of others it is |J v|.)
+    """
+    v = _first(derivative.y, seed)
+    largest, smallest, before = np.zeros(len(v)), np.full(len(v), np.inf), np.zeros(len(v))
+    for count in range(1, iterations + 1):
+        w = derivative.pushed(v)
+        lengths = _norms(w)
+        t = derivative.pulled(_divided(w, lengths))
+        sizes = _norms(t)
+        largest = np.maximum(largest, _numbers(sizes))
+        high = w[0].numel() > v[0].numel()
+        smallest = np.minimum(smallest, _numbers(lengths if high else sizes))
+        if count % LOOK == 0:
+            if bool((largest - before <= max(settled, CONVERGED) * largest).all()):
+                break
+            before = largest
+        v = _divided(t, sizes)
+    no = np.zeros(len(v), bool)
+    return Extremes(largest, smallest, no, no)
 
 
 class _Bidiagonal:
@@ -102,9 +146,7 @@ class _Bidiagonal:
     def __init__(self, derivative: Derivative, seed: int) -> None:
         self.derivative = derivative
         y = derivative.y
-        generator = torch.Generator("cpu").manual_seed(seed)
-        self.v = torch.randn(y.shape, generator=generator, device="cpu").to(y)
-        self.v = self.v / _shaped(_norms(self.v), self.v)
+        self.v = _first(y, seed)
         self.u: Tensor | None = None
         self.rows, self.columns = 0, y[0].numel()
         self.beta = y.new_zeros(len(y))
@@ -181,6 +223,13 @@ class _Bidiagonal:
             if count < self.rows:
                 shares[-1] = math.inf
         return float(values[0]), float(values[-1]), float(shares[0]), float(shares[-1])
+
+
+def _first(y: Tensor, seed: int) -> Tensor:
+    """A direction for each sample."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    v = torch.randn(y.shape, generator=generator, device="cpu").to(y)
+    return v / _shaped(_norms(v), v)
 
 
 def _norms(x: Tensor) -> Tensor:

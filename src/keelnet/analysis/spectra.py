@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keelnet.propagation.integrators import euler_steps
+
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 Matrix = Any  # an array, or a LinearOperator with matvec and rmatvec; SciPy has no types
@@ -21,6 +23,8 @@ KEPT = 2**24  # bytes of vectors that are kept in any case
 ENDS = ("LR", "LM")  # largest real part, largest modulus
 STEPS = 25  # restarts that it may take: an end of a spectrum that is dense there takes thousands
 TOLERANCE = 1e-7
+EDGE = 1e-6  # by how much a converged eigenvalue may seem to lie outside of the circle through it
+ROUNDS = 4  # circles that are tried for the bound of a step
 ROUNDING = 1e-10  # of the norm: parts of a dense eigenvalue below it are taken for 0
 
 
@@ -77,6 +81,40 @@ def oscillation_of(b: Matrix, c: Matrix, imaginary: bool = False, steps: int = S
         numerical = float(np.sqrt(max(top, 0.0))) / 2
     complete = isinstance(both, np.ndarray)
     return _spectrum(np.concatenate([roots, -roots]), numerical, complete, converged and sure)
+
+
+def edge_of(matrix: Matrix, known: Complex, h: float, steps: int = STEPS) -> tuple[Complex, bool]:
+    """The eigenvalues λ that say what Euler does with A, beside those that are known, and whether it is certain.
+
+    The farthest from −1/h has the largest |1 + h λ|. The largest step b is that of all λ within |1 + b λ| ≤ 1, so those
+    farthest from −1/b are looked for, b being that of what is known, until none lies outside.
+    """
+    beyond, sure = _beyond(matrix, -1 / h, float(np.abs(known + 1 / h).max(initial=0)), steps)
+    known = np.concatenate([known, beyond])
+    for _ in range(ROUNDS):
+        bound = float(euler_steps(known).min(initial=np.inf))
+        if not sure or not 0 < bound < np.inf:
+            return known, sure
+        beyond, sure = _beyond(matrix, -1 / bound, 1 / bound, steps)
+        if sure and len(beyond) == 0:
+            return known, True
+        known = np.concatenate([known, beyond])
+    return known, False
+
+
+def _beyond(matrix: Matrix, centre: float, radius: float, steps: int) -> tuple[Complex, bool]:
+    """Eigenvalues outside of a circle around a point of the real axis, and whether there are no others farther out."""
+    size = matrix.shape[0]
+    around = as_matrix(
+        size, size, lambda v: matrix @ v - centre * v, lambda w: matrix.T @ w - centre * w
+    )
+    found, sure = _arnoldi(around, "LM", steps)  # fewer than `WANTED` converge to inner ones
+    found = found[np.abs(found) > (1 + EDGE) * radius]
+    # They are as exact as they are far from the centre; nearer to the imaginary axis their side of it is not known.
+    limits = TOLERANCE * np.abs(found)
+    clear = np.abs(found.real + centre) > 10 * limits
+    values = (found + centre)[clear]
+    return _cleaned(values, float(limits.max(initial=0))), sure and bool(clear.all())
 
 
 def _spectrum(values: Complex, numerical: float, complete: bool, converged: bool) -> Spectrum:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from numbers import Integral
+from operator import index
 from typing import Literal
 
 import numpy as np
@@ -13,7 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.analysis.calls import Call
-from keelnet.analysis.conditions import recorded, require_readable, require_repeatable
+from keelnet.analysis.conditions import (
+    first_line,
+    recorded,
+    require_readable,
+    require_repeatable,
+)
 from keelnet.analysis.growths import growth_by_layer, growth_of
 from keelnet.analysis.invariants import invariants
 from keelnet.analysis.layers import euler_damping, layer_stability
@@ -40,7 +47,9 @@ from keelnet.propagation.bounds import answered
 from keelnet.propagation.integrators import numbers
 
 ORIENTATION = "an orientation, since f' may differ between channels"
+NEGATIVE = "an orientation, since f' may be negative"
 LOOKED_AT = "of the layers that were looked at"
+FOUND = "of the eigenvalues that were found"
 Layers = int | Sequence[int] | Literal["all"] | None
 
 
@@ -62,7 +71,7 @@ def stability(
 
     The network is put in evaluation mode meanwhile, and states are computed again instead of kept: large batches go part by
     part, in less memory than the network's own forward and backward pass. Raises ValueError where there is no block, for
-    non-finite x or x on another device, where no block is called, for a step size of 0, for a network that draws random numbers in evaluation
+    non-finite x or x on another device, where no block is called or one runs only where autograd records, for a step size of 0, for a network that draws random numbers in evaluation
     mode, for one that was made in inference mode, and where a block's state becomes non-finite (the message names the layer).
     A network in half precision is measured as a copy in float32, a compiled one as it was written.
     """
@@ -85,12 +94,20 @@ def stability(
         assert isinstance(call.part, Block)
         count = calls[call.part] = calls.get(call.part, 0) + 1
         name = blocks[call.part] + (f" (call {count})" if count > 1 else "")
-        rows.append(_measured(name, call.part, call.y, layers, iterations))
+        try:
+            rows.append(_measured(name, call.part, call.y, layers, iterations))
+        except RuntimeError as error:
+            if not call.recording:
+                raise
+            raise ValueError(
+                f"block {name} cannot run where autograd does not record ({first_line(error)}); take derivatives within its"
+                " forward under torch.enable_grad()"
+            ) from error
         normed.extend(rows[-1:] * _is_normed(call.part.field))
 
     with evaluating(network):
-        require_repeatable(network, x)
-        visit(network, blocks, x, look, again=True)
+        recording = require_repeatable(network, x)
+        visit(network, blocks, x, look, again=True, recording=recording)
     missed = [name for block, name in blocks.items() if block not in calls]
     if not rows:
         raise ValueError(
@@ -152,7 +169,7 @@ def _with_bound(row: BlockStability, path: Path) -> BlockStability:
         step_bound=steps[layer],
         bound_layer=layer,
         amplification=max(float(each.max()) for each in rates if each is not None),
-        reach=ORIENTATION if _turns(path.field) else None,
+        reach=_orientation(path.field),
         damping=_damping(path, known),
     )
 
@@ -201,18 +218,24 @@ def _with_bound_of_layers(row: BlockStability) -> BlockStability:
     if not known:
         return row
     tightest = min(known, key=lambda layer: layer.step_bound)
+    reach = None if all(layer.certain for layer in known) else FOUND
     return replace(
         row,
         step_bound=tightest.step_bound,
         bound_layer=tightest.layer,
         amplification=max(layer.amplification for layer in known),
-        reach=LOOKED_AT if len(known) < row.depth else None,
+        reach=LOOKED_AT if len(known) < row.depth else reach,
     )
 
 
-def _turns(field: Dynamics) -> bool:
-    """Whether f' that differs from entry to entry turns the spectrum."""
-    return isinstance(field, SingleField) and activation_from(field.activation).name != "identity"
+def _orientation(field: Dynamics) -> str | None:
+    """Why the spectrum at the largest f' bounds that of no other; None where it does."""
+    if not isinstance(field, (KernelField, HamiltonianField, DoubleHamiltonianField)):
+        return None
+    activation = activation_from(field.activation)
+    if isinstance(field, SingleField):
+        return ORIENTATION if activation.name != "identity" else None
+    return None if activation.rising else NEGATIVE
 
 
 def _is_normed(field: Dynamics) -> bool:
@@ -238,12 +261,17 @@ def _norm_notes(normed: Sequence[BlockStability]) -> list[str]:
 
 
 def _wanted(layers: int | Sequence[int] | Literal["all"], depth: int) -> set[int]:
-    if isinstance(layers, int):
+    if isinstance(layers, (int, Integral)):
         require_count("layers", layers)
         return set(np.linspace(0, depth - 1, min(layers, depth)).round().astype(int).tolist())
-    wanted = set(range(depth)) if layers == "all" else set(layers)
-    if not all(isinstance(each, int) and 0 <= each < depth for each in wanted):
+    if isinstance(layers, str) and layers == "all":
+        return set(range(depth))
+    try:
+        wanted = {index(each) for each in layers}  # also of an array
+    except TypeError:
+        wanted = {-1}
+    if not all(0 <= each < depth for each in wanted):
         raise ValueError(
             f'layers must be "all", how many, or numbers from 0 to {depth - 1} in a list; got {layers!r}'
         )
-    return wanted  # type: ignore[return-value]
+    return wanted

@@ -18,7 +18,10 @@ ACTIVATIONS = (
 )
 NORMS = ("NativeLayerNorm", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm")
 CARRIERS = (*SUMS, *ACTIVATIONS, *NORMS, "ToCopy")
-SHAPES = ("View", "Reshape", "Transpose", "Permute", "Clone", "Alias", "UnsafeView", "Unsqueeze")
+SHAPES = (
+    *("View", "Reshape", "Transpose", "Permute", "Clone", "Alias", "UnsafeView", "Unsqueeze"),
+    "BackwardHookFunction",  # torch's identity at both ends of a module with hooks
+)
 PRODUCTS = ("Addmm", "Addbmm", "Addmv", "Addr")  # sums by their name alone
 SCALINGS = ("Mul", "Div")  # by one number
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keelnet.analysis.conditions import recorded, require_finite
-from keelnet.analysis.derivatives import Jacobian
+from keelnet.analysis.derivatives import Jacobian, Recomputed, sound
 from keelnet.analysis.visits import evaluating, measuring
 from keelnet.networks.network import every_block
 from keelnet.propagation import store_all
@@ -67,7 +67,8 @@ def sensitivity(
     """The sensitivity of a network (1, channels, *space) → (1, regions, *space) at x.
 
     σ_max by power iteration on JᵀJ; ``edges`` voxels are drawn among those beside a change of sign of the first
-    region's logit. Under ``reversible`` no second derivative exists, so blocks store their states meanwhile.
+    region's logit. Under ``reversible`` no second derivative exists, so blocks store their states meanwhile; where a
+    custom Function has none, σ_max is bounded from below by first derivatives alone.
     Raises ValueError where x is not one finite sample, and for a network that was made in inference mode.
     """
     require_finite(x)
@@ -79,7 +80,7 @@ def sensitivity(
         for block, _ in strategies:
             block.strategy = store_all
         with evaluating(network):
-            jacobian = Jacobian(network, x)
+            jacobian = sound(network, x)
             growth, count, converged = _growth(jacobian, iterations, seed)
             return Sensitivity(growth, count, converged, _flip(jacobian, edges, seed), x.numel())
     finally:
@@ -87,20 +88,25 @@ def sensitivity(
             block.strategy = strategy
 
 
-def _growth(jacobian: Jacobian, iterations: int, seed: int) -> tuple[float, int, bool]:
+def _growth(jacobian: Jacobian | Recomputed, iterations: int, seed: int) -> tuple[float, int, bool]:
     generator = torch.Generator("cpu").manual_seed(seed)
     v = torch.randn(jacobian.y.shape, generator=generator, device="cpu").to(jacobian.y)
     found, before = 0.0, 0.0
     for count in range(1, iterations + 1):
         w = jacobian.pushed(v / v.norm().clamp(min=1e-30))
         found = float(w.norm())
+        if not jacobian.certain:
+            # A rough J v leads to a direction as well; what Jᵀ makes of that one is never more than σ_max.
+            w = w / w.norm().clamp(min=1e-30)
+            v = jacobian.pulled(w)
+            found = float(v.norm())
         if abs(found - before) <= CONVERGED * found and count > 1:
             return found, count, True
-        before, v = found, jacobian.pulled(w)
+        before, v = found, jacobian.pulled(w) if jacobian.certain else v
     return found, iterations, False
 
 
-def _flip(jacobian: Jacobian, edges: int, seed: int) -> float | None:
+def _flip(jacobian: Jacobian | Recomputed, edges: int, seed: int) -> float | None:
     logits = jacobian.value[0, 0].detach()
     places = _edge(logits > 0).nonzero()
     if not len(places):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from keelnet.analysis.calls import Call, answered
 from keelnet.analysis.derivatives import plain_layers
+from keelnet.analysis.snapshots import unhooked, untouched
 
 Look = Callable[[Call], None]
 COMPILED = "_orig_mod"  # the name under which torch.compile keeps what it was given
@@ -24,10 +25,11 @@ def visit(
     look: Look,
     keeping: bool = False,
     again: bool = False,
+    recording: bool = False,
 ) -> None:
     """Let the network read x; ``look`` is given the first call of each part (``again``: every one).
 
-    It looks while the network reads, so that what reached other parts need not be kept. Calls without a floating-point
+    ``recording``: it differentiates in its forward, so that it reads where autograd records. It looks while the network reads, so that what reached other parts need not be kept. Calls without a floating-point
     tensor are passed by. ``keeping``: each when it has answered, so that parts come before what holds them; the
     features may have been changed in place by then, so that only calls that answer in their shape are looked at.
     """
@@ -37,18 +39,22 @@ def visit(
         part: nn.Module, args: tuple[Any, ...], named: dict[str, Any], *answer: object
     ) -> None:
         nonlocal looking
-        call = None if looking or part not in wanted else Call.of(part, args, named)
-        if call is None:
+        if looking or part not in wanted:
             return
-        if not again:
-            wanted.remove(part)
-        if keeping and not _keeps(call, answer[0]):
-            return
-        looking = True  # looking may call parts again
-        try:
-            look(call)
-        finally:
-            looking = False
+        # A part may be called in inference mode by the network itself.
+        with torch.inference_mode(False), torch.no_grad():
+            call = Call.of(part, args, named, recording)
+            if call is None:
+                return
+            if not again:
+                wanted.remove(part)
+            if keeping and not _keeps(call, answer[0]):
+                return
+            looking = True  # looking may call parts again
+            try:
+                look(call)
+            finally:
+                looking = False
 
     handles = [
         part.register_forward_hook(stop, with_kwargs=True)
@@ -57,8 +63,8 @@ def visit(
         for part in parts
     ]
     try:
-        with torch.no_grad():
-            network(x)
+        with torch.set_grad_enabled(recording):
+            network(x.clone())  # it may change its input in place
     finally:
         for handle in handles:
             handle.remove()
@@ -97,15 +103,16 @@ def measuring() -> Iterator[None]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module inside, and each module's own mode again afterwards.
+    """Evaluation mode for every module inside, and afterwards each module's own mode, buffers and hooks again.
 
     By the flags alone: a module's own ``eval()`` may do what ``train()`` does not undo.
     """
     modes = {module: module.training for module in network.modules()}
-    for module in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with untouched(network), unhooked(network):
+        for module in modes:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
