@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import keelnet as kn
 from keelnet.dynamics import Activation
@@ -97,3 +98,59 @@ def test_a_subclass_of_an_activation_is_itself_in_every_engine(size):
     with kn.engine("reference"):
         expected = affine(y0)
     torch.testing.assert_close(affine(y0), expected)
+
+
+FUNCTIONS = {
+    torch.tanh: "tanh",
+    functional.tanh: "tanh",
+    torch.sigmoid: "sigmoid",
+    torch.relu: "relu",
+    functional.relu: "relu",
+    torch.sin: "sin",
+    functional.gelu: "gelu",
+    functional.silu: "silu",
+    functional.elu: "elu",
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f"{f.__module__}.{f.__name__}")
+def test_a_known_function_is_the_activation_of_its_name(function):
+    assert activation_from(function) is KNOWN[FUNCTIONS[function]]
+
+
+MODULES = {
+    "tanh": nn.Tanh(),
+    "relu": nn.ReLU(),
+    "identity": nn.Identity(),
+    "sigmoid": nn.Sigmoid(),
+    "softplus": nn.Softplus(),
+    "elu": nn.ELU(),
+    "leaky_relu": nn.LeakyReLU(),
+    "gelu": nn.GELU(),
+    "silu": nn.SiLU(),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_known_module_has_slope_and_energy_and_stays_itself(name):
+    made, known = activation_from(MODULES[name]), KNOWN[name]
+    assert made.held() == {"activation": MODULES[name]} and made.function is MODULES[name]
+    assert (made.slope, made.primitive, made.rising) == (known.slope, known.primitive, known.rising)
+    torch.testing.assert_close(made(LINE), known(LINE))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.ELU(2.0), nn.LeakyReLU(0.5), nn.Softplus(3.0), nn.GELU("tanh"), nn.Hardtanh()],
+    ids=str,
+)
+def test_a_module_with_other_settings_is_a_callable_like_any_other(module):
+    made = activation_from(module)
+    assert (made.slope, made.primitive, made.rising) == (1.0, None, False)
+
+
+@EVERY_ACTIVATION
+def test_what_is_called_rising_is(activation):
+    x = LINE.clone().requires_grad_()
+    (derivative,) = torch.autograd.grad(activation(x).sum(), x)
+    assert activation.rising == (float(derivative.min()) >= 0)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import FIELDS, branch, randn
 from torch import nn
+from torch.nn.utils import prune
 
 import keelnet as kn
 
@@ -250,3 +251,61 @@ def test_a_control_that_makes_its_values_itself_is_not_refined_to_another():
     for control in (Bounded({"weight": torch.randn(3, 2, 2)}), plain):
         with pytest.raises(ValueError, match="override refined"):
             control.refined(2)
+
+
+def test_what_a_hook_makes_of_others_is_made_anew_at_every_call_and_not_refined():
+    control = drawn(3)
+    prune.random_unstructured(control, "weight", 0.5)
+    with torch.no_grad():
+        control.weight_orig.mul_(2)
+    made = control.weight_orig * control.weight_mask
+    assert not torch.equal(control.at_layers(3)["weight"], made)
+    assert torch.equal(control(3)["weight"], made)
+    with pytest.raises(ValueError, match=r"weight of the Control is made .*\.prune\.remove\("):
+        control.refined(2)
+    prune.remove(control, "weight")
+    assert torch.equal(control.refined(2).at_layers(3)["weight"], made)
+
+
+def test_a_call_gives_the_values_of_a_control_of_ones_own():
+    class Bounded(kn.Control):
+        def at_layers(self, depth):
+            return {name: value.tanh() for name, value in super().at_layers(depth).items()}
+
+    control = Bounded(drawn(3).values())
+    for name, value in control(5).items():
+        assert torch.equal(value, control.at_layers(5)[name])
+
+
+FORMATS = [torch.channels_last, torch.channels_last_3d]
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=str)
+@pytest.mark.parametrize("axes", [2, 3, 4, 5, 6])
+def test_a_memory_format_of_images_leaves_controls_as_they_are(axes, layout):
+    control = kn.Control({"weight": randn(*range(2, 2 + axes))})
+    weight = control.values()["weight"]
+    weight.sum().backward()
+    before = weight.detach().clone()
+    control.to(memory_format=layout)
+    assert control.values()["weight"] is weight and torch.equal(weight, before)
+    control.to(dtype=torch.float32, memory_format=layout)
+    assert weight.dtype == weight.grad.dtype == torch.float32
+    torch.testing.assert_close(weight.detach(), before.float(), rtol=0, atol=0)
+
+
+def test_no_other_error_of_a_conversion_is_passed_over():
+    def convert(value):
+        raise RuntimeError("required memory is not there")
+
+    with pytest.raises(RuntimeError, match="required memory is not there"):
+        drawn(2)._apply(convert)
+
+
+def test_what_is_frozen_in_a_module_is_frozen_in_its_control():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    module[0].weight.requires_grad_(False)
+    block = kn.Block(kn.Euler(), kn.ModuleField(module), 2)
+    for control in (block.control, block.refined().control, kn.Control.random(block.field, 3)):
+        frozen = {name for name, value in control.values().items() if not value.requires_grad}
+        assert frozen == {"0.weight"}

@@ -217,3 +217,61 @@ def test_dense_norms_are_the_same_with_and_without_a_graph(sizes, exponent, seed
 
 def test_the_norm_of_a_zero_matrix_is_zero():
     assert kn.DenseKernel(3, 2).norms(torch.zeros(2, 3, 2)).tolist() == [0, 0]
+
+
+class Cubed(kn.Kernel):
+    """Not linear in its weight: K = w³, entry by entry."""
+
+    channel_axis = -1
+    inputs = outputs = 3
+    weight_shape = (3, 3)
+
+    def apply(self, weight, y):
+        return y @ weight**3
+
+    def adjoint(self, weight, z):
+        return z @ weight.T**3
+
+    def per_channel(self, values):
+        return values
+
+    def symbol(self, weights):
+        return weights**3, 1.0
+
+    def check_state(self, y, channels):
+        assert y.shape[-1] == channels
+
+
+def test_a_kernel_that_is_not_linear_needs_no_transposed_weight():
+    field, controls = kn.AntisymmetricField(Cubed(), damping="auto"), {"weight": randn(4, 3, 3)}
+    controls["weight"] *= 0.5
+    same = {"weight": controls["weight"] ** 3}
+    expected = kn.AntisymmetricField(kn.DenseKernel(3), damping="auto")
+    torch.testing.assert_close(
+        kn.propagate(kn.Euler(), field, randn(2, 3), controls, 0.1),
+        kn.propagate(kn.Euler(), expected, randn(2, 3), same, 0.1),
+    )
+
+
+def test_a_kernel_that_is_linear_is_asked_for_its_transposed_weight_in_words():
+    class Linear(Cubed):
+        linear = True
+
+    with pytest.raises(NotImplementedError, match="write transposed, or leave out linear"):
+        Linear().antisymmetric(randn(3, 3))
+
+
+KINDS = [kn.DenseKernel(5), kn.ConvKernel(4, 1), Cubed()]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("kernel", KINDS, ids=["dense", "conv", "not linear"])
+def test_norms_are_the_same_under_autocast(kernel, graph, half):
+    weights = randn(2, *kernel.weight_shape, dtype=torch.float32).requires_grad_(graph)
+    for norms in (kernel.norms, kernel.skew_norms):
+        with torch.autocast("cpu", half):
+            within = norms(weights)
+        assert within.dtype == torch.float32
+        torch.testing.assert_close(within, norms(weights), rtol=0, atol=0)
+    assert kn.DenseKernel(5).norms(randn(2, 5, 5, dtype=half)).dtype == torch.float32

@@ -149,6 +149,42 @@ def test_norms_without_a_memory_are_welcome(strategy):
     torch.testing.assert_close(moved("verlet", field, y0, depth=2, strategy=strategy), expected)
 
 
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+def test_a_batch_norm_that_tracks_no_statistics_is_welcome_in_training(strategy):
+    field = kn.ModuleField(normed(nn.BatchNorm1d(2, track_running_stats=False)))
+    expected = moved("verlet", field, randn(2, 4, 5), depth=2)
+    found = moved("verlet", field, randn(2, 4, 5), depth=2, strategy=strategy)
+    torch.testing.assert_close(found, expected)
+
+
+class Precise(nn.Module):
+    """A layer in half precision behind a norm that stays in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(3), nn.Linear(3, 3).bfloat16()
+
+    def forward(self, y):
+        return self.linear(self.norm(y.float()).to(y.dtype))
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+def test_a_branch_of_two_precisions_is_welcome(strategy):
+    block = kn.Block(kn.Verlet(), kn.ModuleField(Precise()), 3, strategy=strategy)
+    y = torch.randn(2, 3).bfloat16().requires_grad_()
+    value = block(y)
+    value.sum().backward()
+    assert value.dtype == y.grad.dtype == torch.bfloat16
+    assert {each.grad.dtype for each in block.parameters()} == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_features_of_a_precision_that_no_part_of_the_branch_has_are_refused(dtype):
+    block = kn.Block(kn.Verlet(), kn.ModuleField(nn.Linear(3, 3)), 3)
+    with pytest.raises(ValueError, match="weight has dtype torch.float32, y0 has"):
+        block(torch.randn(2, 3).to(dtype))
+
+
 def dropping(p: float) -> kn.ModuleField:
     return kn.ModuleField(nn.Sequential(*branch(3), nn.Dropout(p)))
 

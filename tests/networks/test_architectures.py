@@ -3,6 +3,7 @@
 import inspect
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,3 +163,33 @@ def test_automatic_damping_under_a_norm_is_warned_of_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         network(torch.randn(3, 2))
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("name", ["residual", "hamiltonian", "segmenter"])
+def test_numbers_of_numpy_are_taken_as_numbers(name):
+    make, of = getattr(architectures, name), np.int64
+    one = make(2, 3, dim=2, width=4, depth=2)
+    other = make(of(2), of(3), dim=2, width=of(4), depth=of(2))
+    x = torch.randn(1, 2, 8, 8)
+    assert torch.equal(one(x), other(x))
+    wide = make(2, 3, dim=2, width=[of(4), of(8)], depth=of(2))
+    assert torch.equal(wide(x), make(2, 3, dim=2, width=(4, 8), depth=2)(x))
+
+
+@pytest.mark.parametrize("width", [4.5, None, True, "wide"])
+def test_a_width_that_is_no_number_is_refused(width):
+    with pytest.raises(ValueError, match="width must be an integer"):
+        architectures.residual(2, 3, width=width)
+
+
+@pytest.mark.parametrize("name", ["hamiltonian", "segmenter"])
+def test_a_network_of_images_may_lie_channels_last(name):
+    network = getattr(architectures, name)(1, 3, dim=2, width=4, depth=2)
+    x = torch.randn(2, 1, 8, 8)
+    expected, weights = network(x), [*network.parameters()]
+    network.to(memory_format=torch.channels_last)
+    assert all(a is b for a, b in zip(weights, network.parameters(), strict=True))
+    assert network.opening.weight.is_contiguous(memory_format=torch.channels_last)
+    found = network(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected)

@@ -1,11 +1,14 @@
 """Blocks: refinement keeps θ(t), and what cannot work is refused in the constructor."""
 
+import copy
 import threading
+import warnings
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import keelnet as kn
 
@@ -235,3 +238,145 @@ def test_what_a_field_of_a_users_own_holds_is_that_of_now():
 def test_a_field_that_holds_something_by_a_name_of_the_blocks_is_refused():
     with pytest.raises(ValueError, match="holds 'control', which a Block calls something else"):
         kn.Block(kn.Euler(), Gained("control"), 3)
+
+
+def test_a_pruned_control_is_that_of_now():
+    def block():
+        made = kn.Block(kn.Verlet(), FIELD, 3)
+        prune.l1_unstructured(made.control, "weight", 0.5)
+        return made
+
+    one, other, y = block(), block(), torch.randn(2, 3)
+    one(y)
+    with torch.no_grad():
+        other.control.weight_orig.mul_(3)
+    one.load_state_dict(other.state_dict())
+    found = one(y)
+    assert torch.equal(found, other(y))
+    for _ in range(2):  # a weight that were made once could be differentiated once
+        one(y).sum().backward()
+    x = torch.randn(2, 3)
+    stable = kn.analysis.stability(one, x).blocks[0].growth
+    for each in (one, other):
+        prune.remove(each.control, "weight")
+    assert torch.equal(one(y), found)
+    assert kn.analysis.stability(one, x).blocks[0].growth == pytest.approx(stable)
+
+
+def test_the_old_weight_norm_of_a_control_is_that_of_now():
+    block, y = kn.Block(kn.Verlet(), FIELD, 3), torch.randn(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.weight_norm(block.control, "weight")
+    before = block(y)
+    with torch.no_grad():
+        block.control.weight_g.zero_()
+    assert not torch.equal(block(y), before)
+
+
+@pytest.mark.parametrize("damping", ["auto", 0.1])
+def test_an_unchecked_block_passes_vmap_and_export_at_its_first_call(damping):
+    def block():
+        made = kn.Block(kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(3), damping=damping), 3)
+        made.checked = False
+        return made
+
+    blocks, y = [block() for _ in range(3)], torch.randn(5, 3)
+    parameters, _ = torch.func.stack_module_state(blocks)
+    found = torch.func.vmap(lambda given: torch.func.functional_call(blocks[0], given, (y,)))(
+        parameters
+    )
+    torch.testing.assert_close(found, torch.stack([each(y) for each in blocks]))
+    exported = torch.export.export(block().eval(), (y,)).module()
+    exported.load_state_dict(blocks[1].state_dict())
+    torch.testing.assert_close(exported(y), blocks[1](y))
+
+
+def learned() -> kn.Block:
+    diffusion = kn.DenseDiffusion(nn.Parameter(torch.eye(3)))
+    return kn.Block(kn.IMEX(diffusion), kn.SingleField(kn.DenseKernel(3)), 4)
+
+
+def test_a_learned_diffusion_is_a_parameter_of_the_block():
+    block, other, y = learned(), learned(), torch.randn(2, 3)
+    assert dict(block.named_parameters()).keys() == {"diffusion", "control.weight", "control.bias"}
+    with torch.no_grad():
+        block.diffusion.mul_(2)
+    block(y).sum().backward()
+    assert bool(block.diffusion.grad.any())
+    other.load_state_dict(block.state_dict(), assign=True)
+    assert torch.equal(other(y), block(y)) and not torch.equal(learned()(y), block(y))
+    still = torch.func.functional_call(block, {"diffusion": torch.zeros(3, 3)}, (y,))
+    expected = kn.Block(kn.Euler(), block.field, 4, control=block.control)(y)
+    torch.testing.assert_close(still, expected)
+    assert block.double()(y.double()).dtype == torch.float64
+    assert torch.equal(copy.deepcopy(block)(y.double()), block(y.double()))
+
+
+def test_a_refined_block_has_a_learned_diffusion_of_its_own_unless_it_is_tied():
+    block = learned()
+    assert block.refined().diffusion is not block.diffusion
+    assert torch.equal(block.refined().diffusion, block.diffusion)
+    assert block.refined(tied=True).diffusion is block.diffusion
+    plain = kn.Block(kn.IMEX(kn.DenseDiffusion(torch.eye(3))), block.field, 4)
+    assert plain.refined().integrator is plain.integrator
+    assert plain.state_dict().keys() == {"control.weight", "control.bias"}
+
+
+def test_a_block_that_was_pickled_before_it_held_a_diffusion_is_read():
+    block, y = learned(), torch.randn(2, 3)
+    state = block.__getstate__()
+    state["_parameters"] = {}
+    again = kn.Block.__new__(kn.Block)
+    again.__setstate__(state)
+    assert torch.equal(again(y), block(y))
+    assert dict(again.named_parameters()).keys() == dict(block.named_parameters()).keys()
+
+
+def test_another_method_takes_the_place_of_the_one_before_and_of_what_it_held():
+    block, y = learned(), torch.randn(2, 3)
+    block.integrator = kn.Euler()
+    assert torch.equal(block(y), kn.Block(kn.Euler(), block.field, 4, control=block.control)(y))
+    assert dict(block.named_parameters()).keys() == {"control.weight", "control.bias"}
+
+
+class Stretched(kn.Euler, nn.Module):
+    """A method that is a module itself."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def step(self, field, state, theta, h, layer):
+        return tuple(self.factor * y for y in super().step(field, state, theta, h, layer))
+
+
+def test_a_method_that_is_a_module_is_registered_by_its_name():
+    block, y = kn.Block(Stretched(), kn.SingleField(kn.DenseKernel(3)), 4), torch.randn(2, 3)
+    assert "integrator.factor" in block.state_dict()
+    block(y).sum().backward()
+    assert block.integrator.factor.grad is not None
+    assert copy.deepcopy(block).integrator.factor is not block.integrator.factor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: kn.Block(kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(3), f), 4),
+        lambda f: kn.Block(kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(3), f, 1.0), 4),
+        lambda f: kn.Affine(3, 3, activation=f),
+    ],
+)
+def test_an_activation_that_is_exchanged_is_the_new_one(make):
+    first = nn.ReLU()
+    network, y = make(first), torch.randn(2, 3)
+    expected = copy.deepcopy(network)
+    for part in [*network.modules()]:
+        for name, child in part.named_children():
+            if child is first:
+                setattr(part, name, nn.Sigmoid())
+    other = make(nn.Sigmoid())
+    other.load_state_dict(expected.state_dict())
+    assert torch.equal(network(y), other(y)) and not torch.equal(network(y), expected(y))
+    if isinstance(network, kn.Block):
+        assert network.field.activation.slope == 0.25

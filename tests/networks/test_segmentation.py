@@ -78,6 +78,24 @@ def test_logits_are_those_of_the_features_in_training_and_in_use(shape):
             torch.testing.assert_close(features, training, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("asked", [{"products": "bfloat16"}, {"name": "reference"}, {}], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[3:], ids=str)
+def test_a_way_up_that_is_computed_again_goes_by_the_engine_it_went_by(monkeypatch, shape, asked):
+    """The gradient is taken outside of its block. One sample: products in bfloat16 round once a call."""
+    x = torch.randn(1, 1, *(8,) * shape.get("dim", 2))
+    gradients = []
+    for large in (1 << 40, 0):
+        monkeypatch.setattr("keelnet.networks.segmentation.LARGE", large)
+        network = small(seed=3, **shape)
+        with kn.engine(**asked):
+            loss = network(x).square().mean()
+        with kn.engine("reference" if not asked else "auto"):
+            loss.backward()
+        gradients.append([value.grad for value in network.parameters()])
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-6 * float(expected.norm()))
+
+
 def test_nothing_of_a_large_way_up_is_kept(monkeypatch):
     x = torch.randn(4, 1, 64, 64)
     monkeypatch.setattr("keelnet.networks.segmentation.LARGE", x.numel() * 8 * 4 - 1)
@@ -130,3 +148,13 @@ def test_an_image_that_cannot_be_halved_is_refused():
 def test_a_wrong_channel_count_is_refused():
     with pytest.raises(ValueError, match="needs a state"):
         small()(torch.randn(1, 2, 8, 8))
+
+
+def test_gradients_of_a_way_up_that_is_computed_again_can_be_taken_again(monkeypatch):
+    monkeypatch.setattr("keelnet.networks.segmentation.LARGE", 0)
+    network = small(strategy=kn.checkpointed).double()
+    value = network(torch.randn(2, 1, 8, 8, dtype=torch.float64)).square().sum()
+    first, second = (
+        torch.autograd.grad(value, [*network.parameters()], retain_graph=True) for _ in range(2)
+    )
+    torch.testing.assert_close(first, second)

@@ -628,3 +628,148 @@ def test_advice_goes_by_fields_that_hold_tensors_of_their_own():
             warnings.simplefilter("always")
             damped(kn.Euler(), field, controls, 0.1, advise=True)
         assert bool(said) == advised
+
+
+# Rounding.
+
+
+def of_matrices(matrices: torch.Tensor) -> tuple:
+    return kn.SingleField(kn.DenseKernel(matrices.shape[-1]), "identity"), {"weight": matrices}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@given(st.integers(2, 9), st.integers(0, 2**31 - 1), st.floats(-12, 12))
+def test_a_rotation_has_the_bound_of_its_frequency_whatever_its_rounding(
+    dtype, size, seed, exponent
+):
+    weights = (10.0**exponent * randn(2, size, size, seed=seed)).to(dtype)
+    skew = weights - weights.mT
+    largest = float(torch.linalg.matrix_norm(skew.double(), 2).max())
+    for method, closed in ((kn.RK4(), math.sqrt(8)), (kn.Midpoint(), 1.0)):
+        found = kn.step_bound(method, *of_matrices(skew)).step_size
+        assert found * largest == pytest.approx(closed, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(st.integers(3, 9), st.integers(1, 2), st.integers(0, 2**31 - 1))
+def test_a_decay_that_leaves_some_directions_alone_has_the_bound_of_its_fastest(dtype, size, rank, seed):  # fmt: skip
+    root = randn(1, size, rank, seed=seed, dtype=dtype)
+    matrix = -root @ root.mT
+    fastest = float(torch.linalg.matrix_norm(matrix.double(), 2))
+    for method, closed in ((kn.Euler(), 2 / fastest), (kn.Leapfrog(), 2 / fastest**0.5)):
+        found = kn.step_bound(method, *of_matrices(matrix)).step_size
+        assert found == pytest.approx(closed, rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [kn.ConvKernel(2, 2), kn.ConvKernel(4, 1, 5, groups=4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_convolutions_that_rotate_have_a_bound_at_every_frequency(kernel, dtype):
+    weights = kernel.antisymmetric(randn(3, *kernel.weight_shape, dtype=dtype))
+    single = kn.step_bound(kn.RK4(), kn.SingleField(kernel, "identity"), {"weight": weights})
+    skew = kn.step_bound(kn.RK4(), kn.AntisymmetricField(kernel, "identity"), {"weight": weights})
+    assert 1 <= single.step_size / skew.step_size < 1.2  # the latter bounds its norm from above
+
+
+@given(st.floats(-30, 30), st.sampled_from((1e-2, 1e-5, 1e-8)))
+def test_small_matrices_keep_their_growth(exponent, share):
+    matrix = 10.0**exponent * torch.tensor([[[share, 1.0], [-1.0, share]]]).double()
+    assert kn.step_bound(kn.RK4(), *of_matrices(matrix)).step_size == 0
+    assert kn.step_bound(kn.RK4(), *of_matrices(-matrix)).step_size > 0
+
+
+# Fields that prepare controls.
+
+
+class Faster(kn.SingleField):
+    """y' = (1 + t) y K: the rate reads time from a control of its own."""
+
+    def prepared(self, controls, depth):
+        assert "time" not in controls, "prepared twice"
+        return controls | {"time": torch.arange(depth).double() / depth}
+
+    def rate(self, y, theta):
+        return (1 + theta["time"]) * self.kernel.apply(theta["weight"], y)
+
+    def spectrum(self, controls):
+        return (1 + controls["time"])[:, None] * super().spectrum(controls)
+
+
+def test_a_bound_is_that_of_controls_which_the_field_prepares():
+    field, rotation = Faster(kn.DenseKernel(2)), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    controls = {"weight": rotation.double().expand(4, 2, 2)}
+    bound = kn.step_bound(kn.RK4(), field, controls)
+    assert bound.step_size == pytest.approx(math.sqrt(8) / 1.75) and bound.layer == 3
+    assert largest_amplification(kn.RK4(), field, controls, 1.01 * bound.step_size) > 1
+    with pytest.raises(ValueError, match=r"step bound 2\.828 of RK4 on Faster set by layer 1"):
+        kn.propagate(kn.RK4(), field, randn(2, 2), controls, 1e100)
+
+
+# Without looks at the numbers.
+
+
+@pytest.mark.parametrize("method", [kn.Euler(), kn.RK4()])
+def test_automatic_damping_passes_vmap(method):
+    field, weights, y0 = SKEW(KERNEL, damping="auto"), 0.3 * randn(4, 5, 3, 3), randn(2, 3)
+
+    def final(weight: torch.Tensor) -> torch.Tensor:
+        return kn.propagate(method, field, y0, {"weight": weight}, 0.1, checked=False)
+
+    torch.testing.assert_close(torch.func.vmap(final)(weights), torch.stack([*map(final, weights)]))
+    pulled = torch.func.vmap(torch.func.grad(lambda w: final(w).square().sum()))(weights)
+    for one, weight in zip(pulled, weights, strict=True):
+        leaf = weight.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(final(leaf).square().sum(), leaf)
+        torch.testing.assert_close(one, expected)
+
+
+@UNSTABLE
+@pytest.mark.parametrize("share", [0.5, 1.0, 2.0])
+def test_the_gradient_of_automatic_damping_is_finite_and_the_one_layers(share):
+    weight = torch.zeros(3, 2, 2).double()
+    weight[:, 0, 1], weight[:, 1, 0] = torch.tensor([0.3, 1, 0.2]), torch.tensor([-0.3, -1, -0.2])
+    weight = (share * weight).requires_grad_()
+    gamma = resolved(kn.Euler(), {"weight": weight}, 1.0, kn.DenseKernel(2))
+    (gradient,) = torch.autograd.grad(gamma, weight)
+    assert bool(gradient.isfinite().all())
+    assert not gradient[[0, 2]].any() and bool(gradient[1].any()) == (share <= 1)
+
+
+def test_damping_is_the_same_under_autocast():
+    controls = {"weight": randn(3, 3, 3, dtype=torch.float32)}
+    expected = float(resolved(kn.Euler(), controls, 0.1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(resolved(kn.Euler(), controls, 0.1)) == expected
+
+
+class Explicit(kn.Integrator):
+    """Euler's step, and nothing known of it."""
+
+    def step(self, field, state, theta, h, layer):
+        return tuple(y + h * rate for y, rate in zip(state, field.rates(state, theta), strict=True))
+
+    def amplification(self, h, eigenvalues):
+        raise NotImplementedError
+
+    def largest_steps(self, eigenvalues):
+        raise NotImplementedError
+
+
+def test_a_method_that_knows_no_damping_is_named():
+    field, controls = SKEW(KERNEL, damping="auto"), drawn(SKEW(KERNEL), 3)
+    with pytest.raises(ValueError, match='damping="auto" asks Explicit for the least damping'):
+        kn.propagate(Explicit(), field, randn(2, 3), controls, 0.1)
+    assert kn.propagate(Explicit(), field.with_damping(0.1), randn(2, 3), controls, 0.1).shape
+
+
+def test_where_f_falls_a_layer_grows_below_the_bound():
+    """What the documentation says of sin: the largest f' is 1, and −1 at y = π."""
+    field, controls = kn.HamiltonianField(kn.DenseKernel(1), "sin"), {"weight": torch.ones(100, 1, 1).double()}  # fmt: skip
+    assert not field.activation.rising
+    y0 = torch.tensor([[math.pi]]).double().requires_grad_()
+    (grown,) = torch.autograd.grad(kn.propagate(kn.Verlet(), field, y0, controls, 0.1).sum(), y0)
+    assert kn.step_bound(kn.Verlet(), field, controls).step_size == pytest.approx(2)
+    assert float(grown) > 1e4
+    (row,) = kn.analysis.stability(
+        kn.Block(kn.Verlet(), field, 100, 10.0, kn.Control(controls)), y0.detach()
+    ).blocks
+    assert "may be negative" in row.reach

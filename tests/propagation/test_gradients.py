@@ -433,3 +433,35 @@ def test_a_batch_of_gradients_with_a_graph_is_refused_in_words():
         y = kn.propagate(kn.Verlet(), field, y0, {"weight": weight}, 0.5, kn.reversible)
         with pytest.raises(RuntimeError, match="a batch of gradients at once"):
             torch.autograd.grad(y, y0, randn(3, 4, 2), create_graph=True, is_grads_batched=True)
+
+
+EVERY_TRANSFORM = {
+    "grad": lambda f, y: torch.func.grad(lambda y: f(y).sum())(y),
+    "jacrev": lambda f, y: torch.func.jacrev(f)(y),
+    "by sample": lambda f, y: torch.func.vmap(torch.func.grad(lambda y: f(y[None]).sum()))(y),
+    "jvp": lambda f, y: torch.func.jvp(f, (y,), (y,))[1],
+    "vmap": lambda f, y: torch.func.vmap(lambda y: f(y[None]))(y),
+}
+FORWARD = ("jvp", "vmap")
+
+
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+@pytest.mark.parametrize("name", EVERY_TRANSFORM)
+def test_transforms_without_a_way_through_a_strategy_are_refused_in_words(name, strategy):
+    weight, y0 = randn(3, 2, 2), randn(4, 2)
+    field, transform = kn.HamiltonianField(kn.DenseKernel(2)), EVERY_TRANSFORM[name]
+
+    def final(y, strategy=strategy):
+        return kn.propagate(
+            kn.Verlet(), field, y, {"weight": weight}, H, strategy, 3, checked=False
+        )
+
+    expected = transform(lambda y: final(y, kn.store_all), y0)
+    if strategy is kn.checkpointed and name in FORWARD:
+        torch.testing.assert_close(transform(final, y0), expected)
+        return
+    with pytest.raises(ValueError, match=r"has no way through .* use strategy=kn\.store_all"):
+        transform(final, y0)
+    with torch.no_grad():
+        if name in FORWARD:
+            torch.testing.assert_close(transform(final, y0), expected)

@@ -198,3 +198,16 @@ def test_a_diffusion_of_a_users_own_needs_a_solve_and_a_product_only():
     controls = {"weight": torch.zeros(3, 2, 2).double()}
     y = kn.propagate(kn.IMEX(Uniform()), field, torch.ones(1, 2).double(), controls, 0.5)
     torch.testing.assert_close(y, torch.full((1, 2), 1.5**-3).double())
+
+
+def test_a_matrix_that_learned_to_be_indefinite_is_named():
+    diffusion = kn.DenseDiffusion(torch.nn.Parameter(torch.eye(2)))
+    with torch.no_grad():
+        diffusion.matrix.mul_(-20)
+    with pytest.raises(ValueError, match="no longer positive semidefinite"):
+        diffusion.solve(torch.ones(1, 2), 0.1)
+
+
+def test_a_matrix_on_another_device_than_the_state_is_named():
+    with pytest.raises(ValueError, match="DenseDiffusion is on cpu, the state on meta; move one"):
+        kn.DenseDiffusion(torch.eye(2)).solve(torch.ones(1, 2, device="meta"), 0.1)

@@ -379,3 +379,32 @@ def test_a_step_size_of_any_real_type_is_the_float_that_it_is(name, kind):
         path = kn.trajectory(method, field, y0, control.at_layers(3), h)
         torch.testing.assert_close(path[-1][0], y)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+class Spectral(torch.nn.Module):
+    """A branch with complex weights, one for each frequency (Li et al. 2021)."""
+
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.nn.Parameter(torch.randn(2, 2, 4, dtype=torch.complex128, generator=generator) / 4)  # fmt: skip
+
+    def forward(self, y):
+        waves = torch.einsum("bim,iom->bom", torch.fft.rfft(y), self.weight)
+        return torch.tanh(torch.fft.irfft(waves, n=y.shape[-1]))
+
+
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+def test_a_branch_may_have_complex_weights(strategy):
+    branches, y0 = [Spectral(seed) for seed in range(3)], randn(3, 2, 6)
+    controls = kn.ModuleField.stacked(branches)
+    field = kn.ModuleField(branches[0], channels=2)
+    found = kn.propagate(kn.Verlet(), field, y0, controls, step_size=0.5, strategy=strategy)
+    y, z = y0, torch.zeros_like(y0)
+    for branch_ in branches:
+        z = z - 0.5 * branch_(y)
+        y = y + 0.5 * branch_(z)
+    torch.testing.assert_close(found, y)
+    with pytest.raises(ValueError, match="weight has dtype torch.complex64"):
+        narrow = {name: value.to(torch.complex64) for name, value in controls.items()}
+        kn.propagate(kn.Verlet(), field, y0, narrow, step_size=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +39,15 @@ class Activation:
     """A scalar function f applied entry by entry.
 
     ``primitive`` is F with F' = f (the energy of a Hamiltonian field needs it; None where none is
-    known) and ``slope`` is max |f'|, which scales every step bound.
+    known), ``slope`` is max |f'|, which scales every step bound, and ``rising`` says that f' ≥ 0
+    everywhere: only then do the bounds hold for every state.
     """
 
     name: str
     function: Function
     primitive: Function | None = None
     slope: float = 1.0
+    rising: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(x)
@@ -54,30 +56,52 @@ class Activation:
         """The function where it is a module, which has a mode: whoever applies it registers it."""
         return {"activation": self.function} if isinstance(self.function, nn.Module) else {}
 
+    def holding(self, function: Function) -> Activation:
+        """With another module in the place of its own: one with a slope and an energy of its own."""
+        return activation_from(function) if type(self) is Activation else replace(self, function=function)  # fmt: skip
+
 
 ActivationChoice = str | Function | Activation
 
 KNOWN = {
     activation.name: activation
     for activation in (
-        Activation("tanh", torch.tanh, _log_cosh),
-        Activation("relu", torch.relu, _half_rectified_square),
-        Activation("identity", _identity, _half_square),
+        Activation("tanh", torch.tanh, _log_cosh, rising=True),
+        Activation("relu", torch.relu, _half_rectified_square, rising=True),
+        Activation("identity", _identity, _half_square, rising=True),
         Activation("sin", torch.sin, _versine),
-        Activation("sigmoid", torch.sigmoid, functional.softplus, slope=0.25),
-        Activation("softplus", functional.softplus),
-        Activation("elu", functional.elu),
-        Activation("leaky_relu", functional.leaky_relu),
+        Activation("sigmoid", torch.sigmoid, functional.softplus, slope=0.25, rising=True),
+        Activation("softplus", functional.softplus, rising=True),
+        Activation("elu", functional.elu, rising=True),
+        Activation("leaky_relu", functional.leaky_relu, rising=True),
         Activation("gelu", functional.gelu, slope=1.129),
         Activation("silu", functional.silu, slope=1.0999),
     )
+}
+# The same functions by other names, and as modules with these settings.
+_OTHERWISE = {
+    "tanh": functional.tanh,
+    "sigmoid": functional.sigmoid,
+    "relu": functional.relu,
+}
+_MODULES: dict[type[nn.Module], tuple[str, dict[str, object]]] = {
+    nn.Tanh: ("tanh", {}),
+    nn.ReLU: ("relu", {}),
+    nn.Identity: ("identity", {}),
+    nn.Sigmoid: ("sigmoid", {}),
+    nn.Softplus: ("softplus", {"beta": 1.0, "threshold": 20.0}),
+    nn.ELU: ("elu", {"alpha": 1.0}),
+    nn.LeakyReLU: ("leaky_relu", {"negative_slope": 0.01}),
+    nn.GELU: ("gelu", {"approximate": "none"}),
+    nn.SiLU: ("silu", {}),
 }
 
 
 def activation_from(choice: ActivationChoice) -> Activation:
     """The activation that a name or a callable stands for.
 
-    A callable is taken to have slope at most 1. Raises ValueError for an unknown name, for what is
+    A function that has a name here is that activation, and torch's module of it has its slope and energy. Any other
+    callable is taken to have slope at most 1. Raises ValueError for an unknown name, for what is
     not callable, and for a module that owns parameters (they would be invisible to the gradient).
     """
     if isinstance(choice, Activation):
@@ -95,4 +119,17 @@ def activation_from(choice: ActivationChoice) -> Activation:
         )
     if isinstance(choice, type) or not callable(choice):
         raise ValueError(f"activation must be a name or a function of a tensor, got {choice!r}")
+    if isinstance(choice, nn.Module):
+        return _of_module(choice)
+    for known in KNOWN.values():
+        if choice is known.function or choice is _OTHERWISE.get(known.name):
+            return known
     return Activation(getattr(choice, "__name__", type(choice).__name__), choice)
+
+
+def _of_module(module: nn.Module) -> Activation:
+    """The module itself, which has a mode and hooks, with what is known of its function."""
+    name, settings = _MODULES.get(type(module), ("", {}))
+    if name and all(getattr(module, key) == value for key, value in settings.items()):
+        return replace(KNOWN[name], function=module)
+    return Activation(type(module).__name__, module)

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from keelnet.dynamics.activations import ActivationChoice, activation_from
+from keelnet.dynamics.holders import Holder, Own
 from keelnet.dynamics.kernels import Kernel
 from keelnet.dynamics.norms import Norm
+
+
+class Bender(Holder):
+    """A holder of one activation, which may be a module."""
+
+    activation: ActivationChoice
+
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        return activation_from(self.activation).held()
+
+    def holding(self: Own, parts: Mapping[str, object]) -> Own:
+        others = {name: part for name, part in parts.items() if name != "activation"}
+        new = super().holding(others)
+        if "activation" in parts:
+            own = activation_from(self.activation)  # type: ignore[attr-defined]
+            function: Any = parts["activation"]
+            object.__setattr__(new, "activation", own.holding(function))
+        return new
 
 
 def bent(

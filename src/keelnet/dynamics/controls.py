@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.kernels import require_count
 
 Interpolation = Literal["constant", "linear"]
+_NO_IMAGE = "tensor to use channels_last"  # torch's words for one with another number of axes
 
 
 class Control(nn.Module):
@@ -65,8 +66,8 @@ class Control(nn.Module):
     ) -> Control:
         """First controls for a field: weights N(0, gain² / fan-in), biases 0, scales 1.
 
-        A ModuleField starts from its module's own values. Every knot starts alike: a network that
-        is constant in time is the smoothest one (½/h Σ‖Δθ‖² = 0).
+        A ModuleField starts from its module's own values; what is frozen there stays frozen. Every knot
+        starts alike: a network that is constant in time is the smoothest one (½/h Σ‖Δθ‖² = 0).
         """
         require_count("knots", knots)
         values: dict[str, Tensor] = {}
@@ -79,13 +80,18 @@ class Control(nn.Module):
                 one = slot.initial.clone()
             elif slot.kernel is not None:
                 one = drawn(shape, generator) * (gain / math.sqrt(slot.kernel.fan_in))
-            values[name] = one.expand(knots, *shape).clone()
+            value = one.expand(knots, *shape).clone()
+            values[name] = nn.Parameter(value, requires_grad=False) if slot.frozen else value
         return cls(values, interpolation, knots)
 
     def values(self) -> dict[str, Tensor]:
         """The parameters by control name, knots first."""
         # Not get_parameter: torch.func.functional_call puts tensors in the parameters' places.
         return {name: getattr(self, stored) for name, stored in self._names.items()}
+
+    def forward(self, depth: int) -> dict[str, Tensor]:
+        """`at_layers`, as a Block asks for it: hooks that make a parameter anew (pruning) run before it."""
+        return self.at_layers(depth)
 
     def at_layers(self, depth: int) -> dict[str, Tensor]:
         """θ at the layers' times, (depth, …) a name; the parameters themselves where depth = knots.
@@ -99,11 +105,18 @@ class Control(nn.Module):
     def refined(self, factor: int = 2) -> Control:
         """The same θ(t) on ``factor`` times as many knots."""
         require_count("factor", factor)
-        own = type(self).at_layers is Control.at_layers and type(self).values is Control.values
+        methods = ("forward", "at_layers", "values")
+        own = all(getattr(type(self), name) is getattr(Control, name) for name in methods)
         if not own or is_parametrized(self):
             raise ValueError(
                 f"{type(self).__name__} makes its values in a way of its own, which a finer Control would not: override"
                 " refined"
+            )
+        made = [name for name, stored in self._names.items() if stored not in self._parameters]
+        if made:
+            raise ValueError(
+                f"{', '.join(made)} of the Control is made of others by a hook, which a finer Control would not have;"
+                f" call torch.nn.utils.prune.remove(control, {self._names[made[0]]!r}) (or what takes your hook away) first"
             )
         with torch.no_grad():
             values = {
@@ -126,6 +139,20 @@ class Control(nn.Module):
         right = (left + 1).clamp(max=self.knots - 1)
         share = ((numerators % depth).to(value.dtype) / depth).reshape(-1, *(1,) * (value.ndim - 1))
         return lower + share * (value.index_select(0, right) - lower)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Control:
+        """As of any module, without the memory format of images: the first axis of a control is no batch."""
+
+        def converted(value: Tensor) -> Tensor:
+            try:
+                return fn(value)
+            except RuntimeError as error:
+                if _NO_IMAGE not in str(error):
+                    raise
+            like = fn(value.new_empty((0,)))  # of one axis, which has no such format
+            return value.to(device=like.device, dtype=like.dtype)
+
+        return super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return f"knots={self.knots}, interpolation={self.interpolation}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.dynamics.activations import ActivationChoice, activation_from
-from keelnet.dynamics.bends import bent, potential
+from keelnet.dynamics.bends import Bender, bent, potential
+from keelnet.dynamics.eigenvalues import eigenvalues_of
+from keelnet.dynamics.holders import Holder
 from keelnet.dynamics.kernels import Kernel
 from keelnet.dynamics.norms import Norm
 
@@ -21,7 +22,7 @@ Parts = tuple[Tensor, ...]
 
 
 class Slot(NamedTuple):
-    """What one control must look like in one layer."""
+    """What one control must look like in one layer; ``frozen``: a Control of it is not trained."""
 
     shape: tuple[int, ...]
     optional: bool = False
@@ -29,9 +30,10 @@ class Slot(NamedTuple):
     kernel: Kernel | None = None
     fill: float = 0.0
     initial: Tensor | None = None
+    frozen: bool = False
 
 
-class Dynamics(ABC):
+class Dynamics(Holder):
     """The common face of one-part and two-part fields: what the loop over layers needs."""
 
     # A field that contracts cannot be stepped back: rounding grows as fast as the state shrank.
@@ -77,24 +79,6 @@ class Dynamics(ABC):
         """The field of a Block whose Control holds the parameters of these names: nothing of them is held twice."""
         return self
 
-    def held(self) -> dict[str, nn.Module | nn.Parameter]:
-        """What has a mode, a memory or a gradient of its own, for a Block to register."""
-        return {}
-
-    def holding(self, parts: Mapping[str, object]) -> Dynamics:
-        """The field with these in the place of what it holds by these names."""
-        new = copy.copy(self)
-        held = self.held()
-        for name, part in parts.items():
-            places = [key for key, value in vars(self).items() if value is held[name]]
-            if not places:
-                raise ValueError(
-                    f"{type(self).__name__} holds {name}, but in no attribute of its own: override holding"
-                )
-            for key in places:
-                object.__setattr__(new, key, part)
-        return new
-
     def paired(self) -> Dynamics:
         """The partitioned face of this field; raises ValueError where there is none."""
         raise ValueError(
@@ -122,7 +106,7 @@ class Field(Dynamics):
 
 
 @dataclass(frozen=True)
-class KernelField(Field):
+class KernelField(Bender, Field):
     """What the fields of one kernel share: the bent linear map f(norm(K y) · scale + u)."""
 
     kernel: Kernel
@@ -140,9 +124,6 @@ class KernelField(Field):
 
     def theta_shapes(self) -> dict[str, Slot]:
         return kernel_slots(self.kernel, self.norm)
-
-    def held(self) -> dict[str, nn.Module | nn.Parameter]:
-        return activation_from(self.activation).held()
 
     def parts(self, y0: Tensor) -> Parts:
         self.kernel.check_state(y0, self.kernel.inputs)
@@ -173,7 +154,7 @@ class SingleField(KernelField):
         if self.norm is not None:
             return None
         matrices, _ = self.kernel.symbol(controls["weight"])
-        return slope_of(self.activation) * by_layer(torch.linalg.eigvals(matrices))
+        return slope_of(self.activation) * eigenvalues_of(matrices)
 
 
 @dataclass(frozen=True)
@@ -280,11 +261,6 @@ def kernel_slots(kernel: Kernel, norm: Norm | None, suffix: str = "") -> dict[st
 def slope_of(activation: ActivationChoice) -> float:
     """max |f'|."""
     return activation_from(activation).slope
-
-
-def by_layer(values: Tensor) -> Tensor:
-    """(layers, any)."""
-    return values.reshape(values.shape[0], -1)
 
 
 def require_kernel(owner: object, kernel: object) -> None:

@@ -6,10 +6,10 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from keelnet.dynamics.activations import ActivationChoice, activation_from
-from keelnet.dynamics.bends import bent, potential
+from keelnet.dynamics.bends import Bender, bent, potential
 from keelnet.dynamics.fields import (
     Dynamics,
     Parts,
@@ -49,10 +49,9 @@ class PartitionedField(Dynamics):
         return self.rate_of_y(z, theta), self.rate_of_z(y, theta)
 
 
-class _KernelPair(PartitionedField):
+class _KernelPair(Bender, PartitionedField):
     """What the Hamiltonian fields share: the channel counts of their parts, the split, an energy."""
 
-    activation: ActivationChoice
     norm: Norm | None
 
     @property
@@ -72,9 +71,6 @@ class _KernelPair(PartitionedField):
     @abstractmethod
     def frequencies(self, controls: Theta) -> Tensor:
         """An upper bound of the angular frequency of the linearised oscillation, (layers,); a norm counts as the identity."""
-
-    def held(self) -> dict[str, nn.Module | nn.Parameter]:
-        return activation_from(self.activation).held()
 
     @property
     def channel_axis(self) -> int:

@@ -45,13 +45,16 @@ class ModuleField(Field):
     axis: int = 1
     # Where in the module stand what a Control holds, by its name there (two places where it is tied).
     templates: Mapping[str, str] = field(default_factory=dict, repr=False, kw_only=True)
+    # Of those the names that were not trained in the module.
+    frozen: Collection[str] = field(default=(), repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
             raise ValueError(f"ModuleField needs an nn.Module, got {self.module!r}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({"templates": {}} | state)  # files of early versions have none
+        # Files of early versions have none of these.
+        vars(self).update({"templates": {}, "frozen": ()} | state)
 
     @property
     def channel_axis(self) -> int:
@@ -94,10 +97,17 @@ class ModuleField(Field):
                 template = holder.get_parameter(leaf).detach()
                 delattr(holder, leaf)
                 holder.register_buffer(leaf, template, persistent=False)
-        return replace(self, module=module, templates={**self.templates, **places})
+        templates = {**self.templates, **places}
+        still = [name for value, name in named.items() if not value.requires_grad and name in names]
+        return replace(self, module=module, templates=templates, frozen=(*self.frozen, *still))
 
     def held(self) -> dict[str, nn.Module | nn.Parameter]:
         return {"module": self.module}
+
+    def remembered(self) -> Iterator[tuple[str, Tensor]]:
+        with _turn(self.module):  # while it runs, its templates are lent
+            found = [*self.module.named_buffers()]
+        return ((name, value) for name, value in found if name not in self.templates)
 
     def _own(self) -> dict[str, Tensor]:
         """The module's parameters and templates by their control names."""
@@ -126,9 +136,12 @@ class ModuleField(Field):
                 holder._buffers[leaf] = holder._parameters.pop(leaf)
 
     def theta_shapes(self) -> dict[str, Slot]:
+        own, templates = self._own(), self.templates.values()
+        frozen = {name for name, value in own.items() if not value.requires_grad}
+        frozen = frozen.difference(templates).union(self.frozen)  # no template is trained itself
         return {
-            name: Slot(tuple(value.shape), optional=True, initial=value.detach())
-            for name, value in self._own().items()
+            name: Slot(tuple(x.shape), optional=True, initial=x.detach(), frozen=name in frozen)
+            for name, x in own.items()
         }
 
     def prepared(self, controls: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
@@ -174,8 +187,8 @@ class ModuleField(Field):
     def recomputation_obstacle(self, replays_randomness: bool) -> str | None:
         for name, part in self.module.named_modules():
             where = f"{type(part).__name__} at {name or 'the top'}"
-            remembers = isinstance(part, _InstanceNorm) and part.track_running_stats
-            if part.training and (isinstance(part, _BatchNorm) or remembers):
+            remembers = isinstance(part, (_BatchNorm, _InstanceNorm)) and part.track_running_stats
+            if part.training and remembers:
                 return f"{where} would update its statistics twice"
             dropping = isinstance(part, _DropoutNd) and part.p > 0
             if part.training and dropping and not replays_randomness:
@@ -201,6 +214,9 @@ class _ModulePair(PartitionedField):
 
     def recomputation_obstacle(self, replays_randomness: bool) -> str | None:
         return self.branch.recomputation_obstacle(replays_randomness)
+
+    def remembered(self) -> Iterator[tuple[str, Tensor]]:
+        return self.branch.remembered()
 
     def is_split(self, y0: Tensor) -> bool:
         return y0.ndim <= self.branch.axis or y0.shape[self.branch.axis] != self.branch.width

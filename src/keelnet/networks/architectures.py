@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -61,9 +62,10 @@ class Settings:
     @property
     def widths(self) -> tuple[int, ...]:
         """One width a level."""
-        widths = (self.width,) if isinstance(self.width, int) else tuple(self.width)
+        widths = tuple(self.width) if isinstance(self.width, Iterable) else (self.width,)
         for width in widths or (0,):
             require_count("width", width)
+        widths = tuple(map(int, widths))  # NumPy's are numbers of their own
         if self.dim == 0 and len(widths) > 1:
             raise ValueError(
                 f"several widths need a resolution to halve, so dim 1 … 3; got dim 0 and {widths}"
@@ -166,7 +168,7 @@ def segmenter(inputs: int, classes: int, **settings: Any) -> Segmenter:
         raise ValueError(f"unknown settings {', '.join(unknown)}; known are {', '.join(known)}")
     for name in ("width", "depth", "rise"):
         value = settings.get(name, 0)
-        if not isinstance(value, (int, Sequence)):
+        if not isinstance(value, (Integral, Sequence)):
             raise ValueError(f"{name} must be an integer, or one a level in a list; got {value!r}")
     return Segmenter(inputs, classes, **settings)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from keelnet.dynamics.controls import Control, Interpolation
 from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import Dynamics
+from keelnet.dynamics.holders import Holder, Own
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation.gradients import Strategy, require_strategy, store_all
 from keelnet.propagation.integrators import Integrator
@@ -21,9 +22,9 @@ class Block(nn.Module):
     """y(0) ↦ y(T): ``depth`` layers with step size h = final_time / depth.
 
     control: θ(t) on its own knots; Control.random(field, depth) when None. The field's rules for
-    channels hold: a partitioned field given all its channels returns all of them. What the field holds beside the
-    control (of a ModuleField a copy of its module, damping that is an nn.Parameter) is the block's. ``checked`` False
-    leaves out the looks at the numbers, which torch.func.vmap cannot take.
+    channels hold: a partitioned field given all its channels returns all of them. What field and method hold beside the
+    control (of a ModuleField a copy of its module; damping or a diffusion that is an nn.Parameter) is the block's.
+    ``checked`` False leaves out the looks at the numbers, which torch.func.vmap and torch.export cannot take.
 
     Raises ValueError for a field that the integrator cannot move, a strategy that the pair cannot
     honour, depth < 1 and final_time ≤ 0.
@@ -43,47 +44,70 @@ class Block(nn.Module):
         if not isinstance(final_time, (int, float)) or not 0 < final_time < math.inf:
             raise ValueError(f"final_time must be a finite number above 0, got {final_time!r}")
         require_strategy(strategy, integrator, integrator.adapted(field))
-        self.integrator, self.strategy = integrator, strategy
+        self.strategy = strategy
         self.depth, self.final_time = depth, float(final_time)
         self.control = Control.random(field, depth) if control is None else control
         self.checked = True
-        self._take(field)
+        self._take("integrator", integrator)
+        self._take("_field", field.owned(self.control.values().keys()))
+
+    @property
+    def integrator(self) -> Integrator:
+        """The method, with what it holds of now: torch.func.functional_call puts tensors in parameters' places."""
+        return self._now(self._given("integrator"))
+
+    @integrator.setter
+    def integrator(self, integrator: Integrator) -> None:
+        self._take("integrator", integrator)
 
     @property
     def field(self) -> Dynamics:
-        """The field, with what it holds of now: torch.func.functional_call puts tensors in parameters' places."""
-        held = self._field.held()
-        now = {name: getattr(self, name) for name in held}
-        changed = {name: part for name, part in now.items() if part is not held[name]}
-        return self._field.holding(changed) if changed else self._field
+        """The field, with what it holds of now."""
+        return self._now(self._given("_field"))
 
     @field.setter
     def field(self, field: Dynamics) -> None:
         require_strategy(self.strategy, self.integrator, self.integrator.adapted(field))
-        before = self._field
-        self._take(field)
-        for name in before.held().keys() - self._field.held().keys():
-            delattr(self, name)
+        self._take("_field", field.owned(self.control.values().keys()))
 
-    def _take(self, field: Dynamics) -> None:
-        own = field.owned(self.control.values().keys())
-        earlier: Dynamics | None = vars(self).get("_field")
-        before = {} if earlier is None else earlier.held()
-        for name in own.held():
+    def _given(self, place: str) -> Any:
+        """Method or field as it was taken; None before. One that is a module itself is registered by its place."""
+        return vars(self).get(place, self._modules.get(place))
+
+    def _now(self, holder: Own) -> Own:
+        held = holder.held()
+        now = {name: getattr(self, name) for name in held}
+        changed = {name: part for name, part in now.items() if part is not held[name]}
+        return holder.holding(changed) if changed else holder
+
+    def _take(self, place: str, holder: Holder) -> None:
+        """What the holder holds takes the place of what the one before it held."""
+        earlier = self._given(place)
+        before, held = {} if earlier is None else earlier.held(), holder.held()
+        for name in held:
             if hasattr(self, name) and name not in before:
                 raise ValueError(
-                    f"{type(field).__name__} holds {name!r}, which a Block calls something else"
+                    f"{type(holder).__name__} holds {name!r}, which a Block calls something else"
                 )
-        self._field: Dynamics = own
-        for name, part in self._field.held().items():
+        places: dict[str, Any] = self._modules if isinstance(holder, nn.Module) else vars(self)
+        self._modules.pop(place, None)
+        vars(self).pop(place, None)
+        places[place] = holder
+        for name, part in held.items():
             setattr(self, name, part)
+        for name in before.keys() - held.keys():
+            delattr(self, name)
         self._advised = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = {name: value for name, value in state.items() if name != "field"}
         super().__setstate__(own)  # type: ignore[no-untyped-call]
-        if "field" in state:  # files of early versions: the block held nothing of it
-            self._take(state["field"])
+        # Files of early versions: the block held nothing of its field, nor of its method.
+        if "field" in state:
+            self._take("_field", state["field"].owned(self.control.values().keys()))
+        for name, part in self._given("integrator").held().items():
+            if not hasattr(self, name):
+                setattr(self, name, part)
 
     @property
     def step_size(self) -> float:
@@ -101,25 +125,27 @@ class Block(nn.Module):
             self.integrator,
             self.field,
             y,
-            self.control.at_layers(self.depth),
+            self.control(self.depth),
             self.step_size,
             strategy,
             depth=self.depth,
             checked=self.checked,
-            advise=advise,
+            advise=advise and self.checked,
         )
 
     def refined(self, factor: int = 2, tied: bool = False) -> Block:
         """The same θ(t) and T on ``factor`` times as many layers, every part in its mode.
 
-        What the field holds beside the control is copied; ``tied``: it is the very same, to stand in this block's place.
+        What field and method hold beside the control is copied; ``tied``: it is the very same, to stand in this block's
+        place.
         """
         control = self.control.refined(factor).train(self.control.training)
         for before, after in zip(self.control.parameters(), control.parameters(), strict=True):
             after.requires_grad_(before.requires_grad)
-        same: list[object] = [self.integrator, self.strategy]
-        if tied or not self._field.held():
-            same += [self._field, *(getattr(self, name) for name in self._field.held())]
+        same: list[object] = [self.strategy]
+        for holder in (self._given("integrator"), self._given("_field")):
+            if tied or not holder.held():
+                same += [holder, *(getattr(self, name) for name in holder.held())]
         finer = copied(self, {id(each): each for each in same} | {id(self.control): control})
         finer.depth, finer._advised = factor * self.depth, False
         return finer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keelnet.dynamics.activations import ActivationChoice, activation_from
+from keelnet.dynamics.activations import Activation, ActivationChoice, activation_from
 from keelnet.dynamics.controls import drawn
 from keelnet.dynamics.kernels import ConvKernel, DenseKernel, Kernel, require_count
 from keelnet.dynamics.norms import Norm
@@ -50,9 +50,18 @@ class Affine(nn.Module):
         x = self.kernel.apply(self.weight, x)
         if self.norm is not None and self.scale is not None:
             x = self.norm.apply(x, self.kernel.channel_axis) * self.kernel.per_channel(self.scale)
-        if self.activation is None:
+        activation = self._activation_of_now()
+        if activation is None:
             return x + self.kernel.per_channel(self.bias)
-        return bent(x, self.bias, self.activation, self.kernel.channel_axis)
+        return bent(x, self.bias, activation, self.kernel.channel_axis)
+
+    def _activation_of_now(self) -> Activation | None:
+        """With the module that stands in its place of now, where it is one."""
+        own = self.activation
+        if own is None or not own.held():
+            return own
+        module = self.get_submodule("activation_module")
+        return own if module is own.function else own.holding(module)
 
     def extra_repr(self) -> str:
         return f"{self.kernel}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from keelnet.networks.blocks import random_block
 from keelnet.networks.connections import Affine, Pool, Upsample
 from keelnet.networks.network import Classifier
 from keelnet.networks.wavelets import Haar
+from keelnet.propagation.engines.choice import as_now
 from keelnet.propagation.gradients import Strategy, reversible, store_all
 from keelnet.propagation.shears import Verlet
 
@@ -60,17 +63,18 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        widths = _per_level("width", width, 1 if isinstance(width, int) else len(width))
+        levels = 1 if _is_integer(width) else len(width)  # type: ignore[arg-type]
+        widths = _per_level("width", width, levels)
         depths = _per_level("depth", depth, len(widths))
         rises = _per_level("rise", rise, len(widths) - 1)
-        if not isinstance(folds, int) or not 0 <= folds <= 3:
+        if not _is_integer(folds) or not 0 <= folds <= 3:
             raise ValueError(f"folds must be 0, 1, 2 or 3, got {folds!r}")
-        self.dim, self.folds = dim, folds
+        self.dim, self.folds = dim, int(folds)
         self.has_fine_layers = depths[0] > 0
         # The finest level is where memory goes: a large one is labelled a sample at a time, and again for the gradient.
         self.frugal = strategy is not store_all and len(widths) > 1
         self.haar = Haar(dim) if folds else None
-        cells = 2 ** (dim * folds)
+        cells = 2 ** (dim * self.folds)
         self.opening = Affine(inputs * cells, widths[0], dim, stencil, generator=generator)
 
         def block(channels: int, layers: int) -> nn.Module:
@@ -113,9 +117,7 @@ class Segmenter(nn.Module):
         fine, *coarse = self._ways(x, again)
         if frugal:
             each = zip(*(torch.split(way, 1) for way in (fine, *coarse)), strict=True)
-            logits = torch.cat(
-                [checkpoint(self._labelled, *one, again=again, use_reentrant=False) for one in each]
-            )
+            logits = torch.cat([self._labelled_again(*one, again=again) for one in each])
         else:
             logits = self._labelled(fine, *coarse, again=again)
         for _ in range(self.folds):
@@ -158,19 +160,31 @@ class Segmenter(nn.Module):
         skip = self.opening(fine) if again else fine
         return self.rises[0](skip + self.up[0](*coarse))
 
+    def _labelled_again(self, fine: Tensor, *coarse: Tensor, again: bool) -> Tensor:
+        """`_labelled`, of which nothing is kept: the gradient computes it once more, by the same engine."""
+        logits: Tensor = checkpoint(
+            self._labelled, fine, *coarse, again=again, use_reentrant=False, context_fn=as_now()
+        )
+        return logits
+
     def _labelled(self, fine: Tensor, *coarse: Tensor, again: bool) -> Tensor:
         logits: Tensor = self.classifier(self._joined(fine, *coarse, again=again))
         return logits
 
 
+def _is_integer(value: object) -> bool:
+    """One of NumPy's, too."""
+    return isinstance(value, Integral)
+
+
 def _per_level(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
-    values = (value,) * levels if isinstance(value, int) else tuple(value)
+    values: tuple[Any, ...] = (value,) * levels if _is_integer(value) else tuple(value)  # type: ignore[arg-type]
     if len(values) != levels or not (values or name == "rise"):
         raise ValueError(f"{name} needs one number a level ({levels}), got {value!r}")
     for number in values:
         if name == "width" or number != 0:
             require_count(name, number)
-    return values
+    return tuple(map(int, values))
 
 
 def _half(width: int) -> int:

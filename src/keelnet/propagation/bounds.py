@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics, slope_of
 from keelnet.propagation.checks import (
+    NonFiniteError,
     all_finite,
     depth_of,
     require_finite_controls,
@@ -52,14 +53,17 @@ def step_bound(
     0 where no step size is stable, inf where every one is; None where the field knows no spectrum,
     as under a norm, which multiplies by up to 1 / √eps times its scale, or the integrator no steps.
     damping="auto" counts as the γ that it takes at ``step_size``, or as 0 without one. λ is frozen in time: for controls that vary fast the bound is necessary but not sufficient.
+    Of a SingleField, and of an f that falls somewhere (sin; gelu and silu a little), whose layers can grow at any step where f' < 0, it is an orientation only.
 
     controls: one tensor a name, layers first, as for `propagate`. Raises ValueError for those that do not fit the
     field, are not finite or have no layers, and for a step size that is not above 0.
     """
-    layers = _checked_spectra(integrator, field, controls, step_size)
-    if layers is None:
-        return None
-    found = answered(integrator.largest_steps, layers)
+    return _bound(integrator, _checked_spectra(integrator, field, controls, step_size))
+
+
+def _bound(integrator: Integrator, layers: Complex | None) -> StepBound | None:
+    """Of the eigenvalues of every layer."""
+    found = None if layers is None else answered(integrator.largest_steps, layers)
     if found is None:
         return None
     steps = found.min(axis=-1)
@@ -95,7 +99,7 @@ def _checked_spectra(
     h = None if h is None else step_from(h)
     adapted = integrator.adapted(field)
     if controls or any(not slot.optional for slot in adapted.theta_shapes().values()):
-        depth_of(adapted, controls)
+        controls = adapted.prepared(dict(controls), depth_of(adapted, controls))
     require_finite_controls(controls)
     return _spectra(integrator, field, controls, h)
 
@@ -103,7 +107,7 @@ def _checked_spectra(
 def _spectra(
     integrator: Integrator, field: Dynamics, controls: Controls, h: float | None
 ) -> Complex | None:
-    """Extreme eigenvalues (layers, any); damping="auto" as for step size h, or as 0 without one."""
+    """Extreme eigenvalues (layers, any) for prepared controls; damping="auto" as for step size h, or as 0 without one."""
     frozen = {name: value.detach() for name, value in controls.items()}
     field = integrator.adapted(field)
     if isinstance(field, AntisymmetricField) and isinstance(field.damping, str):
@@ -137,7 +141,14 @@ def damped(
 
 def _needed(integrator: Integrator, field: AntisymmetricField, h: float, omega: Tensor) -> Tensor:
     """The field's least γ at frequencies max |f'| · ω: f takes γ with the kernel, so that f' multiplies both."""
-    return integrator.least_damping(h, omega) / slope_of(field.activation)
+    try:
+        return integrator.least_damping(h, omega) / slope_of(field.activation)
+    except NotImplementedError as error:
+        name = type(integrator).__name__
+        raise ValueError(
+            f'damping="auto" asks {name} for the least damping that holds, but neither its amplification nor its'
+            f" least_damping is written; write one of them, or give a number as damping"
+        ) from error
 
 
 @contextmanager
@@ -161,9 +172,11 @@ def _largest(field: AntisymmetricField, controls: Controls) -> Tensor:
     """The largest frequency (1,), differentiable: the norm's derivative costs much more than the norm, and
     is wanted of the layer alone that has it.
     """
+    weight = controls["weight"]
     with torch.no_grad():
-        layer = int(field.frequencies(controls).argmax())
-    return field.frequencies({"weight": controls["weight"][layer : layer + 1]})
+        layer = field.frequencies({"weight": weight}).argmax()
+    # By a tensor as index: torch.func.vmap and torch.export can read no number.
+    return field.frequencies({"weight": weight.index_select(0, layer[None])})
 
 
 # The norms behind the advice cost more than a short propagation: the last advice on each weight is
@@ -233,7 +246,7 @@ def _rounded_up(value: float) -> float:
     return math.ceil(value / unit) * unit
 
 
-class NonFiniteStateError(ValueError):
+class NonFiniteStateError(NonFiniteError):
     """The state overflowed on its way: input, controls and step size were finite."""
 
 
@@ -258,7 +271,7 @@ def explain_non_finite(
     bad = [name for name, value in passed.items() if not all_finite((value,))]
     if bad:
         return f"{begin}: {', '.join(bad)} is not finite there or before"
-    bound = step_bound(integrator, field, passed)
+    bound = _bound(integrator, _spectra(integrator, field, passed, None))
     method = f"{type(integrator).__name__} on {type(field).__name__}"
     if bound is None:
         return f"{begin}: {method} has no known step bound; use a smaller step size"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -12,6 +13,10 @@ from torch import Tensor
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.kernels import require_count
 from keelnet.propagation.integrators import Integrator
+
+
+class NonFiniteError(ValueError):
+    """Numbers that are NaN or infinite where finite ones are wanted."""
 
 
 def require_types(integrator: Integrator, field: Dynamics, controls: Mapping[str, Tensor]) -> None:
@@ -43,7 +48,7 @@ def require_features(y0: Tensor) -> None:
 def require_finite_features(y0: Tensor) -> None:
     """Raise ValueError where y0 holds NaN or inf."""
     if not all_finite((y0,)):
-        raise ValueError("y0 must be finite, but it holds NaN or inf; clean the features first")
+        raise NonFiniteError("y0 must be finite, but it holds NaN or inf; clean the features first")
 
 
 def require_finite_controls(controls: Mapping[str, Tensor]) -> None:
@@ -51,7 +56,7 @@ def require_finite_controls(controls: Mapping[str, Tensor]) -> None:
     for name, value in controls.items():
         if not all_finite((value,)):
             layer = next(j for j, one in enumerate(value.unbind()) if not all_finite((one,)))
-            raise ValueError(
+            raise NonFiniteError(
                 f"{name} must be finite, but that of layer {layer + 1} of {len(value)} holds NaN or inf"
             )
 
@@ -99,15 +104,29 @@ def depth_of(field: Dynamics, controls: Mapping[str, Tensor], depth: int | None 
     return next(iter(counts.values()))
 
 
-def require_alike(y0: Tensor, controls: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless all have one dtype (unless autocast chooses it) and one device."""
+def require_alike(y0: Tensor, controls: Mapping[str, Tensor], field: Dynamics) -> None:
+    """Raise ValueError unless all have one dtype (unless autocast chooses it) and one device.
+
+    Parameters of a module that are no real numbers, such as weights of a spectrum, are of a type of their own; so are
+    those of a module of several precisions, one of which is the state's.
+    """
+    mixed = any(value.dtype == y0.dtype for value in controls.values())
     for name, value in controls.items():
         if value.device != y0.device:
             raise ValueError(f"{name} is on {value.device}, y0 on {y0.device}; move one of them")
-        if value.dtype != y0.dtype and not torch.is_autocast_enabled(y0.device.type):
+        alike = value.dtype == y0.dtype or torch.is_autocast_enabled(y0.device.type)
+        if not alike and not _has_own_type(field, name, value, mixed):
             raise ValueError(
                 f"{name} has dtype {value.dtype}, y0 has {y0.dtype}; convert one of them with .to()"
             )
+
+
+def _has_own_type(field: Dynamics, name: str, value: Tensor, mixed: bool) -> bool:
+    slot = field.theta_shapes().get(name)
+    own = None if slot is None else slot.initial
+    if own is None or own.dtype != value.dtype:
+        return False
+    return mixed or not own.is_floating_point()
 
 
 def all_finite(state: Sequence[Tensor]) -> bool:
@@ -117,5 +136,7 @@ def all_finite(state: Sequence[Tensor]) -> bool:
     overflowed.
     """
     return all(
-        math.isfinite(x.detach().sum()) or bool(torch.isfinite(x).all()) for x in state if x.numel()
+        cmath.isfinite(x.detach().sum().item()) or bool(torch.isfinite(x).all())
+        for x in state
+        if x.numel()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from keelnet.dynamics.fields import Dynamics, Theta
+from keelnet.propagation.effects import without_effects
 from keelnet.propagation.integrators import Integrator, State
 from keelnet.propagation.shears import Shear, ShearIntegrator, sheared
 
@@ -58,15 +60,20 @@ def checkpointed(
 ) -> State:
     """√depth states are remembered, the layers between them computed again. Memory ∝ √depth."""
     require_strategy(checkpointed, integrator, field)
+    if torch.is_grad_enabled():
+        _require_no_transform("checkpointed", _REVERSE)
     length = math.isqrt(depth - 1) + 1
     # split, not slices: its backward writes each gradient once.
     pieces = {name: torch.split(value, length) for name, value in controls.items()}
     for number, begin in enumerate(range(0, depth, length)):
         layers = range(begin, min(begin + length, depth))
         window = {name: piece[number] for name, piece in pieces.items()}
-        state = checkpoint(
-            _segment, integrator, field, state, window, h, layers, use_reentrant=False
-        )
+        given = (integrator, field, state, window, h, layers)
+        segment = partial(checkpoint, _segment, *given, use_reentrant=False)
+        if begin == 0 and torch.is_grad_enabled():  # else no layer is evaluated again
+            state = without_effects(segment, integrator, field, state, replays=True)
+        else:
+            state = segment()
     return state
 
 
@@ -94,6 +101,7 @@ def reversible(
     assert isinstance(integrator, ShearIntegrator)
     if not torch.is_grad_enabled():
         return store_all(integrator, field, state, controls, h, depth)
+    _require_no_transform("reversible", _EVERY)
     begun = _first_layer(integrator, field, state, controls, h)
     y, z = _Reversible.apply(  # type: ignore[no-untyped-call]
         integrator, field, h, depth, begun, tuple(controls), *state, *controls.values()
@@ -115,6 +123,21 @@ def require_strategy(strategy: Strategy, integrator: Integrator, field: Dynamics
         )
 
 
+_EVERY = frozenset(torch._C._functorch.TransformType.__members__.values())
+_REVERSE = frozenset([torch._C._functorch.TransformType.Grad])
+
+
+def _require_no_transform(name: str, kinds: frozenset[Any]) -> None:
+    """Raise ValueError within a transform of torch.func that has no way through the strategy of this name."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    found = [each.key().name for each in stack if each.key() in kinds]
+    if found:
+        raise ValueError(
+            f"strategy kn.{name} has no way through the transforms of torch.func ({', '.join(found)});"
+            " use strategy=kn.store_all"
+        )
+
+
 def _first_layer(
     integrator: ShearIntegrator, field: Dynamics, state: State, controls: Controls, h: float
 ) -> State:
@@ -124,28 +147,19 @@ def _first_layer(
     a tensor past its arguments, which would silently get no gradient.
     """
     theta = {name: value[0].detach() for name, value in controls.items()}
-    before = _random_state(state[0].device)
-    after = integrator.step(field, tuple(x.detach() for x in state), theta, h, 0)
+    start = tuple(x.detach() for x in state)
+
+    def layer() -> State:
+        return integrator.step(field, start, theta, h, 0)
+
+    after = without_effects(layer, integrator, field, start, replays=False)
     if any(x.requires_grad for x in after):
         raise ValueError(
             f"{type(field).__name__} reads a tensor that needs a gradient but is no control, and"
             " strategy=kn.reversible would lose that gradient; pass it in controls or use"
             " strategy=kn.store_all"
         )
-    if not torch.equal(before, _random_state(state[0].device)):
-        raise ValueError(
-            f"{type(field).__name__} draws random numbers (dropout?), so strategy=kn.reversible cannot"
-            " evaluate it again; call .eval() or use strategy=kn.checkpointed"
-        )
     return after
-
-
-def _random_state(device: torch.device) -> Tensor:
-    """The states of the random generators of host and device; a look would end a graph capture."""
-    host = torch.get_rng_state()
-    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
-        return torch.cat([host, torch.cuda.get_rng_state(device)])
-    return host
 
 
 class _Once(torch.autograd.Function):

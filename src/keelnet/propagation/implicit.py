@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from keelnet.dynamics.fields import Dynamics, Field, Theta
+from keelnet.dynamics.holders import Holder
 from keelnet.propagation.integrators import Complex, Integrator, Real, State, euler_steps
 
 
-class Diffusion(ABC):
+class Diffusion(Holder):
     """A symmetric positive semidefinite L that can solve (I + h L) x = y."""
 
-    def require_axis(self, field: Dynamics) -> None:  # noqa: B027 - most take any
-        """Raise ValueError where the field's channels do not lie where L takes them to be."""
+    def require_axis(self, field: Dynamics) -> None:
+        """Raise ValueError where the field's channels do not lie where L takes them to be; most take any."""
 
     @abstractmethod
     def solve(self, y: Tensor, h: float) -> Tensor:
@@ -33,7 +35,9 @@ class Diffusion(ABC):
 class DenseDiffusion(Diffusion):
     """L = matrix (n, n) on channels in the last axis, y ↦ y @ matrix; solved by Cholesky.
 
-    Raises ValueError unless the matrix is square, symmetric and positive semidefinite.
+    An nn.Parameter is trained, saved and moved with the Block; its gradient is symmetric, as L is to stay. Raises
+    ValueError unless the matrix is square, symmetric and positive semidefinite, and where it is on another device
+    than the state.
     """
 
     matrix: Tensor
@@ -53,6 +57,9 @@ class DenseDiffusion(Diffusion):
                 f" {lowest:.3g}; pass A @ A.T"
             )
 
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        return {"diffusion": self.matrix} if isinstance(self.matrix, nn.Parameter) else {}
+
     def require_axis(self, field: Dynamics) -> None:
         kernel = getattr(
             field, "kernel", None
@@ -70,10 +77,21 @@ class DenseDiffusion(Diffusion):
                 f"DenseDiffusion of {len(self.matrix)} channels acts on the last axis of the state,"
                 f" got {tuple(y.shape)}; use LaplacianDiffusion for convolutions"
             )
+        if y.device != self.matrix.device:
+            raise ValueError(
+                f"the matrix of DenseDiffusion is on {self.matrix.device}, the state on {y.device}; move one of them,"
+                " or give the matrix as an nn.Parameter, which moves with its Block"
+            )
         precise = torch.float64 in (y.dtype, self.matrix.dtype)
         wide = self.matrix.double() if precise else self.matrix.float()
         identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-        factor = torch.linalg.cholesky(identity + h * wide)
+        try:
+            factor = torch.linalg.cholesky(identity + h * wide)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"I + h L has no Cholesky factor at h = {h:g}: the matrix of DenseDiffusion is no longer positive"
+                " semidefinite (learned?); use a smaller learning rate, or learn A and propagate with A @ A.T"
+            ) from error
         rows = y.reshape(-1, y.shape[-1]).to(wide.dtype)
         return torch.cholesky_solve(rows.T, factor).T.reshape(y.shape).to(y.dtype)
 
@@ -147,6 +165,12 @@ class IMEX(Integrator):
                 "IMEX needs a LaplacianDiffusion (FFT) or a DenseDiffusion (Cholesky),"
                 f" got {self.diffusion!r}"
             )
+
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        return self.diffusion.held()
+
+    def holding(self, parts: Mapping[str, object]) -> IMEX:  # type: ignore[override]
+        return replace(self, diffusion=self.diffusion.holding(parts))
 
     def adapted(self, field: Dynamics) -> Dynamics:
         if not isinstance(field, Field):

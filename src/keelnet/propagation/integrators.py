@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from keelnet.dynamics.fields import Dynamics, Parts, Theta
+from keelnet.dynamics.holders import Holder
 
 State = tuple[Tensor, ...]
 Complex = NDArray[np.complex128]
@@ -21,7 +23,7 @@ class StabilityWarning(UserWarning):
     """A step size or a damping for which the features must be expected to grow."""
 
 
-class Integrator(ABC):
+class Integrator(Holder):
     """A method for y' = f(y, θ(t)): the state before the loop, one layer, the parts after it.
 
     A state is a tuple of tensors whose first entry is y at the layer's time.
@@ -53,7 +55,7 @@ class Integrator(ABC):
 
     def least_damping(self, h: float, omega: Tensor) -> Tensor:
         """The least γ for which the eigenvalues −γ/2 ± iω do not grow; ω (layers,)."""
-        grows = self.amplification(h, 1j * numbers(omega)).max()
+        grows = self.amplification(h, 1j * numbers(omega)).max() if readable(omega) else 0.0
         if grows > 1 + 1e-9:
             warnings.warn(
                 f"no damping was found that keeps {self} stable at step size {h:g}: it grows"
@@ -86,16 +88,16 @@ class Euler(Integrator):
         """γ (1 − h γ / 4) = h ω²; where h ω > 1 no γ holds, and γ = 2 / h grows the least."""
         largest = omega.max()
         room = 1 - (h * largest).square()
-        if room < 0:
+        if readable(room) and room < 0:
             warnings.warn(
                 f"no damping keeps explicit Euler stable at step size {h:g}: it needs h ≤ 1 / ω ="
                 f" {1 / float(largest.detach()):.4g}; raise depth at the same final time",
                 StabilityWarning,
                 stacklevel=2,
             )
-            return omega.new_full((), 2 / h)
         # 2 (1 − √room) / h without the cancellation at small h ω.
-        return 2 * h * largest.square() / (1 + room.clamp(min=1e-30).sqrt())
+        least = 2 * h * largest.square() / (1 + room.clamp(min=1e-30).sqrt())
+        return torch.where(room < 0, torch.full_like(least, 2 / h), least)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,18 @@ class RK4(Integrator):
 
     def _holds(self, x: Complex) -> NDArray[np.bool_]:
         return self.amplification(1.0, x) <= 1 + 1e-13
+
+
+def readable(values: Tensor) -> bool:
+    """Whether numbers may be looked at: torch.func.vmap has many in the place of one, torch.export has none."""
+    if torch.compiler.is_exporting():
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(values):
+        if functorch.is_batchedtensor(values):
+            return False
+        values = functorch.get_unwrapped(values)
+    return True
 
 
 def numbers(values: Tensor) -> Complex:

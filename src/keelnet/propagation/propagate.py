@@ -176,7 +176,7 @@ def _prepared(
     field = integrator.adapted(field)
     count = depth_of(field, controls, depth)
     ready = field.prepared(dict(controls), count)
-    require_alike(y0, ready)
+    require_alike(y0, ready, field)
     if checked:
         require_finite_features(y0)
         require_finite_controls(ready)

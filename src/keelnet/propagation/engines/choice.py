@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.checkpoint import noop_context_fn
 
 from keelnet.propagation.engines.conv import Conv, Precision
 from keelnet.propagation.engines.dense import Dense
@@ -21,6 +23,7 @@ from keelnet.propagation.gradients import checkpointed, reversible, store_all
 from keelnet.propagation.problem import Problem
 
 ENGINES: tuple[Engine, ...] = (Narrow(), Dense(), Conv(), Staged())
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 NAMES = ("auto", *(engine.name for engine in ENGINES), "reference")
 
 
@@ -56,13 +59,46 @@ def engine(name: str = "auto", products: Precision = "state") -> Iterator[None]:
         raise ValueError(f'products must be "state" or "bfloat16", got {products!r}')
     if products == "bfloat16" and name not in ("auto", "conv"):
         raise ValueError(f'only engine "conv" has products in bfloat16, not {name!r}')
-    asked = _ASKED.set("conv" if products == "bfloat16" else name)
-    listed = _LISTED.set((Conv(products),) if products == "bfloat16" else ENGINES)
+    narrow = products == "bfloat16"
+    with _asking("conv" if narrow else name, (Conv(products),) if narrow else ENGINES):
+        yield
+
+
+@contextmanager
+def _asking(name: str, engines: tuple[Engine, ...]) -> Iterator[None]:
+    asked, listed = _ASKED.set(name), _LISTED.set(engines)
     try:
         yield
     finally:
         _ASKED.reset(asked)
         _LISTED.reset(listed)
+
+
+def as_now() -> Contexts:
+    """``context_fn`` of torch's checkpoint: what is computed again takes the engine that is asked for now.
+
+    A gradient may be taken outside of the block in which the value was computed, and in another thread.
+    """
+    if torch.compiler.is_compiling():  # traced as it is, and no engine takes it
+        return noop_context_fn
+    name, engines = _ASKED.get(), _LISTED.get()
+    return lambda: (nullcontext(), _Asked(name, engines))
+
+
+class _Asked(AbstractContextManager[None]):
+    """`_asking`, as often as a graph that is retained is asked for gradients."""
+
+    def __init__(self, name: str, engines: tuple[Engine, ...]) -> None:
+        self.name, self.engines = name, engines
+        self._open: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        asking = _asking(self.name, self.engines)
+        asking.__enter__()
+        self._open.append(asking)
+
+    def __exit__(self, *raised: Any) -> None:
+        self._open.pop().__exit__(*raised)
 
 
 def chosen(problem: Problem) -> Engine | None:

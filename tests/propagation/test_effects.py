@@ -1,0 +1,197 @@
+"""Laws of effects: what would not come out the same a second time is refused by strategies that evaluate layers twice."""
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from problems import branch, randn
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+import keelnet as kn
+
+TWICE = pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+METHODS = pytest.mark.parametrize("method", [kn.Verlet(), kn.Leapfrog()], ids=["pair", "one part"])
+
+
+def old_spectral_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.spectral_norm(nn.Linear(3, 3))
+
+
+class Scaled(nn.Module):
+    """tanh of a linear map, over a mean square that every evaluation in training mode moves."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.linear, self.inplace = nn.Linear(3, 3), inplace
+        self.register_buffer("mean", torch.ones(()))
+
+    def forward(self, y):
+        if self.training:
+            moved = (0.9 * self.mean + 0.1 * y.square().mean()).detach()
+            self.mean = self.mean.copy_(moved) if self.inplace else moved
+        return torch.tanh(self.linear(y / self.mean.sqrt()))
+
+
+class Dropped(nn.Module):
+    """A layer that is left out by chance, as numbers of another generator than torch's have it."""
+
+    def __init__(self, draw) -> None:
+        super().__init__()
+        self.linear, self.draw = nn.Linear(3, 3), draw
+
+    def forward(self, y):
+        share = self.draw() if self.training else 1.0
+        return share * torch.tanh(self.linear(y))
+
+
+REMEMBERING = {
+    "spectral norm": lambda: nn.Sequential(spectral_norm(nn.Linear(3, 3)), nn.Tanh()),
+    "old spectral norm": lambda: nn.Sequential(old_spectral_norm(), nn.Tanh()),
+    "buffer written": lambda: Scaled(True),
+    "buffer replaced": lambda: Scaled(False),
+}
+DRAWING = {
+    "random": lambda: Dropped(random.random),
+    "numpy.random": lambda: Dropped(np.random.random),
+}
+EVERY = REMEMBERING | DRAWING
+
+
+def block(make, strategy, method=None) -> kn.Block:
+    torch.manual_seed(0)
+    return kn.Block(
+        method or kn.Verlet(), kn.ModuleField(make()), 4, 2.0, strategy=strategy
+    ).double()
+
+
+def pulled(net: kn.Block, y: torch.Tensor) -> list[torch.Tensor]:
+    y = y.requires_grad_()
+    return torch.autograd.grad(net(y).square().sum(), [y, *net.parameters()])
+
+
+@TWICE
+@METHODS
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+def test_a_branch_with_effects_is_refused_in_training_and_right_in_evaluation(
+    make, method, strategy
+):
+    net = block(make, strategy, method)
+    with pytest.raises(ValueError, match=r"call \.eval\(\) or use strategy=kn\.store_all"):
+        net(randn(5, 3))
+    found = pulled(net.eval(), randn(5, 3))
+    net.strategy = kn.store_all
+    for one, other in zip(found, pulled(net, randn(5, 3)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Filled(nn.Module):
+    """A scale that is taken from the first features and kept from then on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("scale", None)
+
+    def forward(self, y):
+        if self.scale is None:
+            self.scale = y.detach().square().mean().sqrt()
+        return torch.tanh(self.linear(y / self.scale))
+
+
+@TWICE
+@METHODS
+def test_what_is_filled_once_is_no_effect(method, strategy):
+    expected = pulled(block(Filled, kn.store_all, method), randn(5, 3))
+    for one, other in zip(pulled(block(Filled, strategy, method), randn(5, 3)), expected, strict=True):  # fmt: skip
+        torch.testing.assert_close(one, other)
+
+
+@TWICE
+def test_what_is_refused_is_named(strategy):
+    with pytest.raises(ValueError, match="but ModuleField changes its buffer mean every time"):
+        block(REMEMBERING["buffer written"], strategy)(randn(5, 3))
+    with pytest.raises(ValueError, match="ModuleField gives another value each time"):
+        block(DRAWING["random"], strategy)(randn(5, 3))
+
+
+@TWICE
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+def test_without_a_gradient_nothing_is_evaluated_twice_and_nothing_refused(make, strategy):
+    with torch.no_grad():
+        assert block(make, strategy)(randn(5, 3)).shape == (5, 3)
+
+
+@TWICE
+@pytest.mark.parametrize("draw", [random.random, np.random.random])
+def test_a_draw_that_changes_nothing_is_none_of_the_layers(draw, strategy):
+    """Another thread's, or that of what checks types at every call."""
+
+    def make():
+        return Dropped(lambda: draw() * 0 + 0.5)
+
+    expected = pulled(block(make, kn.store_all), randn(5, 3))
+    for one, other in zip(pulled(block(make, strategy), randn(5, 3)), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_dropout_is_drawn_again_beside_other_draws():
+    """torch's generators are set back for a second look, as for the gradient."""
+
+    def make():
+        return nn.Sequential(Dropped(lambda: random.random() * 0 + 0.5), nn.Dropout(0.5))
+
+    found = []
+    for strategy in (kn.store_all, kn.checkpointed):
+        net = block(make, strategy)
+        torch.manual_seed(1)
+        found.append(pulled(net, randn(5, 3)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Noisy(kn.Leapfrog):
+    """A method that draws numbers itself."""
+
+    def shears(self, field, h, layer):
+        kick, drift = super().shears(field, h, layer)
+        return kick._replace(scale=kick.scale * random.random()), drift
+
+
+@TWICE
+def test_a_method_with_effects_is_refused_too(strategy):
+    field = kn.SymmetricField(kn.DenseKernel(3))
+    with pytest.raises(ValueError, match="another value each time"):
+        kn.propagate(Noisy(), field, randn(2, 3), {"weight": randn(4, 3, 3)}, 0.1, strategy)
+
+
+@TWICE
+def test_a_field_that_holds_a_module_of_its_own_is_looked_at(strategy):
+    class Held(kn.SingleField):
+        def __init__(self):
+            super().__init__(kn.DenseKernel(3))
+            object.__setattr__(self, "own", Scaled(True).double())
+
+        def held(self):
+            return {"own": self.own}
+
+        def rate(self, y, theta):
+            return self.own(super().rate(y, theta)).detach()
+
+    with pytest.raises(ValueError, match=r"Held changes its buffer own\.mean"):
+        kn.propagate(kn.Leapfrog(), Held(), randn(2, 3), {"weight": randn(4, 3, 3)}, 0.1, strategy)
+
+
+@pytest.mark.usefixtures("as_a_user")  # checks of types draw numbers
+@TWICE
+def test_the_plain_branch_is_evaluated_no_more_than_before(strategy):
+    calls = []
+    plain = branch(3)
+    plain.register_forward_hook(lambda *given: calls.append(1))
+    net = kn.Block(kn.Leapfrog(), kn.ModuleField(plain), 9, strategy=strategy)
+    net(randn(2, 3))
+    assert len(calls) == 9
