@@ -81,7 +81,10 @@ def test_fewer_samples_can_be_asked_for():
     assert len(task.samples.training[0]) == 50 and len(task.samples.validation[0]) == 1000
     with pytest.raises(ValueError, match=r"between 5 .one a class. and the 4000"):
         problem(replace(recipe, samples=4))
-    with pytest.raises(ValueError, match="use batch_size=50"):
+    with pytest.raises(
+        ValueError,
+        match="^batch must lie between 1 and the 50 training samples, got 64; use batch=50",
+    ):
         problem(replace(recipe, batch=64))
     for name, key in (("tissue", "samples=50"), ("qtips", "samples=50"), ("peaks", "folder=here")):
         with pytest.raises(ValueError, match=r"is a setting of recipes on"):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,11 @@ SMALL = {"growth": ["depth=50"], "damping": ["depth=20", "count=3"], "start": ["
 @pytest.fixture(scope="module")
 def growth():
     return GrowthAgainstDepth().curves()
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return DampingSweep().run()
 
 
 def test_jumps_in_time_resonate_to_ten_to_the_thirteen_and_smoothness_removes_it(growth):
@@ -48,8 +55,18 @@ def test_frequencies_stay_within_what_is_said():
         assert float(omega.max()) <= 2 + 1e-12 and float(omega.min()) >= 2 / 2.2 - 1e-12
 
 
-def test_the_sweep_of_damping_turns_at_its_bound():
-    found = DampingSweep().run()
+def test_the_page_says_what_the_sweep_of_damping_measures(sweep):
+    page = (Path(__file__).parents[2] / "docs" / "stability.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^\*\*damping\*\*: .*$", page, flags=re.MULTILINE)
+    length = dict(zip(sweep["damping"], sweep["length"], strict=True))
+    for words in ("{:.1f} times its start without", "{:.1f} at γ = 0.01", "{:.3f} at γ = 0.1"):
+        damping = float((words.split("γ = ")[1:] or ["0"])[0])
+        assert words.format(length[damping]) in line
+    assert f"the bound is {sweep['bound']:.4f}" in line
+
+
+def test_the_sweep_of_damping_turns_at_its_bound(sweep):
+    found = sweep
     length = dict(zip(found["damping"], found["length"], strict=True))
     start = 0.1 * math.sqrt(2)  # of the source's first feature
     assert length[0.0] * start == pytest.approx(2.82, abs=0.005)

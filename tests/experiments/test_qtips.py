@@ -98,7 +98,7 @@ def test_the_seed_draws_the_rods_and_the_settings_shape_them():
         (["length=nan"], "length must be at least 6"),
         (["size=100000"], "size must be at most 512"),
         (["rods=0"], "rods must be at least 1"),
-        (["batch=513"], "use batch_size=512"),
+        (["batch=513"], "use batch=512"),
         (["width=15"], "even"),
         (["depth=0"], "depth"),
         (["width=8,16"], "one width"),

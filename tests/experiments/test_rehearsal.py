@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from keelnet.experiments import rehearsal, tumours
-from keelnet.experiments.parts import smallest_part
+from keelnet.experiments.parts import largest_part, smallest_part
 from keelnet.experiments.plan import plan
 from keelnet.experiments.problems import network_of
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.rehearsal import EPOCHS, STEPS, Rehearsal, main, rehearsed
 from keelnet.experiments.resident import STATUS
+from keelnet.networks import segmentation
+from keelnet.propagation.engines import pool
 
 SMALL = replace(recipe_named("tumour"), width=(4, 8), depth=(1, 1), patch=(16,))
 linux = pytest.mark.skipif(not STATUS.exists(), reason="memory is measured on Linux alone")
@@ -67,6 +69,31 @@ def test_a_few_steps_of_each_epoch_are_taken_and_the_last():
     for _ in range(EPOCHS):
         assert list(few.batches(1)) == [*range(STEPS), 99]
     assert len(few.seconds) == EPOCHS * STEPS
+
+
+@pytest.mark.parametrize("side", [48, 64, 96, 104, 112, 192])
+def test_a_part_keeps_of_the_finest_level_what_the_whole_does(monkeypatch, side):
+    """Else the memory of the whole would be foretold from parts of another network."""
+    for owner, name in ((pool, "SMALL"), (pool, "KEPT"), (segmentation, "LARGE")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # as they were, after this
+
+    def no_libc(name):
+        raise OSError
+
+    monkeypatch.setattr(rehearsal.ctypes, "CDLL", no_libc)  # this process goes on
+    recipe = replace(recipe_named("tumour"), patch=(side,))
+    network = network_of(recipe).train()
+
+    def again(part):
+        return network._is_frugal(torch.empty(part.batch, 32, *(n // 2 for n in part.patch)))
+
+    whole, before = largest_part(recipe, 1.0), segmentation.LARGE
+    wanted = again(whole)
+    assert wanted == (side > 96)  # 2 × 32 × 52³ numbers of 4 bytes are more than 32 MB
+    for part in (smallest_part(recipe), largest_part(recipe, 0.4), largest_part(recipe, 0.7)):
+        segmentation.LARGE = before
+        rehearsal._scale(part.share)
+        assert again(part) == wanted
 
 
 def test_an_error_in_the_process_is_one_sentence(capsys):

@@ -1,6 +1,7 @@
 """Runs: the folder is whole, repeatable, readable again, and never lost."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,9 +9,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from keelnet.experiments import problems
+from keelnet.experiments.classification import Digits
 from keelnet.experiments.problems import problem
 from keelnet.experiments.recipes import recipe_named
-from keelnet.experiments.runs import load_network, load_run, train, weights_as_bytes
+from keelnet.experiments.runs import (
+    DivergenceError,
+    load_network,
+    load_run,
+    train,
+    weights_as_bytes,
+)
 from keelnet.learning.validation import predicted
 
 SMALL = replace(recipe_named("digits"), width=8, depth=3, epochs=2, batch=256)
@@ -91,6 +100,28 @@ def test_overwriting_that_stops_half_way_keeps_the_old_run(tmp_path):
     assert {item.name: item.read_bytes() for item in (tmp_path / "run").iterdir()} == before
 
 
+def test_overwriting_that_was_killed_before_it_had_a_state_begins_anew(tmp_path):
+    recipe, run = replace(SMALL, epochs=1), tmp_path / "run"
+    list(train(recipe, run))
+    code = (
+        "import os, pathlib\n"
+        "from dataclasses import replace\n"
+        "from keelnet.experiments import runs\n"
+        "from keelnet.experiments.recipes import Recipe\n"
+        "runs.state_as_bytes = lambda state: os.kill(os.getpid(), 9)\n"
+        f"[*runs.train({replace(recipe, seed=5)!r}, pathlib.Path({str(run)!r}), True)]\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    left = {item.name for item in (run / ".unfinished").iterdir()}
+    assert {"recipe.toml", "weights.safetensors"} <= left and "state.pt" not in left
+    with pytest.raises(ValueError, match="holds no interrupted run .* start one without --resume"):
+        list(train(recipe, run, resume=True))
+    assert load_run(run).recipe == recipe
+    list(train(replace(recipe, seed=5), run, overwrite=True))
+    assert load_run(run).recipe.seed == 5 and not (run / ".unfinished").exists()
+
+
 def test_a_run_that_stops_half_way_keeps_its_best_weights(tmp_path):
     steps = train(SMALL, tmp_path / "run")
     next(steps)
@@ -105,6 +136,69 @@ def test_a_run_that_explodes_at_once_says_so_and_leaves_no_folder_in_the_way(tmp
     wild = replace(SMALL, rate=1e30, clip=None, warmup=0.0, architecture="residual")
     with pytest.raises(ValueError, match="became|not finite|number"):
         list(train(replace(wild, strategy="store_all", activation="relu"), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("width", [8, (4, 8)])
+@pytest.mark.parametrize("architecture", ["residual", "hamiltonian", "second_order"])
+def test_whatever_is_no_number_first_is_a_divergence(tmp_path, architecture, width):
+    """The objective, the state, features between blocks or the controls: all are of the training, not of its settings."""
+    recipe = replace(
+        SMALL,
+        architecture=architecture,
+        activation="relu",
+        width=width,
+        depth=20,
+        rate=1e30,
+        clip=None,
+        warmup=0.0,
+    )
+    with pytest.raises(DivergenceError):
+        list(train(recipe, tmp_path / "run"))
+
+
+def test_what_is_refused_while_it_trains_is_no_divergence_and_can_be_gone_on_with(
+    tmp_path, monkeypatch
+):
+    """Neither a setting that cannot work nor a file that has gone; what an overwriting run had stays."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    recipe = replace(SMALL, epochs=3, threads=1)
+    steps = train(recipe, run, overwrite=True)
+    next(steps)
+    shutil.copytree(run / ".unfinished", tmp_path / "kept")  # as a kill would leave it
+    steps.close()
+    shutil.copytree(tmp_path / "kept", run / ".unfinished")
+
+    def refuse(task, network):
+        raise ValueError("a case cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Digits, "validated", refuse)
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            list(train(recipe, run, resume=True))
+    assert not isinstance(caught.value, DivergenceError)
+    assert [step.epoch for step in train(recipe, run, resume=True)][-1] == 3
+    assert load_run(run).recipe == recipe and (run / "notes.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("swiss_roll", {"products": "bfloat16"}, "hamiltonian on swiss_roll has no products=bfloat16; "),
+        ("tumour", {"method": "gauss_newton"}, "convex"),
+        ("tissue", {"method": "varpro"}, "ends in a linear classifier"),
+        ("tissue", {"method": "varpro", "levels": 2}, "ends in a linear classifier"),
+        ("tumour", {"rate": -1.0}, "rate"),
+    ],
+)  # fmt: skip
+def test_what_no_data_would_change_is_refused_before_any_are_made(
+    monkeypatch, tmp_path, name, changes, message
+):
+    monkeypatch.setattr(problems, "_task", None)
+    with pytest.raises(ValueError, match=message):
+        next(train(replace(recipe_named(name), **changes), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -4,15 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from keelnet.experiments.assessments import assess_recipe
+from keelnet.experiments.plan import plan
 from keelnet.experiments.problems import network_of, problem
 from keelnet.experiments.recipes import CURVED, recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
 from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest, scheme_of
+from keelnet.learning.multilevel import refine
 from keelnet.learning.validation import predicted
 
 EVERY = (*METHODS, *SOLVERS)
 SMALL = ("width=4", "depth=4", "samples=40", "inner=4", "classifier_tikhonov=1e-2", "batch=0")
+SEGMENTER = ("architecture=segmenter", "width=4,4", "depth=2,2", "rise=2", "knots=none")
 
 
 def small(method, *more):
@@ -80,6 +86,63 @@ def test_the_first_level_has_fewer_layers_and_knots():
     assert network_of(several).stages
 
 
+@st.composite
+def recipes(draw):
+    """Of one width or several, with as many layers and knots as their levels can halve."""
+    levels, blocks = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    factor = 2 ** (levels - 1)
+    width = 4 if blocks == 1 else (4,) * blocks
+
+    def layers(least, count):
+        numbers = st.integers(least, 2).map(lambda each: each * factor)
+        return draw(numbers | st.tuples(*[numbers] * count))
+
+    knots = draw(st.none() | st.integers(1, 3).map(lambda each: each * factor))
+    if draw(st.booleans()):
+        changes = {"depth": factor * draw(st.integers(1, 2)), "architecture": "hamiltonian"}
+        return replace(recipe_named("mnist5k"), width=width, knots=knots, levels=levels, **changes)
+    changes = {"depth": layers(1, blocks), "rise": layers(0, blocks - 1)}
+    return replace(recipe_named("tissue"), width=width, knots=knots, levels=levels, **changes)
+
+
+@settings(deadline=None, max_examples=60)
+@given(recipes())
+def test_the_first_level_refined_is_the_network_of_the_recipe(recipe):
+    first = coarsest(recipe)
+    network = network_of(first)
+    for _ in range(recipe.levels - 1):
+        refine(network)
+    wanted = network_of(recipe)
+    wanted.load_state_dict(network.state_dict())
+    assert len(list(network.parameters())) == len(list(wanted.parameters()))
+    assert (type(first.depth), type(first.rise)) == (type(recipe.depth), type(recipe.rise))
+
+
+def test_a_run_on_levels_with_layers_on_the_way_up_is_loaded(tmp_path):
+    recipe = recipe_named("qtips").with_settings(
+        [*SEGMENTER, "size=12", "length=6", "rods=1", "batch=128", "epochs=2", "levels=2"]
+    )
+    for _ in train(recipe, tmp_path / "run"):
+        pass
+    network = load_network(tmp_path / "run")
+    assert [block.depth for block in (*network.levels, *network.rises)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("width", [4, (4,)])
+def test_layers_on_the_way_up_that_there_are_none_of_need_not_be_halved(width):
+    recipe = replace(recipe_named("tissue"), width=width, depth=4, rise=1, levels=2)
+    assert (coarsest(recipe).depth, coarsest(recipe).rise) == (2, 1)
+
+
+@pytest.mark.parametrize("begin", [plan, assess_recipe, coarsest], ids=lambda each: each.__name__)
+def test_layers_on_the_way_up_that_cannot_be_halved_are_refused_before_anything_is_done(begin):
+    recipe = recipe_named("tissue").with_settings(["width=4,4,4", "levels=2", "rise=2,1"])
+    with pytest.raises(
+        ValueError, match="rise must be divisible by 2 to be trained in 2 levels, got 1"
+    ):
+        begin(recipe)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -87,6 +150,9 @@ def test_the_first_level_has_fewer_layers_and_knots():
         (("levels=2", "knots=3"), "knots must be divisible by 2"),
         (("levels=0",), "levels must lie between 1 and 16"),
         (("levels=3", "epochs=2"), "epochs must be at least the 3 levels"),
+        (("levels=1", "warmup=5"), "warmup must be at least 0 and below 1, got 5"),
+        (("levels=2", "warmup=5"), "warmup must be at least 0 and below 1, got 5"),
+        (("levels=2", "warmup=-1"), "warmup must be at least 0 and below 1, got -1"),
     ],
 )
 def test_levels_that_cannot_be_are_refused_before_anything_is_written(settings, message, tmp_path):

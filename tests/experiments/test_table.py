@@ -1,18 +1,22 @@
 """Tables: every run once, kept, gone on with, never replaced unasked; what diverges is an outcome."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tomli_w
 
-from keelnet.experiments import table
+from keelnet.experiments import schemes, table
 from keelnet.experiments.classification import Plane
 from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.problems import problem
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_run, train
 from keelnet.experiments.table import ARCHITECTURES, Design, Sweep, collected, fill
+from keelnet.learning import Stored
 from keelnet.propagation.bounds import NonFiniteStateError
 
 TINY = replace(recipe_named("swiss_roll"), width=4, depth=2, epochs=1, batch=514, threads=1)
@@ -138,6 +142,17 @@ def test_runs_of_other_settings_are_kept_unless_asked(filled, tmp_path):
     assert load_run(outcome.folder).recipe.rate == 3e-3
 
 
+def test_a_table_goes_on_where_an_overwriting_run_was_killed_in_its_first_epoch(filled, tmp_path):
+    shutil.copytree(filled[0], tmp_path / "table")
+    other = replace(DESIGN, recipes=(replace(TINY, rate=3e-3),), seeds=1)
+    cell = other.cells[0]
+    staged = tmp_path / "table" / cell.name / ".unfinished"
+    staged.mkdir()
+    (staged / "recipe.toml").write_text(tomli_w.dumps(cell.recipe.as_table()))
+    first, _ = fill(tmp_path / "table", other, overwrite=True)
+    assert first.failure is None and load_run(first.folder).recipe == cell.recipe
+
+
 def test_an_unfinished_run_of_other_settings_is_never_replaced(tmp_path):
     alone = replace(DESIGN, architectures=("hamiltonian",), seeds=1)
     steps = train(replace(alone.cells[0].recipe, rate=1e-3), tmp_path / "t" / alone.cells[0].name)
@@ -159,13 +174,28 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"width": 5}, "even"), ({"batch": 600}, "batch_size"), ({"depth": 0}, "depth")],
+    [
+        ({"width": 5}, "even"),
+        ({"batch": 600}, "use batch="),
+        ({"depth": 0}, "depth"),
+        ({"products": "bfloat16"}, "use products=state"),
+    ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, changes, message):
     design = replace(DESIGN, recipes=(TINY, replace(TINY, **changes)))
     with pytest.raises(ValueError, match=message):
         next(fill(tmp_path / "table", design))
     assert not (tmp_path / "table").exists()
+
+
+def test_the_documented_sweep_of_samples_can_be_trained():
+    page = (Path(__file__).parents[2] / "docs" / "classification.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"keelnet table (.*--sweep samples=.*)", page)
+    name, settings = line.split()[0], re.findall(r"--set (\S+)", line)
+    recipe = recipe_named(name).with_settings([*settings, "width=4", "depth=1"])
+    sweep = Sweep.read(re.search(r"--sweep (\S+)", line)[1])
+    fewest = min(sweep.of(recipe).values(), key=lambda each: each.samples)
+    assert len(problem(fewest).task.samples.training[0]) == 25
 
 
 def test_what_diverges_is_an_outcome_and_tried_again_only_if_asked(tmp_path, monkeypatch):
@@ -179,6 +209,20 @@ def test_what_diverges_is_an_outcome_and_tried_again_only_if_asked(tmp_path, mon
     assert list(fill(tmp_path / "table", design)) == [outcome] and not calls
     assert list(fill(tmp_path / "table", design, overwrite=True)) == [outcome] and len(calls) == 1
     assert collected([tmp_path]) == [outcome]
+
+
+def test_what_is_refused_stops_a_table_and_is_no_outcome(tmp_path, monkeypatch):
+    """A published table must not say that it diverged, nor be finished with it."""
+    recipe = replace(TINY, method="gauss_newton", tangent="stored", batch=0, warmup=0.1)
+    monkeypatch.setitem(schemes.TANGENTS, "stored", Stored(entries=1000))
+    design = Design((recipe,), ("residual",), seeds=1)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"J has \d+ rows .* use tangent=Forward"):
+            next(fill(tmp_path / "table", design))
+    assert not (tmp_path / "table" / "failures.json").exists()
+    monkeypatch.setitem(schemes.TANGENTS, "stored", Stored())
+    (outcome,) = fill(tmp_path / "table", design)
+    assert outcome.failure is None
 
 
 def test_what_diverged_after_an_epoch_is_trained_anew_with_other_settings_or_the_same(tmp_path):

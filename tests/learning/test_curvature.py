@@ -16,6 +16,7 @@ from keelnet.learning import (
     Stored,
     Transposed,
 )
+from keelnet.learning.breakdown import BreakdownError, is_breakdown
 from keelnet.learning.curvature import Curvature
 from keelnet.learning.unknowns import Unknowns
 from keelnet.networks import Classifier
@@ -154,9 +155,10 @@ def test_fixed_and_frozen_parameters_are_no_unknowns():
 def test_what_has_no_gauss_newton_matrix_is_refused():
     x, labels = rings().training
     net = network()
-    with pytest.raises(ValueError, match="convex"):
+    with pytest.raises(ValueError, match="convex") as caught:
         Curvature(net, Objective(Dice()), Unknowns(net, OBJECTIVE), x, labels)
+    assert not is_breakdown(caught.value)
     with torch.no_grad():
         net.classifier.linear.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="the objective is nan"):
+    with pytest.raises(BreakdownError, match="the objective is nan"):
         Curvature(net, OBJECTIVE, Unknowns(net, OBJECTIVE), x, labels)

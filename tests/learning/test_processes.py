@@ -34,8 +34,11 @@ CASES = {
 }
 WORKER = """
 import json, torch
-from test_processes import CASES, descended
+from keelnet.data.samples import InMemory
+from test_processes import CASES, Broken, Large, descended
+from keelnet.learning.breakdown import is_breakdown
 from keelnet.learning.processes import LostError, SharedError, speaks_for, team_of
+from keelnet.propagation.bounds import NonFiniteStateError
 
 team, device = team_of(torch.device("cpu"))
 own = team.share.rank
@@ -50,12 +53,30 @@ for call, by in ((team.by_leader, 0), (team.in_turn, 0), (team.in_turn, 1)):
     try:
         call(lambda: failing(by))
     except SharedError as error:
+        assert not is_breakdown(error)
         print("all:", error, speaks_for(error))
+
+def overflowing(by):
+    if own == by:
+        raise NonFiniteStateError("overflow")
+
+for call in (
+    lambda: team.by_leader(lambda: overflowing(0)),
+    lambda: team.in_turn(lambda: overflowing(1)),
+    lambda: descended(team, "store_all", Large if own == 1 else InMemory),
+    lambda: descended(team, "store_all", rate=1e300),
+):
+    try:
+        call()
+    except SharedError as error:
+        assert is_breakdown(error), error
+    else:
+        raise AssertionError("went on")
 team.in_turn(lambda: None)
 assert team.by_leader(lambda: own) == 0
 try:
     with team.watched():
-        descended(team, "store_all", broken=own == 1)
+        descended(team, "store_all", Broken if own == 1 else InMemory)
 except LostError as error:
     print("lost:", speaks_for(error))
 except KeyError as error:
@@ -72,6 +93,14 @@ class Broken(InMemory):
         raise KeyError("unreadable")
 
 
+class Large(InMemory):
+    """Samples whose features overflow."""
+
+    def batches(self, *arguments):
+        for x, labels in super().batches(*arguments):
+            yield 1e308 * x, labels
+
+
 def samples(kind=InMemory):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(22, 5, generator=generator, dtype=torch.float64)
@@ -79,13 +108,13 @@ def samples(kind=InMemory):
     return kind((x, labels), (x[:4], labels[:4]), ("no", "yes"))
 
 
-def steps(network, team, case, epochs=2, state=None, broken=False):
+def steps(network, team, case, epochs=2, state=None, kind=InMemory, rate=1e-2):
     """The descent of a case, with regularisers."""
-    data = samples(Broken if broken else InMemory)
+    data = samples(kind)
     ticks = iter(range(10**6))
     by_clock = case == "by the clock of the first"
     budget = Budget(None, 40.0) if by_clock else Budget(epochs)
-    settings = Training(Adam(1e-2), budget, CASES[case][1], "agreed")
+    settings = Training(Adam(rate), budget, CASES[case][1], "agreed")
     refined = case == "refined"
     return (multilevel if refined else descend)(
         network,
@@ -103,7 +132,7 @@ def steps(network, team, case, epochs=2, state=None, broken=False):
     )
 
 
-def descended(team, case, broken=False):
+def descended(team, case, kind=InMemory, rate=1e-2):
     """Terms of every epoch and a sum of each parameter."""
     torch.set_num_threads(1)
     strategy, _ = CASES[case]
@@ -113,7 +142,8 @@ def descended(team, case, broken=False):
         first = steps(network, Alone(), case)
         state = next(first).state
         first.close()
-    terms = [each.terms for each in steps(network, team, case, state=state, broken=broken)]
+    every = steps(network, team, case, state=state, kind=kind, rate=rate)
+    terms = [each.terms for each in every]
     return terms, [float(value.detach().sum()) for value in network.parameters()]
 
 

@@ -7,6 +7,7 @@ from rings import network, rings
 
 import keelnet as kn
 from keelnet.learning import ClassifierNewton, LeastSquares, Objective
+from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.evaluations import Reduced
 from keelnet.learning.objective import CrossEntropy
 from keelnet.learning.unknowns import Unknowns
@@ -83,5 +84,5 @@ def test_a_trial_whose_classifier_cannot_be_found_has_no_value():
         for value in net.opening.parameters():
             value.zero_()
     assert evaluation.terms(x, labels) == {}
-    with pytest.raises(ValueError, match="singular"):
+    with pytest.raises(BreakdownError, match="singular"):
         evaluation.settle(x, labels)

@@ -20,6 +20,8 @@ from keelnet.learning.progress import State
 STATE = "state.pt"  # of a run that is not finished
 SCORES = "scores.json"  # of one that is
 HISTORY = "history.jsonl"
+# Written before a first state.
+FIRST = ("recipe.toml", "split.json", HISTORY, "weights.safetensors")
 LINE = {"epoch", "seconds", "scores", "best"}  # what each line of it has at least
 ANEW = "train anew in another folder (--out)"  # the way out
 MARK = ".launch"  # holds the name of the torchrun that has begun it
@@ -69,7 +71,7 @@ def opening(recipe: Recipe, out: Path, overwrite: bool, resume: bool) -> Opening
         return _gone_on_with(recipe, folder)
     own = _begun_by_this_launch(out)
     if own is None:
-        return Opening(OutputFolder.claim(out, overwrite))
+        return Opening(replace(OutputFolder.claim(out, overwrite), passing=FIRST))
     if (own.root / STATE).is_file():
         return _gone_on_with(recipe, own)
     return Opening(replace(own, existed=False))  # it was lost before its first epoch

@@ -15,6 +15,7 @@ from keelnet.experiments.classification import (
     Classification,
     classification_task,
 )
+from keelnet.experiments.parts import unit_of
 from keelnet.experiments.qtips import Qtips, qtips_task
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.schemes import METHODS, Scheme, coarsest, scheme_of
@@ -22,7 +23,7 @@ from keelnet.experiments.tasks import Report, Task, Tissue, tissue_task
 from keelnet.experiments.tumours import Tumour, tumour_task
 from keelnet.learning.objective import Objective
 from keelnet.networks import architectures
-from keelnet.propagation import checkpointed, reversible, store_all
+from keelnet.propagation import checkpointed, engine, reversible, store_all
 from keelnet.propagation.gradients import Strategy
 
 STRATEGIES: dict[str, Strategy] = {
@@ -56,11 +57,11 @@ def problem(
     ``report`` is given a line now and then while data are made ready; ``device`` stands before that of the recipe.
     """
     device = device or device_named(recipe.device)
-    network = network_of(coarsest(recipe), device)
+    network = network_to_train(recipe, device)
     task = _task(recipe, device, report)
     batch = recipe.batch or _every(task)
     try:
-        task.source.batches(batch, torch.Generator())
+        _require_batch(task, batch)
         with torch.no_grad():
             network(task.example.to(device))
         if isinstance(task, Classification):
@@ -69,12 +70,39 @@ def problem(
                 torch.optim.SGD(network.parameters(), 1.0)  # the first one loads 800 modules
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise _unbuildable(recipe, error) from error
-    return Problem(
-        task,
-        network,
-        Objective(task.loss, recipe.smoothness, recipe.tikhonov, recipe.classifier_tikhonov),
-        scheme_of(recipe, task.goal, batch, device),
-    )
+    return Problem(task, network, _objective(recipe), scheme_of(recipe, task.goal, batch, device))
+
+
+def network_to_train(recipe: Recipe, device: torch.device | None = None) -> nn.Module:
+    """The network that training begins with. ``device`` stands before the recipe's.
+
+    Raises ValueError for whatever can be known to be wrong before any data are made ready, which may take minutes.
+    """
+    device = device or device_named(recipe.device)
+    kind, network = TASKS[recipe.data], network_of(coarsest(recipe), device)
+    scheme = scheme_of(recipe, kind.goal, recipe.batch or 1, device)
+    scheme.require_trainable(network, _objective(recipe))
+    if recipe.products != "state":
+        _require_products(recipe, network, device)
+    return network
+
+
+def _objective(recipe: Recipe) -> Objective:
+    loss = TASKS[recipe.data].loss
+    return Objective(loss, recipe.smoothness, recipe.tikhonov, recipe.classifier_tikhonov)
+
+
+def _require_products(recipe: Recipe, network: nn.Module, device: torch.device) -> None:
+    """Which fields have them does not depend on the size of an image: the smallest that can be halved will do."""
+    kind, side = TASKS[recipe.data], 2 * unit_of(recipe)
+    x = torch.zeros(1, kind.inputs, *(side,) * kind.dim, device=device)
+    try:
+        with torch.no_grad(), engine(products=recipe.products):
+            network(x)
+    except ValueError as error:
+        raise ValueError(
+            f"{recipe.architecture} on {recipe.data} has no products={recipe.products}; use products=state ({error})"
+        ) from error
 
 
 def network_of(recipe: Recipe, device: torch.device | None = None) -> nn.Module:
@@ -136,6 +164,14 @@ def _task(recipe: Recipe, device: torch.device, report: Report) -> Task:
         "qtips": lambda: qtips_task(recipe, device),
     }
     return makers[recipe.data]()
+
+
+def _require_batch(task: Task, batch: int) -> None:
+    """Sources are asked for a ``batch_size``; whoever reads a recipe knows it as its setting."""
+    try:
+        task.source.batches(batch, torch.Generator())
+    except ValueError as error:
+        raise ValueError(str(error).replace("batch_size", "batch")) from error
 
 
 def _warm(network: nn.Module, x: Tensor, batch: int, device: torch.device) -> None:

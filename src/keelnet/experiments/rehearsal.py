@@ -33,8 +33,8 @@ class Rehearsal:
     share: of the voxels or samples of a batch, above 0 and up to 1. batch: samples. patch, tile: of recipes on scans,
     the sides trained on, and those of the volume that is validated, in one tile. epochs: of two steps each.
 
-    A share below 1 is a scale model: glibc and the engines' pool treat pieces of memory by their size, so their
-    limits are scaled with the share, and each piece goes where the whole one would.
+    A share below 1 is a scale model: glibc, the engines' pool and the segmenter's finest level treat pieces of memory
+    by their size, so their limits are scaled with the share, and each piece goes where the whole one would.
     """
 
     recipe: dict[str, Any]
@@ -260,9 +260,11 @@ def _scale(share: float) -> None:
         largest = int(LARGEST_ON_HEAP * share)
         libc.mallopt(-3, largest)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2 * largest)  # M_TRIM_THRESHOLD
+    from keelnet.networks import segmentation
     from keelnet.propagation.engines import pool
 
     pool.SMALL, pool.KEPT = int(pool.SMALL * share), int(pool.KEPT * share)
+    segmentation.LARGE = int(segmentation.LARGE * share)
 
 
 def main(text: str) -> int:

@@ -21,9 +21,9 @@ from keelnet.experiments.openings import STATE, Opening, opening, state_as_bytes
 from keelnet.experiments.problems import Problem, device_named, network_of, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report, Task
+from keelnet.learning.breakdown import is_breakdown
 from keelnet.learning.processes import Team, team_of
 from keelnet.learning.progress import Progress, State
-from keelnet.propagation.bounds import NonFiniteStateError
 
 CURVES_EVERY = 20  # seconds between pictures of a run that goes on
 SAVED_EVERY = 1  # seconds, at least, between states
@@ -112,6 +112,8 @@ def _descended(
             team,
         )
     except ValueError as error:
+        if not is_breakdown(error):  # settings, data or a folder that cannot work
+            raise
         raise DivergenceError(str(error)) from error
 
 
@@ -203,7 +205,9 @@ def _finish(
     try:
         scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])
         pictures = made.task.pictures(made.network)
-    except NonFiniteStateError as error:
+    except ValueError as error:
+        if not is_breakdown(error):
+            raise
         raise DivergenceError(f"the best iterate cannot be judged: {error}") from error
     folder.write_bytes("curves.png", _curves(recipe, history))
     for name, picture in pictures.items():

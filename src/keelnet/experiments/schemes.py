@@ -15,7 +15,7 @@ from keelnet.experiments.recipes import CURVED, Recipe
 from keelnet.learning.block_descent import block_descent
 from keelnet.learning.descent import descend
 from keelnet.learning.gauss_newton import GaussNewton, gauss_newton
-from keelnet.learning.methods import LBFGS, SGD, Adam, Method
+from keelnet.learning.methods import LBFGS, SGD, Adam, Method, require_share
 from keelnet.learning.multilevel import Trainer, multilevel
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
@@ -52,6 +52,11 @@ class Scheme:
     trainer: Trainer
     levels: tuple[Training | GaussNewton, ...]
 
+    def require_trainable(self, network: nn.Module, objective: Objective) -> None:
+        """Raise ValueError where the trainer does not take such a network or objective, whatever the samples are."""
+        nothing = None, torch.Generator()  # its first step would ask for them
+        self.trainer(network, objective, None, self.levels[0], *nothing)
+
     def steps(
         self,
         network: nn.Module,
@@ -84,21 +89,38 @@ class Scheme:
 
 
 def coarsest(recipe: Recipe) -> Recipe:
-    """The recipe with the layers (and knots) of its first level.
+    """The recipe with the layers, of every block on the way down and up, and the knots of its first level.
 
     Raises ValueError where these cannot be halved so often.
     """
     factor = _factor(recipe)
-    many = not isinstance(recipe.depth, int)
-    depths = recipe.depth if isinstance(recipe.depth, tuple) else (recipe.depth,)
-    for name, value in [("depth", each) for each in depths] + [("knots", recipe.knots)]:
-        if value is not None and value % factor:
-            raise ValueError(
-                f"{name} must be divisible by {factor} to be trained in {recipe.levels} levels, got {value}"
-            )
-    fewer = tuple(each // factor for each in depths)
-    knots = None if recipe.knots is None else recipe.knots // factor
-    return replace(recipe, depth=fewer if many else fewer[0], knots=knots)
+    depth, knots = _divided("depth", recipe.depth, factor, recipe), recipe.knots
+    rise = _divided("rise", recipe.rise, factor, recipe) if _goes_up(recipe) else recipe.rise
+    if knots is not None:
+        knots = _fewer("knots", knots, factor, recipe)
+    return replace(recipe, depth=depth, rise=rise, knots=knots)
+
+
+def _goes_up(recipe: Recipe) -> bool:
+    """Whether rise means any block: of one width there is none."""
+    return isinstance(recipe.width, tuple) and len(recipe.width) > 1
+
+
+def _divided(
+    name: str, layers: int | tuple[int, ...], factor: int, recipe: Recipe
+) -> int | tuple[int, ...]:
+    """One number stays one, since it stands for as many as there are blocks."""
+    if isinstance(layers, int):
+        return _fewer(name, layers, factor, recipe)
+    return tuple(_fewer(name, each, factor, recipe) for each in layers)
+
+
+def _fewer(name: str, value: int, factor: int, recipe: Recipe) -> int:
+    if value % factor:
+        raise ValueError(
+            f"{name} must be divisible by {factor} to be trained in {recipe.levels} levels, got {value}"
+        )
+    return value // factor
 
 
 def _factor(recipe: Recipe) -> int:
@@ -134,9 +156,10 @@ def _training(
     recipe: Recipe, level: int, budget: Budget, goal: str, batch: int, device: torch.device
 ) -> Training:
     method = METHODS[recipe.method](recipe)
-    paced: dict[str, Any] = {"clip": recipe.clip, "bound": recipe.bound, **_pace(recipe, level)}
     if method.searches:
-        paced = {"warmup": 0.0, "clip": None, "schedule": Constant()}
+        paced: dict[str, Any] = {"warmup": 0.0, "clip": None, "schedule": Constant()}
+    else:
+        paced = {"clip": recipe.clip, "bound": recipe.bound, **_pace(recipe, level)}
     return Training(
         method,
         budget,
@@ -154,6 +177,7 @@ def _pace(recipe: Recipe, level: int) -> dict[str, Any]:
     schedule, levels = SCHEDULES[recipe.schedule], recipe.levels
     if levels == 1:
         return {"warmup": recipe.warmup, "schedule": schedule}
+    require_share("warmup", recipe.warmup, 1)  # what is left of it below always is one
     warmup = min(recipe.warmup, 1 / levels)
     part = Part(schedule, level / levels, (level + 1) / levels, warmup)
     return {"warmup": 0.0 if level else min(warmup * levels, 0.999), "schedule": part}

@@ -11,7 +11,7 @@ from typing import Any
 
 from keelnet.experiments.folders import STAGING, OutputFolder, occupied
 from keelnet.experiments.openings import STATE
-from keelnet.experiments.problems import TASKS, network_of, problem
+from keelnet.experiments.problems import TASKS, network_to_train, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.runs import DivergenceError, load_run, train
 from keelnet.experiments.tasks import Report
@@ -152,7 +152,7 @@ def fill(
     folder = _opened(out)
     for cell in cells:
         _require_replaceable(out / cell.name, cell.recipe, overwrite, _diverged(out, cell.name))
-        network_of(cell.recipe)
+        network_to_train(cell.recipe)
     for cell in {(cell.recipe.name, cell.name.split("/")[1]): cell for cell in cells}.values():
         with suppress(NonFiniteStateError):  # an outcome, in its turn
             problem(cell.recipe, report)  # where the data are not here, or too few for a batch

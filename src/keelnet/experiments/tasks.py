@@ -23,7 +23,8 @@ class Task(ABC):
     """Samples to train on, a loss for them, and scores of a network.
 
     inputs and outputs: channels of x and of the logits. dim: space axes. per_pixel: whether every
-    pixel has a label. goal: the score whose best iterate is kept. batch: of validation samples.
+    pixel has a label. goal: the score whose best iterate is kept. loss: of logits and labels. batch: of validation
+    samples.
     """
 
     inputs: ClassVar[int]
@@ -31,15 +32,11 @@ class Task(ABC):
     dim: ClassVar[int] = 2
     per_pixel: ClassVar[bool]
     goal: ClassVar[str]
+    loss: ClassVar[Loss] = CrossEntropy()
 
     source: Source
     batch: int = 64
     device: torch.device = torch.device("cpu")
-
-    @property
-    def loss(self) -> Loss:
-        """Of logits and labels."""
-        return CrossEntropy()
 
     @property
     @abstractmethod

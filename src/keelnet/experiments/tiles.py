@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.regions import classes_of
 
 Space = tuple[int, int, int]
@@ -158,7 +159,7 @@ def _seen(
                     if not bool(
                         logits.isfinite().all()
                     ):  # not above 0, so it would pass for no tumour
-                        raise ValueError(
+                        raise BreakdownError(
                             "the network gives NaN or infinity on it, which says nothing of tumours; its weights"
                             " are too large or broken, so train again, with a smaller rate"
                         )

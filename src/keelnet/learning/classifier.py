@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from keelnet.dynamics.kernels import require_count
+from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.losses import require_convex, require_labels
 from keelnet.learning.methods import require_positive
 from keelnet.learning.objective import Objective
@@ -61,7 +62,9 @@ class ClassifierProblem:
         self.operator = objective.classifier_quadratic(classifier)
         rows = classifier.read(y.detach()).flatten(0, -2).double()
         if not bool(rows.isfinite().all()):
-            raise ValueError("the features hold NaN or inf; use a smaller step or a stable network")
+            raise BreakdownError(
+                "the features hold NaN or inf; use a smaller step or a stable network"
+            )
         self.rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
         self.labels = labels.flatten().long()
         classes = classifier.linear.weight.shape[1]
@@ -120,7 +123,9 @@ class ClassifierProblem:
             return
         rank = int(torch.linalg.matrix_rank(self.rows))
         if rank < self.rows.shape[1]:
-            raise ValueError(
+            # With fewer samples than unknowns it is singular whatever the features have become.
+            kind = ValueError if len(self.rows) < self.rows.shape[1] else BreakdownError
+            raise kind(
                 f"the classifier's system is singular: on these {len(self.rows)} samples its"
                 f" {self.rows.shape[1] - 1} features and the shift span {rank} directions only;"
                 " use classifier_tikhonov > 0, or more samples"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.losses import require_convex
 from keelnet.learning.objective import Objective
 from keelnet.learning.tangents import Forward, Tangent
@@ -20,7 +21,7 @@ class Curvature:
     strategy of each block (by `Stored`, both of the matrix). samples: how many, the first ones, the products with B see (None: all).
 
     The parameters must not change while products are asked for. Raises ValueError for a loss that is
-    not convex and an objective that is not finite.
+    not convex and an objective that is not finite (`BreakdownError`).
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Curvature:
         self.terms = {name: float(term.detach()) for name, term in terms.items()}
         self.value = float(total.detach())
         if not bool(total.detach().isfinite()):
-            raise ValueError(
+            raise BreakdownError(
                 f"the objective is {self.value}; clean x of NaN and inf, or use a stable architecture"
             )
         self.gradient = unknowns.flat(self._grad(total))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from keelnet.data.samples import Source
 from keelnet.learning.objective import OF_PARAMETERS, Objective
-from keelnet.learning.processes import Alone, SharedError, Team
+from keelnet.learning.processes import Alone, SharedBreakdownError, SharedError, Team
 from keelnet.learning.progress import Clock, Progress, State, copied, put_back, warn_of_no_best
 from keelnet.learning.training import Training
 from keelnet.learning.validation import Validation
@@ -41,7 +41,7 @@ def descend(
     given the same arguments; the result is that of one process on the same batches, within rounding,
     where the loss is a mean over samples. With the ``state`` of an earlier descent of the same
     arguments it goes on as if that had not stopped. Raises ValueError for a goal that it does
-    not give and where the objective becomes non-finite (the best iterate is put back first).
+    not give and where the objective becomes non-finite (`BreakdownError`; the best iterate is put back first).
     """
     loop = _Loop(
         network, objective, samples, training, validate, generator, clock, clock(), team or Alone()
@@ -197,7 +197,7 @@ class _Loop:
         everyone = self.team.total(total.detach())
         if not bool(everyone.isfinite()):
             self.team.agree(None)
-            raise SharedError(
+            raise SharedBreakdownError(
                 f"the objective became {float(everyone)} in {where}; use a smaller rate"
                 " (--set rate=…) or a stable architecture"
             )

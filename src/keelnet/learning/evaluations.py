@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.classifier import ClassifierNewton, Fit, fit_classifier
 from keelnet.learning.objective import Objective
 from keelnet.networks.network import AnyClassifier, Network, classifier_of
@@ -57,7 +58,7 @@ class Reduced(Evaluation):
         with torch.no_grad():
             fit = self._fit(self._network.features(x), labels)
         if not fit.solved:
-            raise ValueError(
+            raise BreakdownError(
                 f"the classifier's problem was not solved: gradient {fit.gradient:.2g} after"
                 f" {fit.iterations} Newton steps; classifier_tikhonov="
                 f"{self.objective.classifier_tikhonov:g} may be too small for samples that can be"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from keelnet.data.samples import Source
 from keelnet.dynamics.kernels import require_count
+from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.classifier import ClassifierNewton
 from keelnet.learning.curvature import Curvature
 from keelnet.learning.evaluations import Evaluation, Plain
@@ -145,7 +146,7 @@ class GaussNewtonSolver(Solver):
         tolerance = self._tolerance(norm)
         scale = self._scale(here)
         if damping + scale == 0:
-            raise ValueError(SINGULAR)
+            raise BreakdownError(SINGULAR)
         curved = unknowns.curved(damping)
         solution = conjugate_gradients(
             lambda v: here.of_the_loss(v) + curved(v),
@@ -155,7 +156,7 @@ class GaussNewtonSolver(Solver):
             self.settings.iterations,
         )
         if solution.singular and not bool(solution.x.any()):
-            raise ValueError(SINGULAR)
+            raise BreakdownError(SINGULAR)
         details = {
             "gradient": norm,
             "tolerance": tolerance,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keelnet.data.samples import Share
+from keelnet.learning.breakdown import BreakdownError, is_breakdown
 from keelnet.learning.launches import meeting_place, restarts_left
 
 T = TypeVar("T")
@@ -29,6 +30,10 @@ _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", r
 
 class SharedError(ValueError):
     """What all processes raise together, so that one of them can say it for all."""
+
+
+class SharedBreakdownError(SharedError, BreakdownError):
+    """A breakdown that all processes raise together, wherever it was met."""
 
 
 class LostError(ConnectionError):
@@ -71,7 +76,7 @@ class Team(ABC):
 
     @abstractmethod
     def agree(self, failure: Exception | None) -> None:
-        """Each says its failure; if there is one, all raise the first (`SharedError`)."""
+        """Each says its failure; if there is one, all raise the first (`SharedError`, of a breakdown its own kind)."""
 
     @abstractmethod
     def by_leader(self, make: Callable[[], T]) -> T:
@@ -139,11 +144,11 @@ class Several(Team):
         return box[0]
 
     def agree(self, failure: Exception | None) -> None:
-        said: list[str | None] = [None] * self.share.size
-        distributed.all_gather_object(said, None if failure is None else str(failure))
-        for each in said:
-            if each is not None:
-                raise SharedError(each) from failure
+        said: list[tuple[str, bool] | None] = [None] * self.share.size
+        own = None if failure is None else (str(failure), is_breakdown(failure))
+        distributed.all_gather_object(said, own)
+        for text, broken in filter(None, said):
+            raise (SharedBreakdownError if broken else SharedError)(text) from failure
 
     def by_leader(self, make: Callable[[], T]) -> T:
         return self.told(self._made(make, by=self.leads))  # type: ignore[return-value]
