@@ -331,6 +331,85 @@ def test_bad_input_is_named_and_the_picture_stays(page):
     assert "kernel entry 1, 1" in page.error
 
 
+def test_a_decimal_comma_is_the_point_that_it_means(page):
+    page.open("/?preset=fig2b")
+    for name, typed, key, value in (
+        ("kernel-1-2", "-1,5", "kernel", "2,-1.5;0,2"),
+        ("kernel-2-1", "0,5", "kernel", "2,-1.5;0.5,2"),
+        ("bias-1-1", "0,25", "bias", "0.25,0"),
+        ("step_size", "0,05", "step_size", "0.05"),
+        ("spread", "0,4", "spread", "0.4"),
+    ):
+        page.set(name, typed)
+        assert not page.error and page.query[key] == value
+        assert page.by(name).get_attribute("value") == typed.replace(",", ".")
+    before = page.count()
+    first = page.driver.find_element(By.CSS_SELECTOR, "#features input")
+    first.send_keys(Keys.CONTROL, "a", Keys.NULL, "0,3", Keys.ENTER)
+    page.drawn(before)
+    assert not page.error and page.query["features"].startswith("0.3,0.1;")
+    page.set("field", "antisymmetric")
+    page.set("damping", "0,1")
+    assert not page.error and page.query["damping"] == "0.1"
+
+
+def test_a_cell_that_would_be_several_numbers_is_refused_by_its_name(page):
+    page.open("/?preset=fig2b")
+    before = page.driver.current_url
+    for name, typed, words in (
+        ("kernel-1-2", "1,2,3", "Kernel entry, row 1, column 2 must be one number"),
+        ("kernel-2-2", "1;2", "Kernel entry, row 2, column 2 must be one number"),
+        ("kernel-1-1", "1,234.5", "got '1,234.5'"),
+        ("bias-1-2", "0;0", "Bias u, entry 2 must be one number"),
+        ("depth", "1,000", "depth must be a number, got '1,000'"),
+        ("step_size", "0,1,2", "step_size must be a number, got '0,1,2'"),
+    ):
+        good = page.by(name).get_attribute("value")
+        page.set(name, typed)
+        assert words in page.error and page.driver.current_url == before
+        assert page.by(name).get_attribute("aria-invalid") == "true"
+        assert page.by(name).get_attribute("value") == typed
+        page.set(name, good)
+        assert not page.error
+    count = page.count()
+    first = page.driver.find_element(By.CSS_SELECTOR, "#features input")
+    first.send_keys(Keys.CONTROL, "a", Keys.NULL, "1,2;3", Keys.ENTER)
+    page.drawn(count)
+    assert "Feature 1, first coordinate must be one number" in page.error
+
+
+def test_address_exports_and_titles_are_those_of_the_picture_while_the_form_is_refused(page):
+    page.open("/?preset=fig3-N20-y_in_R3")
+    page.set("across", "2")
+    page.set("up", "3")
+    shown, table = page.query, page.export("json")[0]
+    titles = {
+        name: page.by(f"{name}-title").text
+        for name in ("spectrum", "growth", "distances", "energy")
+    }
+    page.set("step_size", "0")
+    page.set("integrator", "rk4")
+    assert page.error and page.query == shown
+    page.by("layer").send_keys(Keys.HOME)
+    page.by("link").click()
+    WebDriverWait(page.driver, 5).until(lambda _: "link is" in page.by("copied").text)
+    assert page.query == {**shown, "layer": "0"}
+    assert page.export("json")[0] == table
+    assert {name: page.by(f"{name}-title").text for name in titles} == titles
+    link = page.driver.current_url
+    page.open(link.removeprefix(page.address))
+    assert not page.error and page.driver.current_url == link
+
+
+def test_of_many_features_it_is_said_whose_distances_are_drawn(page):
+    page.open("/?preset=fig2b&kernel=2,-2;0,2&features=0,0;1,0;0,1;1,1")
+    assert page.by("distances-title").text == "Distance between features, by layer"
+    page.by("plane").send_keys(Keys.ARROW_RIGHT, Keys.ENTER)
+    page.drawn(1)
+    assert page.by("distances-title").text == "Distance between the first 4 features, by layer"
+    assert "distance between the first 4 features" in page.export("svg")[0]
+
+
 def test_the_layer_cursor_moves_by_hand_and_by_itself(page):
     page.open("/?preset=fig2b")
     page.by("layer").send_keys(Keys.HOME)

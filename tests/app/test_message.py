@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from scenes import EVERY, FIRST
 
 from keelnet.app.density import density
+from keelnet.app.drawing import COLOURS, drawn
 from keelnet.app.exports import EXPORTS, as_json, as_python
-from keelnet.app.message import MANY, Picture
+from keelnet.app.message import MANY, NEAR, Picture
 from keelnet.app.presets import PRESETS
+from keelnet.app.scene import Scene
 
 # Scenes that grow are what the page is for.
 pytestmark = pytest.mark.filterwarnings("ignore::keelnet.propagation.StabilityWarning")
@@ -106,9 +108,13 @@ def test_the_exported_python_gives_the_exported_numbers(name, changes):
     found = {"__name__": "exported"}
     exec(compile(as_python(picture), "scene.py", "exec"), found)
     np.testing.assert_array_equal(found["y"].numpy(), table["y"])
-    assert (table["z"] is None) == ("z" not in found)
-    if "z" in found:
-        np.testing.assert_array_equal(found["z"].numpy(), table["z"])
+    parts = {"verlet": "z", "leapfrog": "v"}
+    if scene.integrator in parts:
+        assert table[parts[scene.integrator]] is not None
+    for part in "zv":
+        assert (table[part] is None) == (part not in found)
+        if part in found:
+            np.testing.assert_array_equal(found[part].numpy(), table[part])
 
 
 def test_the_exported_python_takes_the_least_damping_and_a_third_coordinate():
@@ -155,6 +161,45 @@ def test_growth_past_all_numbers_between_two_looks_is_still_a_number(depth):
     picture = Picture(replace(scene, depth=depth))
     np.testing.assert_allclose(picture.growth.largest[:, 0], 12.0 * picture.growth.layers)
     picture.as_bytes()
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_whatever_the_page_shows_can_be_exported(name):
+    """The features are so far apart in the end that the ratio of their distances is no number."""
+    picture = Picture(
+        Scene(
+            activation="relu",
+            kernel=((2.0, 0.0), (0.0, 2.0)),
+            step_size=2.5,
+            depth=200,
+            features=((0.1, 0.1), (0.2, 0.1)),
+        )
+    )
+    header, _ = unpacked(picture.as_bytes())
+    content = EXPORTS[name][1](picture)
+    if name == "scene.json":
+        assert json.loads(content)["verdict"] == header["verdict"]
+        assert header["verdict"]["apart"] == [None, None]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 12])
+def test_drawn_are_the_distances_of_the_first_features_in_the_colours_of_all_pairs(count):
+    features = tuple((0.1 * number, 0.05 * number**2) for number in range(count))
+    picture = Picture(replace(FIRST, features=features))
+    header, arrays = unpacked(picture.as_bytes())
+    (axes,) = [each for each in drawn(picture).axes if "distance" in each.get_title()]
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    wanted = {
+        f"{a + 1}, {b + 1}": (COLOURS[(index + 3) % 8], arrays["distances"][index])
+        for index, (a, b) in enumerate(pairs)
+        if b < header["near"] == NEAR
+    }
+    assert {line.get_label() for line in axes.lines} == wanted.keys()
+    for line in axes.lines:
+        colour, values = wanted[line.get_label()]
+        assert line.get_color() == colour
+        np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-6)
+    assert ("the first 4" in axes.get_title()) == (count > 4)
 
 
 def test_distances_past_all_numbers_are_sent_as_none():

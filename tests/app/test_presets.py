@@ -77,6 +77,12 @@ def test_the_verdict_is_the_one_that_the_title_promises(key, level):
     assert Picture(SCENES[key].scene).verdict.level == level
 
 
+def test_the_spiral_grows_by_what_its_hint_says():
+    preset = SCENES["zero-1000"]
+    rate = Picture(preset.scene).verdict.amplification
+    assert f"{rate:.5f} a layer is {rate**preset.scene.depth:.0f} in 1000" in preset.hint
+
+
 @pytest.mark.parametrize("key", ["plus-verlet", "fig3-N1000-y_in_R2", "fig3-N20-y_in_R2"])
 def test_a_stable_verdict_does_not_hide_how_far_differences_drift(key):
     verdict = Picture(SCENES[key].scene).verdict

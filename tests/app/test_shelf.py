@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -36,6 +37,21 @@ def test_runs_are_found_at_any_depth_and_by_themselves(tmp_path):
     assert own.name == "one"
     with pytest.raises(ValueError, match="is no run folder below"):
         Shelf.asked(tmp_path).entry("../one")
+
+
+@pytest.mark.parametrize(("asked", "name"), [(".", "run"), ("..", "table"), ("../link", "link")])
+def test_a_run_that_is_named_by_where_one_stands_has_its_own_name(
+    tmp_path, monkeypatch, asked, name
+):
+    for folder in ("table", "table/run", "table/.elsewhere"):
+        write_run(tmp_path / folder)
+    (tmp_path / "table" / "link").symlink_to(tmp_path / "table" / ".elsewhere")
+    monkeypatch.chdir(tmp_path / "table" / "run")
+    names = [entry.name for entry in Shelf.asked(Path(asked)).entries()]
+    assert name in names and "" not in names
+    assert Shelf.asked(Path(asked)).entry(name).history()
+    if asked == "..":
+        assert set(names) == {"table", "run", "link"}
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -99,6 +99,22 @@ def test_a_run_that_was_removed_leaves_nothing_of_another_under_its_name(tmp_pat
     assert seen.panel.entry.name == "one" and "Epoch 1" in seen.state.text
 
 
+def test_the_recipe_is_that_of_the_run_whose_curves_are_shown(tmp_path, visitor):
+    write_run(tmp_path / "run")
+    seen = visitor(tmp_path)
+    assert 'name = "digits"' in seen.panel.recipe.text and not seen.panel.hint.visible
+    staged = tmp_path / "run" / ".unfinished"
+    write_run(staged, lines=())
+    (staged / "recipe.toml").write_text("")
+    seen.look()
+    assert seen.state.text == "No epoch is finished yet."
+    assert 'name = "digits"' in seen.panel.recipe.text, "kept until there is a new one"
+    (staged / "recipe.toml").write_text('name = "tumour"\ndata = "tumour"\n')
+    seen.look()
+    assert seen.panel.recipe.text == 'name = "tumour"\ndata = "tumour"\n'
+    assert seen.panel.hint.visible and f"keelnet segment {tmp_path / 'run'}" in seen.panel.hint.text
+
+
 def test_runs_that_come_later_can_be_chosen(tmp_path, visitor):
     write_run(tmp_path / "one")
     seen = visitor(tmp_path)

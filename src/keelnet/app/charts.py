@@ -6,6 +6,7 @@ from html import escape
 from typing import Any, Literal
 
 from keelnet.app.shelf import Entry
+from keelnet.experiments.millilitres import shown
 from keelnet.experiments.pictures import LINES
 
 Kind = Literal["terms", "scores"]
@@ -71,7 +72,7 @@ def volume_table(entry: Entry, case: str) -> str:
     found = entry.labels().get(case)
     volumes = {} if found is None else found.about
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{value:.2f} ml</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th><td>{shown(value, 2)}</td></tr>'
         for part in ("classes_ml", "regions_ml")
         for name, value in volumes.get(part, {}).items()
     )

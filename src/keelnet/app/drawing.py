@@ -11,7 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from keelnet.analysis.outlines import outline
-from keelnet.app.message import ARROWS, Picture
+from keelnet.app.message import ARROWS, NEAR, Picture
 from keelnet.app.paths import arrows
 from keelnet.experiments.figures import field_arrows
 from keelnet.experiments.pictures import png as png_bytes
@@ -106,14 +106,17 @@ def _spectrum(axes: Axes, picture: Picture) -> None:
 
 
 def _distances(axes: Axes, picture: Picture) -> None:
-    for index, ((a, b), values) in enumerate(picture.paths.distances[:6]):
+    for index, ((a, b), values) in enumerate(picture.paths.distances):
+        if b >= NEAR:  # its colour is kept, as on the page
+            continue
         axes.plot(
             values,
             color=COLOURS[(index + 3) % len(COLOURS)],
             label=f"{a + 1}, {b + 1}",
             linewidth=1,
         )
-    axes.set_title("distance between features", fontsize=9)
+    of = f"the first {NEAR} features" if len(picture.scene.features) > NEAR else "features"
+    axes.set_title(f"distance between {of}", fontsize=9)
     axes.set(xlabel="layer", ylim=(0, None))
     if picture.paths.distances:
         axes.legend(fontsize=7, loc="upper left", framealpha=0.9)

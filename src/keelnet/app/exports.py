@@ -31,7 +31,10 @@ _INTEGRATORS = {
 
 
 def as_json(picture: Picture) -> bytes:
-    """Scene, verdict, every state (layers, paths, channels) in float64, energy, distances, growth."""
+    """Scene, verdict, every state (layers, paths, channels) in float64, energy, distances, growth.
+
+    z is that of fields of two parts, v that of leapfrog, null elsewhere; midpoint's y before is the y of the layer before.
+    """
     paths, grown = picture.paths, picture.growth
     formula, energy = paths.energy
     table: dict[str, Any] = {
@@ -42,6 +45,7 @@ def as_json(picture: Picture) -> bytes:
         "y0": paths.model.y0.tolist(),
         "y": paths.y.tolist(),
         "z": None if paths.z is None else paths.z.tolist(),
+        "v": None if paths.v is None else paths.v.tolist(),
         "energy": {"formula": formula, "values": energy.tolist()},
         "distances": {f"{a + 1},{b + 1}": d.tolist() for (a, b), d in paths.distances},
         "growth": {
@@ -57,7 +61,9 @@ def _finite(value: Any) -> Any:
     """JSON knows neither infinity nor NaN: null."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, list):  # of numbers alone: states, looked through at once
         return value if np.isfinite(np.array(value, dtype=float)).all() else _holed(value)
     return _holed(value)
 
@@ -94,13 +100,21 @@ def as_python(picture: Picture) -> bytes:
         *_controls(scene),
         "states = kn.trajectory(integrator, field, y0, controls, h)",
         "y = torch.stack([state[0] for state in states])  # (depth + 1, paths, channels)",
-        *(["z = torch.stack([state[1] for state in states])"] if scene.field in TWO_PARTS else []),
+        *_second(scene),
         "",
         'if __name__ == "__main__":',
         f"    for feature in y[-1, :{max(1, len(scene.features))}].tolist():",
         "        print(feature)",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _second(scene: Scene) -> list[str]:
+    """The other part of the state, under its name."""
+    stacked = "torch.stack([state[1] for state in states])"
+    if scene.field in TWO_PARTS:
+        return [f"z = {stacked}"]
+    return [f"v = {stacked}"] if scene.integrator == "leapfrog" else []
 
 
 def _features(scene: Scene) -> list[str]:

@@ -35,6 +35,7 @@ CURVE = 256  # layers at which a curve is drawn
 DRAWN = 2001  # layers at which a path is drawn at most
 MANY = 20_000  # points of the cloud: beyond, it is drawn as a density
 PLACES = 101  # layers at which the places of such a cloud are known
+NEAR = 4  # first features whose distances are drawn: more curves cannot be told apart
 MARGIN = 1.08
 SIDES = (50, 2000)
 FARTHEST = 3e38
@@ -113,6 +114,7 @@ class Picture:
             "names": self.paths.names,
             "plane": self.plane,
             "features": len(self.scene.features),
+            "near": NEAR,
             "depth": self.scene.depth,
             "step_size": self.scene.step_size,
             "damping": self._damping(),

@@ -19,7 +19,7 @@ class RunPanel:
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self.seen: tuple[int, str] | None = None
+        self.seen: tuple[int, str, str] | None = None
 
     def build(self) -> None:
         """Called where the panel shall stand."""
@@ -31,20 +31,23 @@ class RunPanel:
                 for kind, words in TITLES.items()
             }
         self.scores = ui.html("", sanitize=True)
-        if 'data = "tumour"' in self.entry.recipe():
-            ui.label(
-                f"To see its labels on scans: keelnet segment {self.entry.folder} SCANS --out"
-                f" {self.entry.folder.parent / 'segmented'}, then choose that folder above."
-            )
+        self.hint = ui.label(
+            f"To see its labels on scans: keelnet segment {self.entry.folder} SCANS --out"
+            f" {self.entry.folder.parent / 'segmented'}, then choose that folder above."
+        )
         with ui.expansion("Recipe"), ui.element("pre").classes("recipe"):
-            ui.label(self.entry.recipe())
+            self.recipe = ui.label("")
         self.pictures = ui.element("div").classes("pictures")
 
     def look(self) -> str:
         """Draw what is new since the last look; how far the run is, in words."""
         epochs, table = len(self.entry.history()), score_table(self.entry)
-        if (epochs, table) != self.seen:
-            self.seen = (epochs, table)
+        # While a run that replaces this one begins, its recipe may not be written yet: the last one stays.
+        recipe = self.entry.recipe() or self.recipe.text
+        if (epochs, table, recipe) != self.seen:
+            self.seen = (epochs, table, recipe)
+            self.recipe.set_text(recipe)
+            self.hint.set_visibility('data = "tumour"' in recipe)
             for kind, chart in self.charts.items():
                 chart.options.clear()
                 chart.options.update(curve_options(self.entry, kind))

@@ -52,6 +52,13 @@ class Paths:
         return torch.stack([state[1] for state in self.states]).numpy()
 
     @cached_property
+    def v(self) -> Array | None:
+        """(N + 1, paths, channels), y' of leapfrog; half a step behind y from the first layer on where it starts by half a kick."""
+        if not isinstance(self.model.integrator, Leapfrog):
+            return None
+        return torch.stack([state[1] for state in self.states]).numpy()
+
+    @cached_property
     def parts(self) -> tuple[Tensor, ...]:
         """All parts of the state of the features (of the first point, if there is no feature), (N + 1, features, …)."""
         count = max(1, len(self.model.scene.features))

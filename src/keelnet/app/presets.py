@@ -127,7 +127,7 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         "zero-1000",
         "K₀ under Euler, 1000 layers",
-        "The circle of Fig. 2(d) was a spiral: 1.005 a layer is 147 in 1000.",
+        "The circle of Fig. 2(d) was a spiral: 1.00499 a layer is 145 in 1000.",
         replace(_EULER, kernel=KERNELS["zero"], depth=1000),
     ),
     Preset(

@@ -145,7 +145,9 @@ class Shelf:
         return found
 
     def _name(self, folder: Path) -> str:
-        return folder.name if folder == self.root else folder.relative_to(self.root).as_posix()
+        if folder != self.root:
+            return folder.relative_to(self.root).as_posix()
+        return Path(os.path.abspath(folder)).name or str(folder)  # "." has no name of its own
 
 
 # A folder may be closed to us, and a run may be moved or removed between two looks: neither is an error.

@@ -170,17 +170,17 @@ export function drawEverything(picture, layer, canvases) {
   drawSpectrum(canvases.spectrum, picture, layer);
   const growth = rowsOf(arrays.growth).map((values, index) => ({ values, colour: colourOf(index), name: features ? `${index + 1}` : "" }));
   drawCurves(canvases.growth, arrays.growth_layers.values, growth, { ...shown, logarithmic: true, level: 0 });
-  const near = pairNames(features);
+  const near = pairNames(features, picture.near);
   const distances = rowsOf(arrays.distances).map((values, index) => ({ values, colour: colourOf(index + 3), name: near[index][1], first: near[index][0] }));
   drawCurves(canvases.distances, arrays.curve.values, distances.filter((each) => each.first), shown);
   const energy = rowsOf(arrays.energy).map((values, index) => ({ values, colour: colourOf(index), name: features ? `${index + 1}` : "" }));
   drawCurves(canvases.energy, arrays.curve.values, energy, shown);
 }
 
-// Pairs in the server's order; drawn are those of the first four features.
-function pairNames(features) {
+// All pairs in the server's order, by which they have their colours; drawn are those of the first features, as in drawing.py.
+function pairNames(features, count) {
   const found = [];
-  for (let a = 0; a < features; a += 1) for (let b = a + 1; b < features; b += 1) found.push([b < 4, `${a + 1}–${b + 1}`]);
+  for (let a = 0; a < features; a += 1) for (let b = a + 1; b < features; b += 1) found.push([b < count, `${a + 1}–${b + 1}`]);
   return found;
 }
 

@@ -12,6 +12,7 @@ const canvases = Object.fromEntries(["spectrum", "growth", "distances", "energy"
 const plane = new Plane(byId("paths"), byId("plane"));
 let settings;
 let picture = null;
+let drawn = null; // the query that the picture answers; the form may say another, or none
 let wanted = null;
 let busy = false;
 let layer = null; // null: the last
@@ -65,19 +66,21 @@ function sceneQuery() {
 }
 
 async function ask() {
-  wanted = { query: sceneQuery(), since: performance.now() };
+  wanted = { query: sceneQuery(), refusal: settings.refusal(), since: performance.now() };
   if (busy) return;
   busy = true;
   while (wanted) {
-    const { query, since } = wanted;
+    const { query, refusal, since } = wanted;
     wanted = null;
     try {
+      if (refusal) throw new Refused(refusal);
       const side = Math.round(byId("plane").clientWidth - 42);
       picture = await fetchPicture(`${query}&side=${Math.min(2000, Math.max(50, side))}`);
+      drawn = query;
       complain(null);
       draw();
       requestAnimationFrame(() => performance.measure("keelnet:update", { start: since, end: performance.now() }));
-      remember(query);
+      remember();
     } catch (error) {
       complain(error instanceof Refused ? error.message : `The page lost its server (${error.message}); see whether keelnet explore still runs`);
     }
@@ -99,7 +102,7 @@ function draw() {
   say("badge", { unstable: "✕ unstable", marginal: "✓ stable", dissipative: "↓ dissipative" }[verdict.level]);
   say("what", verdict.what.replace(/^(Unstable|Stable|Dissipative)[:,] /, "").replace(/^./, (first) => first.toUpperCase()));
   say("why", verdict.why);
-  byId("remedy").hidden = verdict.level !== "unstable" || settings.scene.field.includes("hamiltonian");
+  byId("remedy").hidden = verdict.level !== "unstable" || scene().field.includes("hamiltonian");
   if (picture.plane[0] === 0 && picture.plane[1] === 1) byId("caption").textContent = picture.arrows ? `Arrows: ${picture.arrows}, at t = 0. Hollow: layer 0.` : "Hollow: layer 0.";
   else byId("caption").textContent = "Hollow: layer 0. Features are added in the plane of y₁ and y₂.";
   settings.paint();
@@ -127,6 +130,11 @@ function fillPlanes() {
   }
 }
 
+// The settings of the picture that is shown.
+function scene() {
+  return Object.fromEntries(new URLSearchParams(drawn));
+}
+
 function shownLayer() {
   return Math.min(layer ?? picture.depth, picture.depth);
 }
@@ -141,16 +149,17 @@ function drawLayer() {
 
 function titles() {
   const { arrays, step_size: h, squared, damping } = picture;
-  const method = byId("integrator").selectedOptions[0].text;
+  const { integrator, field, damping: given } = scene();
+  const method = [...byId("integrator").options].find((option) => option.value === integrator).text;
   const count = arrays.eigenvalues.shape[1];
   const scale = squared ? h * h : h;
   const first = Array.from({ length: count }, (_, index) => complex(scale * arrays.eigenvalues.values[2 * index], scale * arrays.eigenvalues.values[2 * index + 1]));
-  const least = byId("damping-auto").checked && !byId("damping-row").hidden ? `; γ = ${shortly(damping)}` : "";
+  const least = given === "auto" && field === "antisymmetric" ? `; γ = ${shortly(damping)}` : "";
   const name = squared ? "h² λ" : "h λ";
   say("spectrum-title", `${name} of feature 1 at layer 0 (✕): ${[...new Set(first)].join(", ")}; ○ at the layer shown. Green: where ${method} does not grow${least}`);
   const ends = arrays.growth.values.filter((_, index) => (index + 1) % arrays.growth.shape[1] === 0);
   say("growth-title", `Growth of a small difference, by layer: ×${shortly(Number((10 ** Math.max(...ends)).toPrecision(3)))} at the last`);
-  say("distances-title", "Distance between features, by layer");
+  say("distances-title", `Distance between ${picture.features > picture.near ? `the first ${picture.near} features` : "features"}, by layer`);
   say("energy-title", `Energy ${picture.energy}, by layer`);
 }
 
@@ -161,9 +170,11 @@ function complex(re, im) {
   return Math.abs(re) < 1e-9 ? `±${imaginary}` : `${real} ± ${imaginary}`;
 }
 
-function remember(query) {
-  history.replaceState(null, "", `/?${query}${layer === null ? "" : `&layer=${layer}`}`);
-  for (const kind of ["png", "svg", "json", "py"]) byId(`export-${kind}`).href = `/export/scene.${kind}?${query}`;
+// The address, and the exports, are those of the picture that is shown.
+function remember() {
+  if (drawn === null) return;
+  history.replaceState(null, "", `/?${drawn}${layer === null ? "" : `&layer=${layer}`}`);
+  for (const kind of ["png", "svg", "json", "py"]) byId(`export-${kind}`).href = `/export/scene.${kind}?${drawn}`;
 }
 
 function add(point) {
@@ -184,7 +195,7 @@ function listen() {
   });
   byId("layer").addEventListener("change", () => {
     titles();
-    remember(sceneQuery());
+    remember();
   });
   byId("play").addEventListener("click", play);
   byId("plane").addEventListener("click", (event) => picture && add(plane.pointAt(event.clientX, event.clientY)));
@@ -249,7 +260,7 @@ function remedy() {
 }
 
 async function copy() {
-  remember(sceneQuery());
+  remember();
   try {
     await navigator.clipboard.writeText(location.href);
     byId("copied").textContent = "The link is copied.";

@@ -63,7 +63,8 @@ export class Settings {
 
   // Read the form after one of its parts changed, and tell.
   read(name) {
-    for (const each of [...Object.keys(this.given.choices), ...PLAIN]) this.scene[each] = byId(each).value.trim();
+    for (const each of Object.keys(this.given.choices)) this.scene[each] = byId(each).value;
+    for (const each of PLAIN) this.scene[each] = typed(byId(each));
     if (name === "field") this.fitMethod();
     const square = this.given.square.includes(this.scene.field);
     if (square) byId(name === "columns" ? "rows" : "columns").value = byId(name === "columns" ? "columns" : "rows").value;
@@ -77,13 +78,20 @@ export class Settings {
     const bias = entries("bias");
     this.scene.bias = bias.flat().every((value) => value !== "" && Number(value) === 0) ? "" : text(bias); // none is 0
     this.scene.features = text(this.features());
-    this.scene.damping = byId("damping-auto").checked ? "auto" : byId("damping").value.trim() || "0";
+    this.scene.damping = byId("damping-auto").checked ? "auto" : typed(byId("damping")) || "0";
     this.arrange();
     this.changed();
   }
 
   query() {
     return new URLSearchParams(this.scene).toString();
+  }
+
+  // Why the form says no scene, or null. A table goes as numbers between commas and semicolons, so a cell that
+  // holds one would be taken for several numbers: of another network, if their count happened to fit.
+  refusal() {
+    const torn = [...document.querySelectorAll("#kernel input, #bias input, #features input")].find((input) => /[,;]/.test(input.value));
+    return torn ? `${torn.getAttribute("aria-label")} must be one number, such as 0.5 or 0,5, got '${torn.value.trim()}'` : null;
   }
 
   kernel() {
@@ -121,7 +129,7 @@ export class Settings {
   }
 
   features() {
-    return Array.from(byId("features").children, (item) => Array.from(item.querySelectorAll("input"), (input) => input.value.trim()));
+    return Array.from(byId("features").children, (item) => Array.from(item.querySelectorAll("input"), typed));
   }
 
   setFeatures(features) {
@@ -193,9 +201,18 @@ export class Settings {
 // The numbers of a table of inputs, row by row.
 function entries(name) {
   const rows = Number(byId(name).dataset.rows ?? 0);
-  const values = Array.from(byId(name).querySelectorAll("input"), (input) => input.value.trim());
+  const values = Array.from(byId(name).querySelectorAll("input"), typed);
   const columns = values.length / rows;
   return Array.from({ length: rows }, (_, i) => values.slice(i * columns, (i + 1) * columns));
+}
+
+// What stands in an input. One comma alone is a decimal one, and becomes the point that it means where it is seen; not in
+// a count, whose comma can only part thousands.
+function typed(input) {
+  const value = input.value.trim();
+  if (input.inputMode === "numeric" || !/^[^.,;]*,[^.,;]*$/.test(value)) return value;
+  input.value = value.replace(",", ".");
+  return input.value;
 }
 
 function numberInput(value, label) {
@@ -210,8 +227,10 @@ function numberInput(value, label) {
 // The arrow keys change a number by a tenth (a whole one where it counts something).
 function step(event, done) {
   const sign = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-  const value = Number(event.target.value);
-  if (!sign || event.target.value.trim() === "" || !Number.isFinite(value)) return;
+  if (!sign) return;
+  const content = typed(event.target);
+  const value = Number(content);
+  if (content === "" || !Number.isFinite(value)) return;
   event.preventDefault();
   const size = event.target.inputMode === "numeric" ? 1 : 0.1;
   event.target.value = String(Number((value + sign * size).toPrecision(12)));
