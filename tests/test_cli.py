@@ -66,7 +66,7 @@ def test_help_shows_an_example(command):
         (("train", "digits", "--set", "momentum=5", "--set", "method=sgd"), "momentum must be"),
         (("train", "digits", "--set", "width=16,32,64,128,256"), "needs a divisible space"),
         (("train", "digits", "--set", "device=abacus"), "device 'abacus' cannot be used here"),
-        (("train", "digits", "--set", "batch=5000"), "batch_size"),
+        (("train", "digits", "--set", "batch=5000"), "got 5000; use batch=1438"),
         (("train", "digits", "--memory", "0"), "written like 4GB"),
         (("train", "digits", "--memory", "4XB"), "got '4XB'"),
         (("train", "digits", "--memory", "1MB"), "1.00 MB is less than the"),
