@@ -159,14 +159,31 @@ def test_children_in_a_table_are_told_by_any_of_its_names(where, tmp_path):
     np.testing.assert_array_equal(scan.classes, classes())
 
 
-@pytest.mark.parametrize("other", [NEW, None])
-def test_a_table_of_names_of_several_kinds_needs_the_flag(other, folder):
-    write_case(folder, "b", NEW, separator="-")
-    words = NEW if other else {word: f"{word}-1" for word in NEW}
-    for old, new in zip(NEW.values(), words.values(), strict=True):
+def beside_old_names(folder, words, values=(1, 2, 4)):
+    """A table with a second case whose modalities are called by these words."""
+    write_case(folder, "b", NEW, values, "-")
+    for old, new in zip(NEW.values(), words, strict=True):
         (folder / "b" / f"b-{old}.nii.gz").rename(folder / "b" / f"b-{new}.nii.gz")
-    cells = [f"b/b-{word}.nii.gz" for word in (*words.values(), "seg")]
-    path = table(folder, f"{HEADER}\n{LINE}\n{','.join(['b', *cells])}\n")
+    cells = [f"b/b-{word}.nii.gz" for word in (*words, "seg")]
+    return table(folder, f"{HEADER}\n{LINE}\n{','.join(['b', *cells])}\n")
+
+
+def test_names_that_say_nothing_do_not_contradict_the_others(folder):
+    found = settle(find_cases([beside_old_names(folder, [f"{word}-1" for word in NEW])]))
+    assert found.convention == convention_named("brats2021")
+
+
+def test_labels_beside_names_that_say_nothing_do(folder):
+    path = beside_old_names(folder, [f"{word}-1" for word in NEW], (1, 2, 3))
+    for name in ("d", "e"):
+        with path.open("a") as file:
+            file.write(f"{name},{path.read_text().splitlines()[2].partition(',')[2]}\n")
+    with pytest.raises(ValueError, match="--labels"):
+        settle(find_cases([path]))
+
+
+def test_a_table_of_names_of_several_kinds_needs_the_flag(folder):
+    path = beside_old_names(folder, NEW.values())
     with pytest.raises(ValueError, match="named by more than one convention.*--labels"):
         settle(find_cases([path]))
     scans = list(read_scans(settle(find_cases([path]), convention_named("brats2021"))))
@@ -192,7 +209,9 @@ NAMED = {  # columns before those of the files, and their cells in two lines: na
     "one of each line": ("patient,id", ["p,S1", "p,S2"], ["S1", "S2"], "not read: patient"),
     "one of no line": ("patient", ["p", "p"], ["line 2", "line 3"], "label_path; without a column case, cases are called by their lines"),
     "other columns": ("case,age", ["S1,80", "S2,"], ["S1", "S2"], "columns of scans.csv that are not read: age"),
-    "a gap": ("name", ["S1", ""], ["S1", "line 3"], ""),
+    "a gap": ("name", ["S1", ""], ["line 2", "line 3"], "without a column case"),
+    "a gap beside a whole one": ("subject,id", ["S1,1", ",2"], ["1", "2"], "not read: subject"),
+    "no names of files": ("id", ["ucsf/1", "ucsf/2"], ["line 2", "line 3"], "not read: id"),
 }  # fmt: skip
 
 

@@ -398,6 +398,18 @@ def test_a_decathlon_is_the_same_however_it_is_addressed(address, tmp_path, monk
     assert "four volumes a file (t2, t1ce, t1, flair)" in str(found)
 
 
+def test_what_lies_beside_a_decathlon_keeps_none_of_it_from_being_read(tmp_path):
+    write_decathlon(tmp_path, "B_1")
+    write(tmp_path / "atlas" / "MNI152_T1.nii.gz", volumes()[0])
+    write_case(tmp_path / "split", "B_1")
+    write_case(tmp_path / "more", "x")
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["B_1", "x"] and not found.refused
+    assert found.cases[0].stacked
+    (remark,) = found.remarks
+    assert remark == "left out beside imagesTr: B_1, which is in imagesTr, and 1 more"
+
+
 def test_a_decathlon_is_found_below_a_folder(tmp_path):
     write_decathlon(tmp_path / "sets" / "Task01", "B_1")
     found, scans = read(tmp_path / "sets")

@@ -78,10 +78,19 @@ def test_labels_are_found_packed_or_not(image, labels, tmp_path):
     np.testing.assert_array_equal(scan.classes, classes())
 
 
-def test_labels_that_lie_there_packed_and_not_are_not_chosen_between(tmp_path):
+def test_of_labels_that_lie_there_packed_and_not_those_called_as_the_image_are_its_own(tmp_path):
     write_decathlon(tmp_path, "A_1")
     write(tmp_path / "labelsTr" / "A_1.nii", np.zeros(SHAPE, np.uint8))
-    for address in (tmp_path, tmp_path / "imagesTr" / "A_1.nii.gz"):
+    (scan,) = read_scans(settle(find_cases([tmp_path])))
+    np.testing.assert_array_equal(scan.classes, classes())
+
+
+def test_labels_that_lie_there_packed_and_not_are_not_chosen_between_for_another_name(tmp_path):
+    write_decathlon(tmp_path, "A_1")
+    write(tmp_path / "labelsTr" / "A_1.nii", np.zeros(SHAPE, np.uint8))
+    path = tmp_path / "imagesTr" / "A_1.nii.gz"
+    path.rename(path.with_name("A_1.NII.GZ"))
+    for address in (tmp_path, tmp_path / "imagesTr" / "A_1.NII.GZ"):
         found = find_cases([address])
         assert not found.cases
         assert found.refused == {"A_1": "two files of labels: A_1.nii.gz and A_1.nii"}

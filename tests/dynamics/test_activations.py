@@ -154,3 +154,11 @@ def test_what_is_called_rising_is(activation):
     x = LINE.clone().requires_grad_()
     (derivative,) = torch.autograd.grad(activation(x).sum(), x)
     assert activation.rising == (float(derivative.min()) >= 0)
+
+
+@pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
+def test_an_activation_of_an_earlier_version_rises_as_its_function_does(known):
+    old = object.__new__(Activation)
+    old.__setstate__({name: value for name, value in vars(known).items() if name != "rising"})
+    assert old == known
+    assert pickle.loads(pickle.dumps(known)) == known

@@ -341,8 +341,12 @@ def listed(table, paths):
     return table
 
 
-@pytest.mark.parametrize("values", [(1, 3, 4), (1, 2, 3)])
-def test_cases_of_a_table_come_back_as_labels_that_theirs_can_be(tmp_path, undrawn, values):
+@pytest.mark.parametrize(
+    ("values", "fitting"), [((1, 3, 4), "brats2024"), ((1, 2, 3), "brats2023")]
+)
+def test_cases_of_a_table_come_back_as_labels_that_theirs_can_be(
+    tmp_path, undrawn, values, fitting
+):
     words = ("flair", "t1", "t1ce", "t2", "seg")
     case = write_case(tmp_path / "in", "a", values=values)
     source = listed(tmp_path / "scans.csv", [case / f"a_{word}.nii.gz" for word in words])
@@ -351,8 +355,8 @@ def test_cases_of_a_table_come_back_as_labels_that_theirs_can_be(tmp_path, undra
     assert [done.convention for done in work] == ["brats2024"]
     assert any("not clear" in line and "written as brats2024, as those" in line for line in heard)
     work = segment(thresholds(labels="brats2021"), [source], tmp_path / "two", report=heard.append)
-    assert [done.convention for done in work] == ["brats2023"]  # whose labels these cannot be
-    assert "written as brats2023, say otherwise" in heard[-1]
+    assert [done.convention for done in work] == [fitting]  # theirs cannot be those of 2021
+    assert f"written as {fitting}, say otherwise" in heard[-1]
 
 
 def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
@@ -486,6 +490,32 @@ def test_labels_that_lie_there_say_what_is_written(which, tmp_path, undrawn):
     assert len(told) == (said is not None) and (said is None or said in told[0])
 
 
+@pytest.mark.parametrize("trained", [None, "brats2023", "msd"])
+def test_masks_of_whole_tumours_contradict_no_names(trained, tmp_path, undrawn):
+    for name in "abc":
+        write_case(tmp_path / "in", name, OLD, (1, 1, 1))
+    heard: list[str] = []
+    work = segment(thresholds(labels=trained), [tmp_path / "in"], tmp_path / "out", report=heard.append)  # fmt: skip
+    assert [done.convention for done in work] == ["brats2021"] * 3
+    assert any("labelled 1 alone" in line for line in heard)
+
+
+@pytest.mark.parametrize("mute", ["ab", "b"])
+@pytest.mark.parametrize("trained", [None, "brats2023", "brats2021"])
+def test_a_table_is_written_in_one_convention_that_has_its_values(mute, trained, tmp_path, undrawn):
+    lines = [",".join(("case", *OLD, "seg"))]
+    for name in "ab":
+        case = write_case(tmp_path / "in", name, OLD, (1, 2, 4))
+        ending = "_bias" * (name in mute)
+        for word in OLD.values():
+            (case / f"{name}_{word}.nii.gz").rename(case / f"{name}_{word}{ending}.nii.gz")
+        files = (f"in/{name}/{name}_{word}{ending}.nii.gz" for word in OLD.values())
+        lines.append(",".join((name, *files, f"in/{name}/{name}_seg.nii.gz")))
+    (tmp_path / "scans.csv").write_text("\n".join([*lines, ""]))
+    work = segment(thresholds(labels=trained), [tmp_path / "scans.csv"], tmp_path / "out")
+    assert [done.convention for done in work] == ["brats2021"] * 2
+
+
 def test_a_dataset_that_says_what_labels_mean_is_heeded(tmp_path, undrawn):
     write_decathlon(tmp_path / "in", "a")
     (tmp_path / "in" / "labelsTr" / "a.nii.gz").unlink()
@@ -502,6 +532,8 @@ def test_scans_with_two_files_of_labels_are_labelled_and_both_are_kept(tmp_path,
     write_decathlon(tmp_path / "in", "a")
     labels = tmp_path / "in" / "labelsTr"
     write(labels / "a.nii", np.zeros(SHAPE, np.uint8))
+    image = tmp_path / "in" / "imagesTr" / "a.nii.gz"
+    image.rename(image.with_name("a.NII.GZ"))  # whose name neither has
     heard: list[str] = []
     work = segment(thresholds(), [tmp_path / "in"], tmp_path / "out", report=heard.append)
     assert [done.name for done in work] == ["a"]

@@ -661,6 +661,13 @@ def test_a_decay_that_leaves_some_directions_alone_has_the_bound_of_its_fastest(
         assert found == pytest.approx(closed, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_slow_damping_beside_a_fast_one_is_no_rounding(dtype):
+    matrix = torch.block_diag(torch.tensor(-1e3), torch.tensor([[-1e-4, 0.5], [-0.5, -1e-4]]))
+    found = kn.step_bound(kn.Euler(), *of_matrices(matrix[None].to(dtype))).step_size
+    assert found == pytest.approx(2e-4 / (0.25 + 1e-8), rel=1e-4)
+
+
 @pytest.mark.parametrize("kernel", [kn.ConvKernel(2, 2), kn.ConvKernel(4, 1, 5, groups=4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_convolutions_that_rotate_have_a_bound_at_every_frequency(kernel, dtype):

@@ -44,9 +44,13 @@ class Case:
 
     @property
     def can_name_files(self) -> bool:
-        """Whether the name starts with no dot and holds no slash, no line break and nothing that is not Unicode."""
-        try:
-            self.name.encode()
-        except UnicodeEncodeError:  # bytes of another encoding, as old archives have
-            return False
-        return _NAME.fullmatch(self.name) is not None
+        return can_name_files(self.name)
+
+
+def can_name_files(name: str) -> bool:
+    """Whether a name starts with no dot and holds no slash, no line break and nothing that is not Unicode."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, as old archives have
+        return False
+    return _NAME.fullmatch(name) is not None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from keelnet.data.case import Case
+from keelnet.data.case import Case, can_name_files
 from keelnet.data.conventions import ALIASES, MODALITIES
 from keelnet.data.file_names import edition, subject_and_kind
 from keelnet.data.refusals import Refusals
@@ -81,12 +81,14 @@ def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
 def _naming(names: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> str:
     """The column that names the cases, where none is called case; empty if there is none.
 
-    One in which lines are called alike, as those of a patient who was scanned twice, does not.
+    One in which lines are called alike, as those of a patient who was scanned twice, does not, nor one that leaves a
+    line out or by whose values no file can be called.
     """
+    filled = [row for row in rows if any((row[name] or "").strip() for name in names)]
     for word in _NAMES:
         for name in (each for each in names if each.strip().lower() == word):
-            values = [value for row in rows if (value := (row[name] or "").strip())]
-            if values and len({*values}) == len(values):
+            values = [(row[name] or "").strip() for row in filled]
+            if values and len({*values}) == len(values) and all(map(can_name_files, values)):
                 return name
     return ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -114,15 +114,18 @@ class _Search:
                 self.layouts.append(layout)
                 # A set to test on is asked for by its own folder.
                 apart = (root, root.with_name("imagesTs")) if root != folder else (root,)
-                self.files([path for path in files if path.parent not in apart], whole=True)
+                rest = [path for path in files if path.parent not in apart]
+                self.files(rest, beside={case.name for case in cases})
                 return
         self.files(files)
 
-    def files(self, files: Sequence[Path], named: bool = False, whole: bool = False) -> None:
-        """Files by their names; ``named``: each was asked for. ``whole``: there are cases beside them."""
+    def files(
+        self, files: Sequence[Path], named: bool = False, beside: Set[str] = frozenset()
+    ) -> None:
+        """Files by their names; ``named``: each was asked for. ``beside``: the cases of a Decathlon that they lie at."""
         groups = Groups(files)
-        self.found.cases += groups.cases(self.refused, self.found.unclear)
-        whole = whole or (not named and bool(groups.taken))
+        self.found.cases += self._grouped(groups, beside) if beside else groups.cases(self.refused, self.found.unclear)  # fmt: skip
+        whole = bool(beside) or (not named and bool(groups.taken))
         stacked, passed = stacks(groups.others, groups.taken, whole, self.refused)
         self.found.cases += stacked
         self.found.passed += passed
@@ -130,6 +133,21 @@ class _Search:
         self.layouts += [four(case.order) for case in stacked]
         for name, paths in groups.marked.items():
             self.marked.setdefault(name, []).extend(paths)
+
+    def _grouped(self, groups: Groups, beside: Set[str]) -> list[Case]:
+        """Beside a Decathlon an atlas or the same scans in files of their own keep no case of its from being read."""
+        refused = Refusals()
+        cases = list(groups.cases(refused, self.found.unclear))
+        left = [f"{case.name}, which is in imagesTr" for case in cases if case.name in beside]
+        for (place, name), reason in refused.reasons.items():
+            if (place, name) in refused.scans and name not in beside:
+                self.refused.add(name, place, reason, refused.scans[place, name])
+            else:
+                left.append(f"{name}, {reason}")
+        if left:
+            more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+            self.found.remarks.append(f"left out beside imagesTr: {left[0]}{more}")
+        return [case for case in cases if case.name not in beside]
 
     def ended(self) -> Found:
         """All of it, by names."""

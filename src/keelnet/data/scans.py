@@ -73,6 +73,8 @@ def settle(found: Found, given: Convention | None = None) -> Found:
         found.convention, found.reason = given, "as asked"
     elif labelled:
         names = {case.means or case.names for case in labelled}
+        if len(names) == 2:
+            names -= {"listed"}  # names that say nothing do not contradict the others
         if len(names) > 1:
             raise ValueError(
                 "the cases are named by more than one convention; read them one set at a time, or say"

@@ -69,14 +69,16 @@ class Stacked:
 
 
 def _labels_of(path: Path) -> list[Path]:
-    """Files of labels, packed or not, whichever the image is."""
+    """Files of labels: the one that is called as the image is, else others, packed or not."""
     images = images_of(path.parent)
     if images is None:
         return []
     folder = images.parent / images.name.replace("images", "labels")
+    if (folder / path.name).is_file():
+        return [folder / path.name]
     found: list[Path] = []
-    for name in (path.name, *(stem_of(path) + suffix for suffix in SUFFIXES)):
-        labels = folder / name
+    for suffix in SUFFIXES:
+        labels = folder / (stem_of(path) + suffix)
         if labels.is_file() and not any(labels.samefile(other) for other in found):
             found.append(labels)
     return found

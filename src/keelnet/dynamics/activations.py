@@ -52,6 +52,11 @@ class Activation:
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(x)
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Of an activation that was pickled by a version that did not know ``rising``, it is what it is of the function."""
+        known = (each for each in KNOWN.values() if each.function is state["function"])
+        vars(self).update({"rising": next((each.rising for each in known), False)} | state)
+
     def held(self) -> dict[str, nn.Module | nn.Parameter]:
         """The function where it is a module, which has a mode: whoever applies it registers it."""
         return {"activation": self.function} if isinstance(self.function, nn.Module) else {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keelnet.data.case import Case
 from keelnet.data.cases import Found
@@ -37,16 +39,22 @@ def output_conventions(
     """
     if given is not None:
         return {case.name: given for case in cases}
+    named = _named(cases)
     told = {
-        names: _told(names, [case for case in cases if _named(case) == names], trained, report)
-        for names in dict.fromkeys(map(_named, cases))
+        names: _told(names, [case for case in cases if named[case.name] == names], trained, report)
+        for names in dict.fromkeys(named.values())
     }
-    return {case.name: told[_named(case)] for case in cases}
+    return {case.name: told[named[case.name]] for case in cases}
 
 
-def _named(case: Case) -> str:
-    """As `conventions.convention_of` has it: how the files are named, or the convention that a dataset.json tells of."""
-    return case.means or case.names
+def _named(cases: Sequence[Case]) -> dict[str, str]:
+    """As `scans.settle` has it: how the files are named, or the convention that a dataset.json tells of.
+
+    Files whose names say nothing are of the one kind that others beside them are of.
+    """
+    named = {case.name: case.means or case.names for case in cases}
+    others = {*named.values()} - {"listed"}
+    return dict.fromkeys(named, next(iter(others))) if len(others) == 1 else named
 
 
 def _told(names: str, cases: list[Case], trained: str | None, report: Report) -> Convention:
@@ -67,11 +75,15 @@ def _told(names: str, cases: list[Case], trained: str | None, report: Report) ->
             )
         return by_names
     unclear = unclear or f"what labels of {cases[0].name} mean is left open by names"
-    if own is not None and own.name in _OPEN.get(names, CONVENTIONS) and _fits(cases, own):
+    values = _values_in(cases)
+    free = names in _OPEN or not _fits(by_names, values)
+    if own is not None and free and own.name in _OPEN.get(names, CONVENTIONS) and _fits(own, values):  # fmt: skip
         report(f"{unclear}; written as {own.name}, as those that the network was trained on")
         return own
-    report(f"{unclear}; written as {by_names.name}, {_SAY}")
-    return by_names
+    possible = (by_names, *(CONVENTIONS[name] for name in _OPEN.get(names, ())))
+    written = next((each for each in possible if _fits(each, values)), by_names)
+    report(f"{unclear}; written as {written.name}, {_SAY}")
+    return written
 
 
 def _values(convention: Convention) -> list[int]:
@@ -80,17 +92,22 @@ def _values(convention: Convention) -> list[int]:
     return [int(value) for value in convention.to_file(found)]
 
 
-def _fits(cases: Sequence[Case], convention: Convention) -> bool:
-    """Whether the labels that lie there, or most of them, have only values of the convention."""
+def _values_in(cases: Sequence[Case]) -> list[NDArray[np.float32]]:
+    """Of the labels that lie there, or some of them: the values of each file that can be read."""
     files = [case.labels for case in cases if case.labels is not None]
-    votes = 0
+    found = []
     for path in files[:: max(1, len(files) // LOOKED_AT)]:
+        with suppress(ValueError):  # they are not needed to label the scans
+            found.append(np.unique(read_labels(path)))
+    return found
+
+
+def _fits(convention: Convention, values: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether most files have only values of the convention, or as many as not."""
+    votes = 0
+    for each in values:
         try:
-            labels = read_labels(path)
-        except ValueError:  # they are not needed to label the scans
-            continue
-        try:
-            convention.from_file(labels)
+            convention.from_file(each)
             votes += 1
         except ValueError:
             votes -= 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +45,10 @@ def without_effects(
             f"{name} draws random numbers (dropout?), so strategy=kn.reversible cannot"
             " evaluate it again; call .eval() or use strategy=kn.checkpointed"
         )
-    # A draw alone says little: another thread may have drawn, or what checks types at every call.
+    # A draw alone says little: another thread may have drawn, or what checks types at every call. So does a count.
     if not before.same_others(after) and not _alike(moved, before.again(layer, device)):
         raise ValueError(
-            f"{name} gives another value each time (by numbers of Python's random or of NumPy?), so"
+            f"{name} gives another value each time (by numbers of Python's random or of NumPy, or a count?), so"
             f" strategy=kn.{strategy} cannot evaluate it again; call .eval() or use strategy=kn.store_all"
         )
     return moved
@@ -84,29 +85,31 @@ class Surroundings:
     """What a layer may use beside its arguments: the common generators, and the buffers of method and field."""
 
     torch_states: tuple[Tensor, Tensor | None]
-    others: tuple[object, bytes] | None
+    others: tuple[object, object] | None
     buffers: dict[str, tuple[Tensor, int]]
 
     @classmethod
     def of(cls, integrator: Integrator, field: Dynamics, device: torch.device) -> Surroundings:
         if torch.compiler.is_compiling():  # a trace knows no more
             return cls(_torch_states(device), None, {})
-        others = random.getstate(), pickle.dumps(np.random.get_state(legacy=False))
+        others = random.getstate(), _numpy_state()
         # The tensors themselves are kept: a new one in the place of another may get its address.
         buffers = {
-            name: (value, 0 if value.is_inference() else value._version)
+            name: (value, _version(value))
             for holder in (integrator, field)
             for name, value in holder.remembered()
         }
         return cls(_torch_states(device), others, buffers)
 
     def changed_buffer(self, after: Surroundings) -> str | None:
-        """The first buffer that was written to or replaced."""
+        """The first buffer of real numbers that was written to, or replaced by other numbers."""
+        return next((name for name in self._changed(after) if _is_real(after.buffers[name][0])), None)  # fmt: skip
+
+    def _changed(self, after: Surroundings) -> Iterator[str]:
         for name, (value, version) in after.buffers.items():
             before = self.buffers.get(name)
-            if before is None or before[0] is not value or before[1] != version:
-                return name
-        return None
+            if before is None or not _is_same(*before, value, version):
+                yield name
 
     def same_torch(self, after: Surroundings) -> bool:
         """Whether torch drew nothing, on host and device."""
@@ -114,8 +117,8 @@ class Surroundings:
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)  # fmt: skip
 
     def same_others(self, after: Surroundings) -> bool:
-        """Whether neither Python's random nor NumPy drew."""
-        return self.others == after.others
+        """Whether neither Python's random nor NumPy drew, and no buffer that counts was changed."""
+        return self.others == after.others and next(self._changed(after), None) is None
 
     def again(self, layer: Callable[[], State], device: torch.device) -> State:
         """The layer as it is evaluated for a gradient: torch draws the same numbers, others do not."""
@@ -126,6 +129,33 @@ class Surroundings:
                 return layer()
         finally:
             _set_back(after, device)
+
+
+def _is_real(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version
+
+
+def _is_same(before: Tensor, old: int, value: Tensor, new: int) -> bool:
+    """Whether a buffer holds what it held; ``old``, ``new``: the versions of the tensors, which go up where one is written to."""
+    if before is value:
+        return old == new
+    if _version(before) != old or (before.shape, before.dtype, before.device) != (value.shape, value.dtype, value.device):  # fmt: skip
+        return False
+    # A table that is made anew at every call.
+    capturing = value.is_cuda and torch.cuda.is_current_stream_capturing()
+    return not capturing and torch.equal(before, value)
+
+
+def _numpy_state() -> object:
+    """Of NumPy's common generator, to be compared."""
+    state: Any = np.random.get_state(legacy=False)
+    if state["bit_generator"] != "MT19937":  # another one can be put in its place
+        return pickle.dumps(state)
+    return state["state"]["pos"], state["state"]["key"].tobytes(), state["has_gauss"]
 
 
 def _torch_states(device: torch.device) -> tuple[Tensor, Tensor | None]:
