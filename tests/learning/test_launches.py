@@ -56,7 +56,9 @@ def test_a_launch_that_loses_a_process_ends_as_one_that_lost_none(calm, tmp_path
         os.kill(until(lambda: worker(launch, rank=1)), signal.SIGKILL)
         assert (run / "scores.json").read_text() == "old"
         ended(launch, said)
-    assert "another process of this training was lost" in said.read_text()
+    # Whichever notices first: the process that is left, or torchrun, which then stops it.
+    lost = ("another process of this training was lost", "closing signal SIGTERM")
+    assert any(words in said.read_text() for words in lost)
     assert outcome(run) == outcome(calm / "run")
     assert {item.name for item in run.iterdir()} == {item.name for item in (calm / "run").iterdir()}
 
