@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from functions import Foreign, Lying, Once, Twice
 from torch import nn
 
 import keelnet as kn
@@ -16,51 +17,6 @@ from keelnet.analysis.derivatives import (
 )
 from keelnet.analysis.singular import extremes
 from keelnet.analysis.uncertainty import sensitivity
-
-
-class Once(torch.autograd.Function):
-    """tanh whose backward refuses a second derivative."""
-
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x.tanh()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(context, w):
-        return w * (1 - context.saved_tensors[0].tanh() ** 2)
-
-
-class Foreign(torch.autograd.Function):
-    """tanh whose backward leaves torch, as a kernel of an extension does: nothing is recorded, nothing refused."""
-
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x.tanh()
-
-    @staticmethod
-    def backward(context, w):
-        (x,) = context.saved_tensors
-        with torch.no_grad():
-            return w.detach() * (1 - x.detach().tanh() ** 2)
-
-
-class Twice(Foreign):
-    """tanh whose backward is of operations that autograd knows."""
-
-    @staticmethod
-    def backward(context, w):
-        return w * (1 - context.saved_tensors[0].tanh() ** 2)
-
-
-class Lying(Foreign):
-    """tanh whose backward is that of another function."""
-
-    @staticmethod
-    def backward(context, w):
-        return -3 * w.detach()
 
 
 class Box(nn.Module):

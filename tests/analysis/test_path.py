@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from functions import Twice
 from peaks import peak
 from problems import exact_growth
 
@@ -176,23 +177,9 @@ class Rubbing(kn.Verlet):
         return None
 
 
-class Bent(torch.autograd.Function):
-    """tanh, without a forward mode."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.tanh()
-
-    @staticmethod
-    def backward(ctx, costate):
-        (x,) = ctx.saved_tensors
-        return costate * (1 - x.tanh() ** 2)
-
-
 class Branch(torch.nn.Linear):
     def forward(self, x):
-        return Bent.apply(super().forward(x))
+        return Twice.apply(super().forward(x))
 
 
 class Energetic(PartitionedField):
@@ -226,7 +213,7 @@ class Energetic(PartitionedField):
     ("method", "field", "width"),
     [
         (Rubbing(), kn.HamiltonianField(K), 8),
-        (kn.Euler(), kn.SingleField(K, Bent.apply), 4),
+        (kn.Euler(), kn.SingleField(K, Twice.apply), 4),
         (kn.Verlet(), kn.ModuleField(Branch(4, 4)), 4),
         (kn.Verlet(), Energetic(), 4),
         (kn.RK4(), Energetic(), 4),

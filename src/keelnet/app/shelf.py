@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from keelnet.data.file_names import folder_name
 from keelnet.data.volumes import SUFFIXES
 from keelnet.experiments.folders import STAGING
 
@@ -147,7 +148,7 @@ class Shelf:
     def _name(self, folder: Path) -> str:
         if folder != self.root:
             return folder.relative_to(self.root).as_posix()
-        return Path(os.path.abspath(folder)).name or str(folder)  # "." has no name of its own
+        return folder_name(folder) or str(folder)  # "/" has none
 
 
 # A folder may be closed to us, and a run may be moved or removed between two looks: neither is an error.

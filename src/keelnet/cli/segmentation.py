@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -93,14 +92,15 @@ def evaluate(
     device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, …")] = "cpu",
 ) -> None:
     """Score a trained network on labelled scans: a table by case, a summary, and a page with pictures."""
+    from keelnet.data.file_names import folder_name
     from keelnet.experiments.evaluate import evaluate as score
     from keelnet.experiments.segment import segmenting_of
     from keelnet.experiments.tumours import SPLIT
 
     segmenting = segmenting_of(run, mirrored, device=device)
     folder = out or Path("runs/evaluated")
-    name = Path(os.path.abspath(run)).name  # also of "."; a link by its own
     means = []
+    name = folder_name(run)
     for done in score(
         segmenting, name, inputs, folder, labels, skip_bad, overwrite, maps, say, run / SPLIT
     ):

@@ -1,9 +1,11 @@
-"""File names: the subject and the modality that they tell, what marks a segmentation, and the edition of a set."""
+"""File names: the subject and the modality that they tell, what marks a segmentation, the edition of a set."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from keelnet.data.conventions import ALIASES
 
@@ -37,6 +39,11 @@ def subject_and_kind(stem: str) -> tuple[str, str] | None:
 def without_end(subject: str) -> str:
     """Without the separators that it ends with."""
     return subject.rstrip("-_. ")
+
+
+def folder_name(folder: Path) -> str:
+    """Also of "."; a link has its own."""
+    return Path(os.path.abspath(folder)).name
 
 
 def edition(subjects: Iterable[str], words: set[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from keelnet.data.file_names import (
     OF_THE_HEAD,
     SEGMENTATION,
     edition,
+    folder_name,
     subject_and_kind,
     without_end,
 )
@@ -88,7 +88,7 @@ class Groups:
     def cases(self, refused: Refusals, unclear: list[str]) -> Iterator[Case]:
         """Whole cases; the others are refused, and of those without labels it is said which files may hold them."""
         for (folder, subject), files in self._scans.items():
-            name = subject or _called(folder)
+            name = subject or folder_name(folder)
             missing = [each for each in MODALITIES if each not in files]
             reason = f"{', '.join(missing)} missing in {folder}" if missing else ""
             if reason := self._twice.get((folder, subject), reason):
@@ -130,11 +130,6 @@ def _left_over(odd: Sequence[Path], t1: Path) -> list[Path]:
     own = [path for path in odd if SEGMENTATION.sub("", stem_of(path)) != stem_of(t1)]
     named = [path for path in own if OF_A_TUMOUR.search(stem_of(path))]
     return named if len(named) == 1 else own
-
-
-def _called(folder: Path) -> str:
-    """Also where it is "."; a link by its own name."""
-    return Path(os.path.abspath(folder)).name
 
 
 def hint(case: Case, marked: Mapping[str, Sequence[Path]]) -> str:
