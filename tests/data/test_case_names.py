@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,6 @@ from keelnet.data.case import Case
 from keelnet.data.case_names import with_own_names
 from keelnet.data.cases import find_cases
 from keelnet.data.refusals import Refusals
-from keelnet.experiments.scan_sets import patient_of
 
 
 def bare(folder):
@@ -28,6 +29,15 @@ SESSIONS = {  # folders of scans: the names of the cases
         ["p1/ses-1", "p1/ses-2", "p2/ses-1"],
         ["p1_ses-1", "p1_ses-2", "p2_ses-1"],
     ),
+    "sessions of other days": (
+        ["p1/ses-0102", "p1/ses-0703", "p2/ses-0311", "p2/ses-1010", "p3/ses-0101"],
+        ["p1_ses-0102", "p1_ses-0703", "p2_ses-0311", "p2_ses-1010", "ses-0101"],
+    ),
+    "sessions of other numbers": (
+        ["p1/ses-1", "p2/ses-1", "p3/ses-3", "p3/ses-4"],
+        ["p1_ses-1", "p2_ses-1", "p3_ses-3", "p3_ses-4"],
+    ),
+    "points in time": (["p1/Timepoint_1", "p1/Timepoint_2"], ["p1_Timepoint_1", "p1_Timepoint_2"]),
     "a patient beside": (["p1/ses-1", "p2/ses-1", "p3"], ["p1_ses-1", "p2_ses-1", "p3"]),
     "sites": (["a/p1/s", "a/p2/s", "b/p1/s"], ["a_p1_s", "a_p2_s", "b_p1_s"]),
     "below sessions": (["p1/ses-1/anat", "p1/ses-2/anat"], ["p1_ses-1_anat", "p1_ses-2_anat"]),
@@ -42,10 +52,13 @@ def test_folders_that_are_called_alike_are_told_apart_by_those_above(which, tmp_
         bare(tmp_path / folder)
     found = find_cases([tmp_path])
     assert [case.name for case in found.cases] == names and not found.refused
-    if any("ses" in folder for folder in folders) and which != "none alike":
-        for case in found.cases:
-            place = case.first.relative_to(tmp_path).parts[0]
-            assert patient_of(case.name) == place
+    patients: dict[str, set[str]] = {}
+    for case in found.cases:
+        folder = case.first.relative_to(tmp_path).parent
+        if re.search("ses-|Timepoint", str(folder)):
+            patients.setdefault(folder.parts[0], set()).add(case.whose)
+    assert all(len(told) == 1 for told in patients.values())
+    assert len({*map(min, patients.values())}) == len(patients)
 
 
 def test_a_folder_gives_way_to_a_case_of_its_name(tmp_path):

@@ -55,6 +55,8 @@ def test_tables_are_read_as_programs_write_them(how, folder):
         (f"{HEADER}\n{LINE}\n".encode("utf-16"), "no table in UTF-8"),
         (f"{HEADER}\n", "no case in"),
         ("", "no case in"),
+        (f"\n{HEADER}\n{LINE}\n", "no column for flair, t1, t1ce, t2; .* got an empty first line"),
+        (f",,\n{HEADER}\n{LINE}\n", "got an empty first line"),
     ],
 )
 def test_a_table_that_says_too_little_or_too_much_is_refused(content, words, folder):
@@ -206,11 +208,11 @@ NAMED = {  # columns before those of the files, and their cells in two lines: na
     "subject": ("subject", ["S1", "S2"], ["S1", "S2"], ""),
     "Patient ": ("Patient ", ["S1", "S2"], ["S1", "S2"], ""),
     "case goes first": ("id,case", ["1,S1", "2,S2"], ["S1", "S2"], "not read: id"),
-    "one of each line": ("patient,id", ["p,S1", "p,S2"], ["S1", "S2"], "not read: patient"),
+    "one of each line": ("patient,id", ["p,S1", "p,S2"], ["S1", "S2"], "not read: label_path"),
     "one of no line": ("patient", ["p", "p"], ["line 2", "line 3"], "label_path; without a column case, cases are called by their lines"),
     "other columns": ("case,age", ["S1,80", "S2,"], ["S1", "S2"], "columns of scans.csv that are not read: age"),
     "a gap": ("name", ["S1", ""], ["line 2", "line 3"], "without a column case"),
-    "a gap beside a whole one": ("subject,id", ["S1,1", ",2"], ["1", "2"], "not read: subject"),
+    "a gap beside a whole one": ("subject,id", ["S1,1", ",2"], ["1", "2"], "not read: label_path"),
     "no names of files": ("id", ["ucsf/1", "ucsf/2"], ["line 2", "line 3"], "not read: id"),
 }  # fmt: skip
 
@@ -224,6 +226,24 @@ def test_what_a_table_calls_its_cases_is_found_and_what_is_not_read_is_said(whic
     assert [case.name for case in found.cases] == names and not found.refused
     (remark,) = found.remarks
     assert said in remark and "label_path" in remark and remark in str(found)
+
+
+WHOSE = {  # columns before those of the files, and their cells in two lines: whose scans these are
+    "no column": ("case", ["S1", "S2"], ["S1", "S2"]),
+    "one patient": ("case,patient", ["S1,p", "S2,p"], ["p", "p"]),
+    "in capitals": ("case,Participant_ID", ["S1,p", "S2,q"], ["p", "q"]),
+    "a gap": ("case,subject_id", ["S1,p", "S2,"], ["p", "S2"]),
+    "a subject for each scan": ("subject,patient", ["S1,p", "S2,p"], ["p", "p"]),
+    "dates": ("subject", ["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"], ["BraTS-GLI-00005"] * 2),
+}
+
+
+@pytest.mark.parametrize("which", WHOSE)
+def test_a_table_says_whose_scans_these_are(which, folder):
+    columns, cells, whose = WHOSE[which]
+    lines = [HEADER.replace("case", columns), *(f"{each}{LINE[1:]}" for each in cells)]
+    found = find_cases([table(folder, "\n".join([*lines, ""]))])
+    assert [case.whose for case in found.cases] == whose and not found.remarks
 
 
 def test_every_bad_line_is_shown_whatever_its_name(folder):

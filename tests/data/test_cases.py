@@ -494,6 +494,59 @@ def test_children_are_told_by_their_names(tmp_path):
     np.testing.assert_array_equal(scans[0].classes, classes())
 
 
+def test_files_that_were_not_fetched_refuse_their_case_by_name(tmp_path):
+    """As links of a clone by git-annex, that lead nowhere yet."""
+    for name, word in (("a", ""), ("b", "seg"), ("c", "t1")):
+        folder = write_case(tmp_path, name)
+        if word:
+            path = folder / f"{name}_{word}.nii.gz"
+            path.unlink()
+            path.symlink_to(tmp_path / ".git" / "annex" / path.name)
+    found = settle(find_cases([tmp_path]))
+    assert [scan.name for scan in read_scans(found, skip_bad=True)] == ["a"]
+    assert found.refused == {
+        "b": "b_seg.nii.gz does not exist",
+        "c": "c_t1.nii.gz does not exist",
+    }
+
+
+class Listed:
+    """What os.scandir gives, in an order of one's own."""
+
+    def __init__(self, entries):
+        self.entries = iter(entries)
+
+    def __iter__(self):
+        return self.entries
+
+    def __next__(self):
+        return next(self.entries)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return None
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_two_links_to_a_folder_always_the_same_names_its_case(backwards, tmp_path, monkeypatch):
+    scans = write_case(tmp_path / "store", "x")
+    for path in scans.iterdir():
+        path.rename(scans / path.name.removeprefix("x_"))
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).symlink_to(scans)
+    real = os.scandir
+
+    def listed(place):
+        with real(place) as entries:
+            return Listed(sorted(entries, key=lambda each: each.name, reverse=backwards))
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert [case.name for case in find_cases([tmp_path / "set"]).cases] == ["a"]
+
+
 def test_links_are_followed_and_one_that_leads_back_ends(tmp_path):
     write_case(tmp_path / "store", "a")
     (tmp_path / "set").mkdir()

@@ -28,6 +28,14 @@ def scans(folder, subject, separator="_", words=tuple(OLD)):
         ("Patient 1", " ", " seg", False),
         ("Patient 1", "_", " seg", False),
         ("Patient 1", " ", " tumor mask", True),
+        ("Patient 1", " ", " tumor mask", False),
+        ("sub-01", "_", "_dseg", False),
+        ("sub-01_space-T1w", "_", "_dseg", False),
+        ("sub-01", "_", "_label-lesion_dseg", True),
+        ("RHUH-0001_0", "_", "_segmentations", False),
+        ("p1", "_", "_tumorMask", False),
+        ("p1", "_", "_lesionmask", True),
+        ("p1_tumour", "_", "_seg", False),
         ("TCGA-02-0006_1996.08.23", "_", "_GlistrBoost_ManuallyCorrected", True),
         ("TCGA-02-0006_1996.08.23", "_", "_GlistrBoost_ManuallyCorrected", False),
     ],
@@ -42,6 +50,35 @@ def test_labels_beside_the_scans_are_theirs(subject, separator, ending, alone, t
     (labelled,) = (scan for scan in read_scans(found) if scan.classes is not None)
     assert labelled.name == subject and not found.refused
     np.testing.assert_array_equal(labelled.classes, classes())
+
+
+def test_a_mask_that_bears_less_than_the_name_of_its_scans_is_theirs_where_it_is_alone(tmp_path):
+    """As the MU-Glioma-Post set has it."""
+    scans(tmp_path, "PatientID_0003_Timepoint_1_brain")
+    path = write(tmp_path / "PatientID_0003_Timepoint_1_tumorMask.nii.gz", LABELS)
+    (case,) = find_cases([tmp_path]).cases
+    assert case.labels == path and case.whose == "PatientID_0003"
+
+
+def test_labels_by_the_name_of_the_scans_go_before_a_mask_of_the_tumour(tmp_path):
+    scans(tmp_path, "p1")
+    for name in ("seg", "tumor_mask", "tumorMask"):
+        write(tmp_path / f"p1_{name}.nii.gz", LABELS)
+    found = find_cases([tmp_path])
+    assert [case.labels.name for case in found.cases] == ["p1_seg.nii.gz"] and not found.refused
+    (tmp_path / "p1_seg.nii.gz").unlink()
+    found = find_cases([tmp_path])
+    assert found.cases[0].labels is None and "p1_tumorMask.nii.gz or" in str(found)
+
+
+@pytest.mark.parametrize("name", ["label-GM_dseg", "space-MNI152_dseg", "desc-aparcaseg_dseg", "label-GM_probseg", "desc-brain_mask", "T1w_dseg", "acq-1_dseg"])  # fmt: skip
+def test_tissues_as_bids_calls_them_are_no_labels(name, tmp_path):
+    scans(tmp_path, "sub-01", words=("FLAIR", "T1w", "T1c", "T2w"))
+    write(tmp_path / f"sub-01_{name}.nii.gz", LABELS)
+    found = find_cases([tmp_path])
+    assert [case.labels for case in found.cases] == [None] and not found.refused
+    pointed_to = f"sub-01_{name}.nii.gz is taken for tissues of the brain" in str(found)
+    assert pointed_to == ("dseg" in name)
 
 
 @given(

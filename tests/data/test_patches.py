@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scans import SHAPE, classes, volumes, write_case
+from scans import NEW, SHAPE, classes, volumes, write_case
 
 from keelnet.data.cases import find_cases
+from keelnet.data.conventions import convention_named
 from keelnet.data.patches import Patches
-from keelnet.data.prepared import PLACES, Prepared, _places, brain_box, normalised, prepare
+from keelnet.data.prepared import PLACES, Prepared, _places, brain_box, normalised
 from keelnet.data.scans import read_scans, settle
 
 
@@ -20,9 +22,10 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
     for seed, name in enumerate("ab"):
         write_case(folder, name, seed=seed)
-    place = folder / "prepared"
-    assert list(prepare(read_scans(settle(find_cases([folder]))), place)) == ["a", "b"]
-    return Prepared(place)
+    made = Prepared(folder / "prepared")
+    for scan in read_scans(settle(find_cases([folder]))):
+        made.add(scan)
+    return made
 
 
 def test_volumes_are_cropped_normalised_and_mapped(prepared):
@@ -129,6 +132,20 @@ def test_a_share_of_the_patches_is_centred_on_tumour(prepared):
     assert hits(1.0) == 1.0
     assert hits(0.0) < 0.3
     assert 0.5 < hits(0.6) < 0.8
+
+
+def test_no_patch_is_centred_on_a_cavity(tmp_path):
+    """Where a tumour was is no tumour: a case that has nothing else is cut anywhere."""
+    write_case(tmp_path, "a", NEW, (1, 4, 3), "-")
+    (scan,) = read_scans(settle(find_cases([tmp_path]), convention_named("brats2024")))
+    made = Prepared(tmp_path / "prepared")
+    made.add(scan)
+    made.add(replace(scan, name="b", classes=np.where(scan.classes == 4, 4, 0).astype(np.uint8)))
+    drawn = {}
+    for name in "ab":
+        patches = Patches(made.volumes([name]), (1, 1, 1), 100, 1.0, varied=False)
+        drawn[name] = {int(label) for _, labels in all_of(patches, 0) for label in labels.flatten()}
+    assert drawn == {"a": {1, 3}, "b": {0, 4}}
 
 
 def test_variation_keeps_the_outside_at_zero_and_moves_labels_with_the_image(prepared):

@@ -9,7 +9,7 @@ from scans import NEW, SHAPE, classes, volumes, write, write_case, write_decathl
 
 from keelnet.data.cases import find_cases
 from keelnet.data.conventions import convention_named
-from keelnet.data.scans import read_scans, settle
+from keelnet.data.scans import read_scan, read_scans, settle
 
 FOUR = np.moveaxis(volumes(), 0, -1)
 
@@ -52,12 +52,60 @@ def test_what_else_lies_in_a_decathlon_is_no_case(tmp_path):
     assert [case.labels for case in find_cases([tmp_path / "imagesTs"]).cases] == [None]
 
 
-def test_a_file_of_imagestr_that_is_no_case_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("address", [".", "Task01", "Task01/imagesTr", "Task01/imagesTr/[A-C]*"])
+def test_a_file_of_imagestr_that_is_no_case_is_refused_by_name(address, tmp_path):
+    write_decathlon(tmp_path / "Task01", "A_1")
+    write(tmp_path / "Task01" / "imagesTr" / "B_1_0000.nii.gz", volumes()[0])
+    write(tmp_path / "Task01" / "imagesTr" / "C_1.nii.gz", FOUR[..., :3])
+    found = settle(
+        find_cases([*tmp_path.glob(address)] if "*" in address else [tmp_path / address])
+    )
+    assert [scan.name for scan in read_scans(found, skip_bad=True)] == ["A_1"]
+    way = "4 are wanted, or a file for each modality named like <case>_t1ce.nii.gz"
+    assert found.refused == {
+        "B_1_0000": f"B_1_0000.nii.gz holds 1 volumes, {way}",
+        "C_1": f"C_1.nii.gz holds 3 volumes, {way}",
+    }
+
+
+def test_files_that_were_asked_for_are_refused_by_name_where_they_are_no_case(tmp_path):
+    write(tmp_path / "A_1.nii.gz", FOUR)
+    other = write(tmp_path / "B_1.nii.gz", FOUR[..., :3])
+    (case, bad) = find_cases([tmp_path / "A_1.nii.gz", other]).cases
+    read_scan(case, None)
+    with pytest.raises(ValueError, match="B_1.nii.gz holds 3 volumes, 4 are wanted"):
+        read_scan(bad, None)
+    assert [each.name for each in find_cases([tmp_path]).cases] == ["A_1"]  # whose file it may be
+
+
+def test_sets_of_hearts_beside_that_of_tumours_refuse_nothing(tmp_path):
+    write_decathlon(tmp_path / "Task01", "A_1")
+    write(tmp_path / "Task02" / "imagesTr" / "la_1.nii.gz", volumes()[0])
+    (tmp_path / "Task02" / "dataset.json").write_text('{"modality": {"0": "MRI"}}')
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["A_1"] and not found.refused
+
+
+@pytest.mark.parametrize("address", [".", "Task01"])
+def test_a_set_to_test_on_is_asked_for_by_its_own_folder(address, tmp_path):
+    write_decathlon(tmp_path / "Task01", "A_1")
+    place = tmp_path / "Task01" / "imagesTs"
+    write(place / "A_1.nii.gz", FOUR)
+    found = find_cases([tmp_path / address])
+    assert [case.first.parent.name for case in found.cases] == ["imagesTr"] and not found.refused
+    assert f"left out: {place}, a set to test on" in str(found)
+    assert [case.first.parent for case in find_cases([place]).cases] == [place]
+
+
+def test_labels_that_were_not_fetched_are_not_taken_for_none(tmp_path):
     write_decathlon(tmp_path, "A_1")
-    write(tmp_path / "imagesTr" / "B_1_0000.nii.gz", volumes()[0])
+    write_decathlon(tmp_path, "B_1")
+    path = tmp_path / "labelsTr" / "B_1.nii.gz"
+    path.unlink()
+    path.symlink_to(tmp_path / ".git" / "annex" / "B_1.nii.gz")
     found = settle(find_cases([tmp_path]))
     assert [scan.name for scan in read_scans(found, skip_bad=True)] == ["A_1"]
-    assert found.refused == {"B_1_0000": "B_1_0000.nii.gz holds 1 volumes, 4 are wanted"}
+    assert found.refused == {"B_1": "B_1.nii.gz does not exist"}
 
 
 @pytest.mark.parametrize("image", [".nii", ".nii.gz", ".NII.GZ"])

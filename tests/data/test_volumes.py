@@ -47,6 +47,28 @@ def test_scaled_numbers_are_scaled_back(suffix, tmp_path):
     np.testing.assert_allclose(found, volumes()[0], atol=900 / 2**16)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("kind", "step"), [("uint8", 4), ("int16", 0.02), ("int32", 1e-4)])
+def test_what_is_0_is_0_in_whole_numbers_with_an_intercept(kind, step, suffix, tmp_path):
+    """The air is no brain: a scan is taken for brain where it is not 0."""
+    values = volumes()[0] - np.float32(99.7) * (volumes()[0] > 0)
+    image = nibabel.Nifti1Image(values, RAS)
+    image.set_data_dtype(kind)
+    nibabel.save(image, path := tmp_path / f"x{suffix}")
+    assert nibabel.load(path).dataobj.inter and nibabel.load(path).get_fdata()[0].all()
+    found = read_voxels(path)
+    assert not found[0].any() and np.abs(values[found == 0]).max() < step
+    np.testing.assert_allclose(found, values, atol=step)
+
+
+def test_whole_numbers_that_never_come_near_0_stay_as_they_are(tmp_path):
+    values = volumes()[0] + np.float32(5000)
+    image = nibabel.Nifti1Image(values, RAS)
+    image.set_data_dtype(np.int16)
+    nibabel.save(image, tmp_path / "x.nii")
+    np.testing.assert_allclose(read_voxels(tmp_path / "x.nii"), values, atol=0.02)
+
+
 def test_nifti_2_is_read(tmp_path):
     nibabel.save(nibabel.Nifti2Image(volumes()[0], RAS), tmp_path / "x.nii.gz")
     np.testing.assert_array_equal(read_voxels(tmp_path / "x.nii.gz"), volumes()[0])

@@ -1,6 +1,7 @@
 """Crews: as many processes as have room, the process itself where none has, and a sentence where that has not either."""
 
 import mmap
+import os
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,17 @@ def test_where_no_other_process_has_room_the_work_is_done_here(monkeypatch):
     monkeypatch.setattr(crews, "ProcessPoolExecutor", None)
     with crew(3, lambda: Work("work", 10 * MB)) as pool:
         assert list(pool.map(lambda number: number**2, range(3))) == [0, 1, 4]
+
+
+def test_a_process_that_is_ended_from_outside_is_one_sentence():
+    """As the system ends those for which it has no memory."""
+    with (
+        pytest.raises(
+            ValueError, match="ended from outside, most likely for want of memory; .*--memory"
+        ),
+        crew(1, lambda: Work("work", MB)) as pool,
+    ):
+        pool.submit(os._exit, 9).result()
 
 
 def test_nothing_to_do_needs_no_room(monkeypatch):

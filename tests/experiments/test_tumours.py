@@ -17,10 +17,11 @@ import torch
 from scans import NEW, SHAPE, volumes, write, write_case
 
 from keelnet.data.cases import find_cases
+from keelnet.data.patients import patient_of
 from keelnet.data.prepared import Prepared
 from keelnet.data.scans import read_scans, settle
 from keelnet.data.synthetic import Synthesis
-from keelnet.experiments import crews
+from keelnet.experiments import crews, tumours
 from keelnet.experiments.evaluate import trained_on
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
@@ -28,7 +29,6 @@ from keelnet.experiments.scan_sets import (
     LOADED,
     PREPARING,
     _make,
-    patient_of,
     scan_set,
     synthetic_set,
 )
@@ -144,31 +144,6 @@ def test_scans_are_prepared_within_the_memory_that_is_left(folder, monkeypatch):
     scan_set(small(folder), lambda line: None)  # they are there
 
 
-PATIENTS = {
-    "BraTS-GLI-00005-100": "BraTS-GLI-00005",
-    "BraTS-GLI-00005-101": "BraTS-GLI-00005",
-    "BraTS-MEN-RT-0001-1": "BraTS-MEN-RT-0001",
-    "UPENN-GBM-00001_11": "UPENN-GBM-00001",
-    "UPENN-GBM-00001_21": "UPENN-GBM-00001",
-    "UCSF-PDGM-0429": "UCSF-PDGM-0429",
-    "UCSF-PDGM-0429_FU003d": "UCSF-PDGM-0429",
-    "sub-01": "sub-01",
-    "sub-01_ses-2": "sub-01",
-    "sub-011_ses-2": "sub-011",
-    "sub-glioma_001": "sub-glioma_001",
-    "p1_ses-1": "p1",
-    "site_p1_ses-2_anat": "site_p1",
-    "BraTS2021_00005": "BraTS2021_00005",
-    "Brats17_TCIA_201_1": "Brats17_TCIA_201_1",
-    "BRATS_001": "BRATS_001",
-}
-
-
-@pytest.mark.parametrize("name", PATIENTS)
-def test_scans_of_a_patient_are_told_by_their_names(name):
-    assert patient_of(name) == PATIENTS[name]
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_no_patient_is_trained_on_and_withheld(seed, tmp_path):
     for number in range(3):
@@ -177,6 +152,52 @@ def test_no_patient_is_trained_on_and_withheld(seed, tmp_path):
     found = scan_set(small(tmp_path / "scans", seed=seed), lambda line: None)
     assert len(found.training) == 4 and len(found.withheld) == 2
     assert not {*map(patient_of, found.training)} & {*map(patient_of, found.withheld)}
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Cases are prepared by this process, which no other has room beside."""
+    monkeypatch.setattr(crews, "room", lambda: LOADED + PREPARING * math.prod(SHAPE))
+
+
+def test_no_patient_of_a_table_is_trained_on_and_withheld(tmp_path, alone):
+    lines, whose = ["case,patient,flair,t1,t1ce,t2,seg"], {}
+    for number in range(6):
+        name, patient = f"scan{number}", f"p{number % 3}"
+        write_case(tmp_path, name, seed=number)
+        words = ("flair", "t1", "t1ce", "t2", "seg")
+        cells = [name, patient, *(f"{name}/{name}_{word}.nii.gz" for word in words)]
+        lines.append(",".join(cells))
+        whose[name] = patient
+    table = tmp_path / "scans.csv"
+    table.write_text("\n".join([*lines, ""]))
+    for seed in range(4):
+        found = scan_set(small(table, seed=seed), lambda line: None)
+        assert len(found.training) == 4 and len(found.withheld) == 2
+        assert len({whose[name] for name in found.withheld}) == 1
+        assert found.patients == {name: whose[name] for name in found.training}
+    split = tumour_task(small(table), torch.device("cpu"), lambda line: None).about()["split.json"]
+    (tmp_path / "split.json").write_text(json.dumps(split | {"files": {}}))
+    seen = trained_on(tmp_path / "split.json", find_cases([table]).cases, [table])
+    assert sorted(seen) == split["training"]
+
+
+def test_folders_that_are_exchanged_are_prepared_anew(tmp_path, alone):
+    """Of files of the same names, sizes and times."""
+    for seed, name in enumerate("ab"):
+        folder = write_case(tmp_path / "scans", name, seed=seed, suffix=".nii")
+        for path in folder.iterdir():
+            os.utime(path.rename(folder / path.name.removeprefix(f"{name}_")), (1, 1))
+
+    def prepared():
+        found = scan_set(small(tmp_path / "scans"), lambda line: None)
+        return [np.array(found.prepared.volume(name).x) for name in "ab"]
+
+    one, other = prepared()
+    for old, new in ("ac", "ba", "cb"):
+        (tmp_path / "scans" / old).rename(tmp_path / "scans" / new)
+    np.testing.assert_array_equal(prepared(), [other, one])
+    assert (one != other).any()
 
 
 def test_scans_of_one_patient_cannot_be_split(tmp_path):
@@ -288,12 +309,14 @@ def test_a_listed_case_that_is_not_there_stops_the_run(folder, tmp_path):
 
 
 def test_two_that_make_a_case_at_once_both_have_it(cache):
-    """The one that is later finds the other's in its way."""
-    folder = cache / "made"
+    """The one that is later finds the other's in its way; what a killed one of the same number left is in nobody's."""
+    folder, name = cache / "made", "BraTS-GLI-00000-000"
+    left = cache / f".making-0-{os.getpid()}"
+    write(left / name / f"{name}-t1n.nii.gz", volumes()[0])
     for _ in range(2):
         _make(Synthesis(0, 4), folder, 0)
-    assert [path.name for path in folder.iterdir()] == ["BraTS-GLI-00000-000"]
-    assert not list(cache.glob(".making*"))
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert list(cache.glob(".making*")) == [left]
 
 
 def test_more_cases_than_files_may_be_open(tmp_path, monkeypatch):
@@ -348,20 +371,27 @@ def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
         ({"patch": (7,)}, "divisible by 2"),
         ({"patch": (8, 8)}, "one side or three"),
         ({"withheld": 0.0}, "withheld must lie"),
-        ({"judged": 0}, "judged"),
+        ({"judged": 0}, "judged must be at least 1, got 0"),
+        ({"patches": 0}, "patches must be at least 1, got 0"),
+        ({"batch": -1}, "batch must be at least 1, got -1"),
         ({"lesion": 67.0}, "lesion is a share of the patches, from 0 to 1, got 67.0"),
         ({"lesion": -1.0}, "lesion is a share"),
         ({"lesion": math.nan}, "lesion is a share"),
         ({"spacing": 0.0}, "spacing must lie between 0.1 and 20 mm"),
         ({"spacing": -2.0}, "spacing must lie"),
-        ({"workers": -1}, "workers"),
+        ({"workers": -1}, "workers must lie between 0 and 64, got -1"),
         ({"labels": "brats1999"}, "unknown labels"),
+        (
+            {"labels": "msd", "folder": None},
+            "synthetic cases are brats2023, got 'msd': give your folder",
+        ),
         ({"architecture": "hamiltonian"}, "needs segmenter"),
     ],
 )
-def test_settings_that_cannot_work_are_named(folder, tmp_path, changes, message):
+def test_settings_that_cannot_work_are_named(folder, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(tumours, "scan_set", None)  # nothing is made before
     with pytest.raises(ValueError, match=message):
-        list(train(small(folder, **changes), tmp_path / "run"))
+        list(train(replace(small(folder), **changes), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from keelnet.data.patients import patient_of
+
 # What is made of a case is called by its name, in the folder that the user chose.
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 
@@ -16,7 +18,8 @@ class Case:
 
     ``names`` says how the files are named, see `conventions.convention_of`. ``order`` are the
     modalities of a file of four volumes. ``means`` is the convention that a dataset.json tells of, if it is not the
-    Decathlon's. ``bare``: called by its folder, as its files bear no name of their own.
+    Decathlon's. ``bare``: called by its folder, as its files bear no name of their own. ``patient``: whose scan it is,
+    where a table says so.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Case:
     order: tuple[str, ...] = ()
     means: str = ""
     bare: bool = False
+    patient: str = ""
 
     @property
     def first(self) -> Path:
@@ -41,6 +45,11 @@ class Case:
     def stacked(self) -> bool:
         """Whether one file holds all modalities."""
         return bool(self.order)
+
+    @property
+    def whose(self) -> str:
+        """The patient: scans of one are trained on or withheld together."""
+        return patient_of(self.patient or self.name)
 
     @property
     def can_name_files(self) -> bool:

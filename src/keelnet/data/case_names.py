@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from keelnet.data.case import Case
+from keelnet.data.patients import SESSION
 from keelnet.data.refusals import Refusals
 
-_SESSION = re.compile("ses-", re.IGNORECASE)
+_SESSION = re.compile(SESSION, re.IGNORECASE)
 
 
 def with_own_names(cases: Sequence[Case], refused: Refusals) -> list[Case]:
@@ -54,13 +55,15 @@ def _once(cases: Sequence[Case]) -> list[Case]:
 def _told_apart(cases: Sequence[Case]) -> list[Case]:
     """Cases that bear the names of their folders with as much of the path as keeps them apart.
 
-    Sessions are named with their patient, also beside one that needs it: scans of a patient stay together where a set
-    is split.
+    Sessions are named with their patient where there are several of one, also beside others that need it: scans of a
+    patient stay together where a set is split.
     """
     count = Counter(case.name for case in cases)
     folders = Counter(_folder(case) for case in cases if case.bare)
     bare = [case for case in cases if case.bare and folders[_folder(case)] == 1]
+    sessions = Counter(_folder(case).parent for case in bare if _SESSION.match(case.name))
     above = {_folder(case).parent for case in bare if count[case.name] > 1}
+    above |= {patient for patient, scans in sessions.items() if scans > 1}
     renamed = {
         id(case): _folder(case)
         for case in bare

@@ -17,16 +17,22 @@ from keelnet.data.volumes import stem_of
 _LABELS = re.compile("seg|segm|segmentation|labels?|mask")  # what the column of labels is called
 # What a column may be called that names the cases, where none is called case.
 _NAMES = ("subject", "patient", "id", "name", "participant_id")
+# What a column may be called that says whose scans these are.
+_PATIENTS = ("patient", "patient_id", "participant_id", "subject", "subject_id")
 
 
 def read_table(path: Path, refused: Refusals) -> tuple[list[Case], list[str]]:
     """The cases of a CSV with the columns case, one for each modality, and perhaps seg; and what is not read of it.
 
     Paths are relative to it. Cells stand between commas, semicolons or tabs, whichever the first line has most of.
-    Names may stand in a column subject, patient, id, name or participant_id as well, if they are of one line each.
+    Names may stand in a column subject, patient, id, name or participant_id as well, if they are of one line each. Whose
+    scans they are stands in a column patient or subject, also with _id, or participant_id. Raises ValueError for what
+    is no such table.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            return [], []
         first = text.partition("\n")[0]
         table = csv.DictReader(
             io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)
@@ -38,6 +44,8 @@ def read_table(path: Path, refused: Refusals) -> tuple[list[Case], list[str]]:
         raise ValueError(f"{path} is no table in UTF-8: {error}") from None
     if "case" not in columns and (naming := _naming(names, [row for _, row in rows])):
         columns["case"] = naming
+    if whose := _called(names, _PATIENTS):
+        columns["patient"] = whose[0]
     found: list[tuple[int, Case]] = []
     for number, row in rows:
         cells = {name: (row[column] or "").strip() for name, column in columns.items()}
@@ -49,7 +57,8 @@ def read_table(path: Path, refused: Refusals) -> tuple[list[Case], list[str]]:
             continue
         files = {modality: path.parent / cells[modality] for modality in MODALITIES}
         labels = path.parent / cells["seg"] if cells.get("seg") else None
-        found.append((number, Case(name, files, labels, _named(name, files))))
+        case = Case(name, files, labels, _named(name, files), patient=cells.get("patient", ""))
+        found.append((number, case))
     return _apart(path, found, refused), _unread(path, names, columns)
 
 
@@ -69,8 +78,8 @@ def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{path} has two columns for {meant}: {columns[meant]} and {name}")
         columns[meant] = name
     missing = [modality for modality in MODALITIES if modality not in columns]
-    if names and missing:
-        shown = ", ".join(name.strip() for name in names[:8])
+    if missing:
+        shown = ", ".join(filter(None, map(str.strip, names[:8]))) or "an empty first line"
         raise ValueError(
             f"{path} has no column for {', '.join(missing)}; wanted are case, {', '.join(MODALITIES)} and"
             f" perhaps seg, got {shown}"
@@ -85,12 +94,16 @@ def _naming(names: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> s
     line out or by whose values no file can be called.
     """
     filled = [row for row in rows if any((row[name] or "").strip() for name in names)]
-    for word in _NAMES:
-        for name in (each for each in names if each.strip().lower() == word):
-            values = [(row[name] or "").strip() for row in filled]
-            if values and len({*values}) == len(values) and all(map(can_name_files, values)):
-                return name
+    for name in _called(names, _NAMES):
+        values = [(row[name] or "").strip() for row in filled]
+        if values and len({*values}) == len(values) and all(map(can_name_files, values)):
+            return name
     return ""
+
+
+def _called(names: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Columns that are called by one of these words, in the order of the words."""
+    return [name for word in words for name in names if name.strip().lower() == word]
 
 
 def _unread(path: Path, names: Sequence[str], columns: Mapping[str, str]) -> list[str]:

@@ -36,6 +36,11 @@ class Found:
     remarks: list[str] = field(default_factory=list)
     scans: dict[str, Case] = field(default_factory=dict)
 
+    @property
+    def labels(self) -> str | None:
+        """The name of the convention."""
+        return self.convention.name if self.convention is not None else None
+
     def for_prediction(self) -> Found:
         """The same where labels do not matter: cases that are refused for them alone are cases without labels."""
         cases = sorted([*self.cases, *self.scans.values()], key=lambda case: case.name)
@@ -105,19 +110,31 @@ class _Search:
         self.layouts.append(f"listed in {path.name}")
 
     def folder(self, folder: Path) -> None:
-        files = sorted(_volumes_in(folder, self.refused))
+        files = self._without_test_sets(sorted(_volumes_in(folder, self.refused)))
         for root in (folder, folder / "imagesTr"):
             own = [path for path in files if path.parent == root]
             if own and images_of(root):
                 cases, layout = decathlon(own, self.refused)
                 self.found.cases += cases
                 self.layouts.append(layout)
-                # A set to test on is asked for by its own folder.
-                apart = (root, root.with_name("imagesTs")) if root != folder else (root,)
-                rest = [path for path in files if path.parent not in apart]
+                rest = [path for path in files if path.parent != root]
                 self.files(rest, beside={case.name for case in cases})
                 return
         self.files(files)
+
+    def _without_test_sets(self, files: Sequence[Path]) -> list[Path]:
+        """Without what lies in imagesTs beside imagesTr: a set to test on is asked for by its own folder."""
+        places = {path.parent for path in files}
+        apart = {
+            place
+            for place in places
+            if place.name == "imagesTs" and place.with_name("imagesTr") in places
+        }
+        self.found.remarks += [
+            f"left out: {place}, a set to test on; to read it, ask for this folder itself"
+            for place in sorted(apart)
+        ]
+        return [path for path in files if path.parent not in apart]
 
     def files(
         self, files: Sequence[Path], named: bool = False, beside: Set[str] = frozenset()
@@ -126,7 +143,7 @@ class _Search:
         groups = Groups(files)
         self.found.cases += self._grouped(groups, beside) if beside else groups.cases(self.refused, self.found.unclear)  # fmt: skip
         whole = bool(beside) or (not named and bool(groups.taken))
-        stacked, passed = stacks(groups.others, groups.taken, whole, self.refused)
+        stacked, passed = stacks(groups.others, groups.taken, whole, named, self.refused)
         self.found.cases += stacked
         self.found.passed += passed
         self.layouts += ["a file for each modality"] * bool(groups)
@@ -197,9 +214,11 @@ def _volumes_in(folder: Path, refused: Refusals) -> Iterator[Path]:
             continue
         seen.add(place)
         # What a bin holds, or a program that was killed: .Trash-1000, .unfinished.
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        # In order: of two links to a folder always the same one names its case.
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
         yield from (
             path
             for path in (Path(root) / name for name in names)
-            if is_volume(path) and path.is_file()
+            # A link that leads nowhere, as in a clone whose files were not fetched, belongs to a case that is refused.
+            if is_volume(path) and (path.is_file() or not path.exists())
         )

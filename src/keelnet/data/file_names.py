@@ -13,15 +13,19 @@ _SEPARATOR = "[-_. ]"
 # <subject>_t1ce, <subject>-t1c, <subject> t1c …: a separator, then the last word.
 _NAMED = re.compile(rf"^(?P<subject>.*?){_SEPARATOR}?(?P<kind>[A-Za-z0-9]+)$")
 # The last is that of the TCGA collections.
-_MARKS = rf"(seg|segm|segmentation|labels?|mask|glistrboost{_SEPARATOR}manuallycorrected)$"
-SEGMENTATION = re.compile(rf"(^|{_SEPARATOR}){_MARKS}", re.IGNORECASE)
+_MARKS = rf"(d?seg|segm|segmentations?|labels?|mask|glistrboost{_SEPARATOR}manuallycorrected)$"
+SEGMENTATION = re.compile(
+    rf"(^|{_SEPARATOR}|(?<=tumor)|(?<=tumour)|(?<=lesion)){_MARKS}", re.IGNORECASE
+)
 # Masks of other programs, that mark the brain: <subject>_t1_brain_mask, <subject>_bet_mask …
 OF_THE_HEAD = re.compile(rf"(^|{_SEPARATOR})(brain|bet|skull|head){_SEPARATOR}mask$", re.IGNORECASE)
+OF_A_TUMOUR = re.compile(r"tumou?r|lesion", re.IGNORECASE)
+# What the name of a subject may end with before the mark: <subject>_tumor_mask, <subject>_tumorMask.
+TUMOUR_AT_END = re.compile(rf"(^|{_SEPARATOR})(tumou?r|lesion)$", re.IGNORECASE)
 # What they mark in the brain: <subject>_brain_segmentation. It may be the labels of a subject <subject>_brain alone.
 OF_THE_BRAIN = re.compile(
     rf"(^|{_SEPARATOR})(brain|parenchyma|bet|skull|head){_SEPARATOR}{_MARKS}", re.IGNORECASE
 )
-OF_A_TUMOUR = re.compile(r"tumou?r|lesion", re.IGNORECASE)
 # What a program found in scans of the TCGA collections, not yet corrected by hand.
 BY_A_PROGRAM = re.compile(rf"{_SEPARATOR}glistrboost$", re.IGNORECASE)
 _NEW = ("t1n", "t1c", "t2w", "t2f")

@@ -14,6 +14,7 @@ from keelnet.data.file_names import (
     OF_THE_BRAIN,
     OF_THE_HEAD,
     SEGMENTATION,
+    TUMOUR_AT_END,
     edition,
     folder_name,
     subject_and_kind,
@@ -40,6 +41,7 @@ class Groups:
         self._words: dict[Key, set[str]] = {}
         self._twice: dict[Key, str] = {}
         self._segmentations: dict[Key, list[Path]] = {}
+        self._tumours: dict[Key, list[Path]] = {}
         self._odd: dict[Path, list[Path]] = {}
         self._tissues: dict[Path, list[Path]] = {}
         masks = {folder for folder in {path.parent for path in files} if holds_masks(folder)}
@@ -71,9 +73,15 @@ class Groups:
         subject = without_end(stem[: found.start()])
         self.marked.setdefault(subject, []).append(path)
         self._segmentations.setdefault((path.parent, subject), []).append(path)
-        if OF_THE_BRAIN.search(stem):
+        if of_tumour := TUMOUR_AT_END.search(subject):
+            subject = without_end(subject[: of_tumour.start()])
+            self.marked.setdefault(subject, []).append(path)
+            self._tumours.setdefault((path.parent, subject), []).append(path)
+        kind = "tumour" if OF_A_TUMOUR.search(stem) else found[2].lower()
+        # In BIDS tissues are called so: <subject>_label-GM_dseg, <subject>_desc-aseg_dseg.
+        if OF_THE_BRAIN.search(stem) or kind == "dseg":
             self._tissues.setdefault(path.parent, []).append(path)
-        elif found[2].lower() != "mask" or OF_A_TUMOUR.search(stem):
+        elif kind != "mask":
             self._odd.setdefault(path.parent, []).append(path)
         return True
 
@@ -102,6 +110,9 @@ class Groups:
                 reason = f"two files of labels: {labels[0].name} and {labels[1].name}"
                 refused.add(name, folder, reason, case)
                 continue
+            of_tumour = self._tumours.get((folder, subject), [])
+            if not labels and len(of_tumour) == 1:
+                labels = of_tumour
             yield replace(case, labels=labels[0] if labels else self._alone(case, folder, unclear))
 
     def _alone(self, case: Case, folder: Path, unclear: list[str]) -> Path | None:

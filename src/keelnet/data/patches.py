@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from keelnet.data.conventions import CAVITY
 from keelnet.data.prepared import Volume
+from keelnet.data.resampling import Space
 from keelnet.data.samples import WHOLE, Batch, Share
 
-Space = tuple[int, int, int]
+MOST_WORKERS = 64
 
 
 def variation() -> Any:
@@ -40,6 +42,12 @@ def variation() -> Any:
     )
 
 
+def require_workers(count: int) -> None:
+    """Raise ValueError for a number of processes that patches cannot be cut by."""
+    if not 0 <= count <= MOST_WORKERS:
+        raise ValueError(f"workers must lie between 0 and {MOST_WORKERS}, got {count}")
+
+
 @dataclass(frozen=True, eq=False)
 class Patches:
     """Patches (batch, 4, *patch) with classes (batch, *patch) from prepared volumes.
@@ -61,8 +69,7 @@ class Patches:
     def __post_init__(self) -> None:
         if not self.volumes:
             raise ValueError("patches need at least one prepared volume with labels")
-        if not 0 <= self.workers <= 64:
-            raise ValueError(f"workers must lie between 0 and 64, got {self.workers}")
+        require_workers(self.workers)
         if min(self.patch) < 1 or self.count < 1:
             raise ValueError(
                 f"patch sides and count must be at least 1, got {self.patch} and {self.count}"
@@ -117,9 +124,10 @@ class Patches:
         return self._transform[0]
 
     def _centre(self, volume: Volume, random: np.random.Generator) -> NDArray[np.int64]:
-        if random.random() < self.lesion and len(volume.places):
-            kinds = np.unique(volume.places[:, 3])
-            chosen = volume.places[volume.places[:, 3] == random.choice(kinds)]
+        places = volume.places[volume.places[:, 3] != CAVITY]  # where a tumour was
+        if random.random() < self.lesion and len(places):
+            kinds = np.unique(places[:, 3])
+            chosen = places[places[:, 3] == random.choice(kinds)]
             place: NDArray[np.int64] = chosen[random.integers(len(chosen)), :3].astype(np.int64)
             return place
         return np.array([random.integers(side) for side in volume.space])

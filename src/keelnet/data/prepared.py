@@ -8,7 +8,7 @@ import json
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ def content_of(scan: Scan) -> str:
 class Volume:
     """A prepared case: x (4, right, anterior, superior) float16 and classes uint8, both mapped from files.
 
-    places (k, 4): voxels of each class of tumour, up to `PLACES`, and the class. content: `content_of` its scan; empty
+    places (k, 4): voxels of each class, up to `PLACES`, and the class. content: `content_of` its scan; empty
     where it is not known.
     """
 
@@ -239,12 +239,3 @@ def _allow_files(count: int) -> None:
 
 def _mapped(folder: Path, name: str) -> Volume:
     return Prepared(folder).volume(name)
-
-
-def prepare(scans: Iterable[Scan], folder: Path) -> Iterator[str]:
-    """Prepare every scan that has labels; yields names."""
-    prepared = Prepared(folder)
-    for scan in scans:
-        if scan.classes is not None:
-            prepared.add(scan)
-            yield scan.name

@@ -132,7 +132,8 @@ def _check_stacking(case: Case, path: Path, shape: tuple[int, ...]) -> None:
     wanted = len(MODALITIES) if case.stacked else 1
     volumes = shape[3] if len(shape) == 4 else 1
     if volumes != wanted:
-        raise ValueError(f"{path.name} holds {volumes} volumes, {wanted} are wanted")
+        way = ", or a file for each modality named like <case>_t1ce.nii.gz" if case.stacked else ""
+        raise ValueError(f"{path.name} holds {volumes} volumes, {wanted} are wanted{way}")
 
 
 def _check_alike(first: Path, one: Geometry, path: Path, other: Geometry) -> None:

@@ -55,6 +55,16 @@ class Stacked:
             self._listings[place] = Listing.in_folder(place)
         return self._listings[place]
 
+    def are_ours(self, folder: Path) -> bool:
+        """Whether images of a Decathlon lie there; those of its hearts and livers are listed with other modalities."""
+        if images_of(folder) is None:
+            return False
+        try:
+            self.listing(folder)
+        except ValueError:
+            return False
+        return True
+
     def case_of(self, path: Path) -> Case | None:
         """None where it is refused, with two files of labels."""
         said = self.listing(path.parent)
@@ -74,23 +84,26 @@ def _labels_of(path: Path) -> list[Path]:
     if images is None:
         return []
     folder = images.parent / images.name.replace("images", "labels")
-    if (folder / path.name).is_file():
+    # Also links that lead nowhere, as in a clone whose files were not fetched: the case is refused by their name.
+    if os.path.lexists(folder / path.name):
         return [folder / path.name]
     found: list[Path] = []
     for suffix in SUFFIXES:
         labels = folder / (stem_of(path) + suffix)
-        if labels.is_file() and not any(labels.samefile(other) for other in found):
+        known = {os.path.realpath(other) for other in found}
+        if os.path.lexists(labels) and os.path.realpath(labels) not in known:
             found.append(labels)
     return found
 
 
 def stacks(
-    files: Sequence[Path], taken: set[Path], whole: bool, refused: Refusals
+    files: Sequence[Path], taken: set[Path], whole: bool, named: bool, refused: Refusals
 ) -> tuple[list[Case], list[Path]]:
     """Files of four volumes, a case each, and those that are passed over.
 
     taken: folders of cases named by modality. Where there are ``whole`` cases of another kind, others are none of ours
-    unless a Decathlon's folder or list says it: four volumes may be directions of diffusion as well.
+    unless a Decathlon's folder or list says it: four volumes may be directions of diffusion as well. What was asked for
+    (``named``) or lies among a Decathlon's images is a case whatever it holds: it is refused when it is read.
     """
     cases: list[Case] = []
     passed: list[Path] = []
@@ -105,11 +118,11 @@ def stacks(
             if not doubtful:
                 refused.add(stem_of(path), path.parent, str(reason))
             continue
-        if len(shape) == 4 and shape[3] == len(MODALITIES):
-            if doubtful:
-                passed.append(path)
-            elif case := stacked.case_of(path):
-                cases.append(case)
+        fits = len(shape) == 4 and shape[3] == len(MODALITIES)
+        if fits and doubtful:
+            passed.append(path)
+        elif (fits or named or stacked.are_ours(path.parent)) and (case := stacked.case_of(path)):
+            cases.append(case)
     return cases, passed
 
 

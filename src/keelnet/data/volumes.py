@@ -182,7 +182,7 @@ def _stored(path: Path, stored: Any) -> NDArray[np.float32]:
     wanted = stored.offset + math.prod(stored.shape) * stored.dtype.itemsize
     if not path.name.lower().endswith(".gz"):
         _require_bytes(path.stat().st_size, wanted)
-        return np.asarray(stored, np.float32)
+        return _scaled(stored.get_unscaled(), stored.slope, stored.inter)
     content = bytearray()
     with gzip.open(
         path
@@ -191,8 +191,19 @@ def _stored(path: Path, stored: Any) -> NDArray[np.float32]:
             content += piece[: max(0, wanted - len(content))]
     _require_bytes(len(content), wanted)
     raw = np.ndarray(stored.shape, stored.dtype, content, stored.offset, order="F")
-    scaled = nib.volumeutils.apply_read_scaling(raw, stored.slope, stored.inter)
-    return np.asarray(scaled, np.float32)
+    return _scaled(raw, stored.slope, stored.inter)
+
+
+def _scaled(raw: NDArray[Any], slope: float, inter: float) -> NDArray[np.float32]:
+    """slope · raw + inter, and exactly 0 where no whole number comes nearer: what is 0 is not brain.
+
+    A header's float32 may be off by some steps of int32.
+    """
+    values = np.asarray(nib.volumeutils.apply_read_scaling(raw, slope, inter), np.float32)
+    if inter and raw.dtype.kind in "iu" and np.isfinite(zero := np.rint(-inter / slope)):
+        off = int(np.finfo(np.float32).eps * abs(zero))
+        values[(raw >= int(zero) - off) & (raw <= int(zero) + off)] = 0
+    return values
 
 
 def _require_bytes(found: int, wanted: int) -> None:

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def crew(jobs: int, largest: Callable[[], Work]) -> Iterator[Executor]:
 
     Where this process' memory is limited all of them together stay within what is left of it; where not even one does,
     this process does the jobs itself. ``largest``: the job that takes most; asked for only then. Raises ValueError where
-    there is no room for that either.
+    there is no room for that either, and where a process is ended from outside.
     """
     left = room()
     count = most = max(1, min(jobs, os.cpu_count() or 1, MOST))
@@ -47,6 +47,11 @@ def crew(jobs: int, largest: Callable[[], Work]) -> Iterator[Executor]:
     )
     try:
         yield pool
+    except BrokenExecutor as error:
+        raise ValueError(
+            "a process that made data ready was ended from outside, most likely for want of memory; what is ready is"
+            " kept, so begin again, with --memory, by which fewer work at once"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
         if not count:

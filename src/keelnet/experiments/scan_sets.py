@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 import shutil
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import numpy as np
 
 from keelnet.data.case import Case
 from keelnet.data.cases import Found, find_cases
-from keelnet.data.conventions import Convention, convention_named
+from keelnet.data.conventions import convention_named
 from keelnet.data.prepared import Prepared
 from keelnet.data.scans import ScanWarning, read_scan, settle
 from keelnet.data.synthetic import Synthesis, write_cases
@@ -29,13 +29,6 @@ from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report
 
 SYNTHETIC = "brats2023"  # the layout of synthetic sets
-# Scans of one patient at two dates: BraTS-GLI-00005-100 and -101, UPENN-GBM-00001_11 and _21, UCSF-PDGM-0429 and
-# UCSF-PDGM-0429_FU003d, sub-01_ses-1 and sub-01_ses-2, p1_ses-1 and p1_ses-2.
-_DATED = re.compile(
-    r"(?P<patient>BraTS(?:-[A-Z]+)+-\d+(?=-\d)|UPENN-GBM-\d+(?=_\d)|UCSF-PDGM-\d+(?=_FU)|sub-[A-Z0-9]+(?=_[A-Z]+-)|"
-    r".+?(?=_ses-[A-Z0-9]))[-_].+",
-    re.IGNORECASE,
-)
 # Bytes that work takes, as measured: a voxel of a scan (four modalities twice in float32, and what normalising one
 # adds), a voxel of a synthetic case, and whatever the case.
 PREPARING, MAKING, LOADED = 44, 150, 50_000_000
@@ -47,8 +40,8 @@ EDITION = 3  # of the generator; a set of another edition is made anew
 class ScanSet:
     """Prepared cases of one folder: names to train on, names withheld, and those refused with the reason.
 
-    All scans of a patient are trained on or all are withheld, where names tell. files: of each case to train on, its
-    first. labels: the name of their convention.
+    All scans of a patient are trained on or all are withheld, where a table or names tell. Of each case to train on,
+    files: its first, and patients: whose it is. labels: the name of their convention.
     """
 
     folder: Path
@@ -57,6 +50,7 @@ class ScanSet:
     withheld: tuple[str, ...]
     refused: dict[str, str]
     files: dict[str, str] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
     labels: str | None = None
 
 
@@ -75,26 +69,28 @@ def scan_set(recipe: Recipe, report: Report) -> ScanSet:
     if unlabelled := len(found.cases) - len(cases):
         report(f"{unlabelled} cases without labels are left out")
     _stop_at_refused(found.refused, recipe.skip_bad)
-    labels = found.convention.name if found.convention else None
-    prepared = Prepared(_place(folder, recipe.spacing, labels))
+    prepared = Prepared(_place(folder, recipe.spacing, found.labels))
     _prepare(cases, found, prepared, recipe, report)
-    names = sorted(case.name for case in cases if case.name not in found.refused)
-    training, withheld = _split(folder, names, recipe)
+    whose = {case.name: case.whose for case in cases if case.name not in found.refused}
+    training, withheld = _split(folder, whose, recipe)
     files = {case.name: os.path.realpath(case.first) for case in cases if case.name in training}
-    return ScanSet(folder, prepared, training, withheld, found.refused, files, labels)
+    patients = {name: whose[name] for name in training}
+    return ScanSet(
+        folder, prepared, training, withheld, found.refused, files, patients, found.labels
+    )
 
 
 def _split(
-    folder: Path, names: Sequence[str], recipe: Recipe
+    folder: Path, whose: Mapping[str, str], recipe: Recipe
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Cases to train on and those withheld, a share of the patients drawn by the recipe's seed."""
     patients: dict[str, list[str]] = {}
-    for name in names:
-        patients.setdefault(patient_of(name), []).append(name)
+    for name in sorted(whose):
+        patients.setdefault(whose[name], []).append(name)
     if len(patients) < 2:
-        whose = " of one patient" if len(names) > 1 else ""
+        all_of = " of one patient" if len(whose) > 1 else ""
         raise ValueError(
-            f"{folder} has {len(names)} usable cases with labels{whose}; at least two patients are wanted, one to"
+            f"{folder} has {len(whose)} usable cases with labels{all_of}; at least two patients are wanted, one to"
             " train on and one withheld"
         )
     groups = list(patients.values())
@@ -103,12 +99,6 @@ def _split(
     training = sorted(name for place in order[kept:] for name in groups[place])
     withheld = [name for place in order[:kept] for name in groups[place]]
     return tuple(training), tuple(withheld)
-
-
-def patient_of(name: str) -> str:
-    """Whose scan it is: in many sets names end with the date of the scan, or its number."""
-    dated = _DATED.fullmatch(name)
-    return dated["patient"] if dated else name
 
 
 def _stop_at_refused(refused: dict[str, str], skip_bad: bool) -> None:
@@ -124,13 +114,11 @@ def _place(folder: Path, spacing: float | None, labels: str | None) -> Path:
     return cache_folder() / "prepared" / key
 
 
-def _signature(case: Case, convention: Convention | None) -> str:
-    """Changes when a file of the case does."""
-    files = [*case.files.values(), *([case.labels] if case.labels else [])]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(
-        repr((stats, case.order, convention and convention.name)).encode()
-    ).hexdigest()
+def _signature(case: Case, labels: str | None) -> str:
+    """Changes when a file of the case does, or another one takes its place, as where two folders are exchanged."""
+    files = [(os.path.realpath(path), path.stat()) for path in case.paths]
+    stats = [(place, stat.st_ino, stat.st_size, stat.st_mtime_ns) for place, stat in files]
+    return hashlib.sha256(repr((stats, case.order, labels)).encode()).hexdigest()
 
 
 def _prepare(
@@ -139,7 +127,7 @@ def _prepare(
     signatures = {}
     for case in cases:
         try:
-            signatures[case.name] = _signature(case, found.convention)
+            signatures[case.name] = _signature(case, found.labels)
         except OSError as error:
             found.refused[case.name] = f"{error.filename} cannot be read ({error.strerror})"
     _stop_at_refused(found.refused, recipe.skip_bad)
@@ -150,11 +138,10 @@ def _prepare(
     ]
     if missing:
         report(f"preparing {len(missing)} cases in {prepared.folder}")
-    labels = found.convention.name if found.convention else None
     with crew(len(missing), lambda: _preparing(missing)) as pool:
         waiting = {
             pool.submit(
-                _prepare_one, case, labels, prepared, recipe.spacing, signatures[case.name]
+                _prepare_one, case, found.labels, prepared, recipe.spacing, signatures[case.name]
             ): case.name
             for case in missing
         }
@@ -232,7 +219,8 @@ def _made(folder: Path, number: int) -> bool:
 
 def _make(synthesis: Synthesis, folder: Path, number: int) -> None:
     """One case, in place only when it is whole."""
-    staging = folder.parent / f".making-{number}-{os.getpid()}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
         for name, _ in write_cases(synthesis, staging, 1, SYNTHETIC, first=number):
             folder.mkdir(parents=True, exist_ok=True)
