@@ -38,6 +38,30 @@ X = torch.ones(1, 2, dtype=torch.float64)
 LAYERS = 400
 
 
+class Narrow(nn.Module):
+    """y + y Q C Qᵀ: C is small, so most eigenvalues of the branch are 0."""
+
+    def __init__(self, core, dtype):
+        super().__init__()
+        columns = torch.linalg.qr(torch.randn(16, len(core), dtype=torch.float64))[0]
+        self.down, self.core = (nn.Parameter(each.to(dtype)) for each in (columns, core))
+
+    def forward(self, y):
+        return y + y @ self.down @ self.core @ self.down.mT
+
+
+class Turning(nn.Module):
+    """y + tanh(y A), A antisymmetric but for what grows."""
+
+    def __init__(self, rate, dtype):
+        super().__init__()
+        matrix = torch.randn(6, 6, dtype=torch.float64)
+        self.weight = nn.Parameter((matrix - matrix.mT + rate * torch.eye(6)).to(dtype))
+
+    def forward(self, y):
+        return y + torch.tanh(y @ self.weight)
+
+
 def advised(matrix):
     block = Linear(matrix)
     (row,) = kn.analysis.diagnose(nn.Sequential(block), X, spectra=True).blocks
@@ -153,3 +177,55 @@ def test_spectra_that_were_looked_at_are_not_asked_for():
     turns = kn.stabilised([Linear([[0.0, 0.0], [-2.0, 0.0]])], kn.Euler(), channels=2)
     (row,) = kn.analysis.stability(turns, X, layers="all").blocks
     assert row.unstable and "layers=" not in row.advice
+
+
+def first_layer(block, method):
+    x = torch.randn(1, 16 if isinstance(block, Narrow) else 6).to(next(block.parameters()).dtype)
+    held = kn.stabilised([block], method, channels=x.shape[1])
+    (row,) = kn.analysis.stability(held, x, layers="all").blocks
+    return row, row.layers[0]
+
+
+TYPES = [torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_rounding_takes_no_method_away(dtype):
+    torch.manual_seed(0)
+    block = Narrow(torch.diag(torch.full((4,), -3.0).double()), dtype)
+    (row,) = kn.analysis.diagnose(nn.Sequential(block), torch.randn(2, 16).to(dtype), spectra=True).blocks  # fmt: skip
+    assert row.layers[0].step_bound == pytest.approx(2 / 3, rel=1e-5)
+    assert "y + h F(y) with h ≤ 0.66" in row.advice
+    small = Narrow(torch.diag(torch.full((4,), -0.01).double()), dtype)  # beside the y of y + F(y)
+    for each, method, bound in (
+        (block, kn.Euler(), 2 / 3),
+        (block, kn.Verlet(), 2 / 3),
+        (block, kn.Leapfrog(), 2 / 3**0.5),
+        (small, kn.Euler(), 200),
+    ):
+        _, layer = first_layer(each, method)
+        assert layer.step_bound == pytest.approx(bound, rel=1e-4)
+    row, _ = first_layer(block, kn.Euler())
+    assert row.advice.startswith("h ≤ 0.6667")
+    _, layer = first_layer(Turning(0.0, dtype), kn.Midpoint())
+    largest = float(np.abs(layer.spectrum.eigenvalues).max())
+    assert largest > 0.1 and layer.step_bound == pytest.approx(1 / largest)
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
+def test_growth_beyond_rounding_stays_growth(dtype, rate):
+    torch.manual_seed(0)
+    core = torch.diag(torch.tensor([-3.0, -3.0, 0.0, 0.0], dtype=torch.float64))
+    core[2, 2] = core[3, 3] = rate
+    block = Narrow(core, dtype)
+    (row,) = kn.analysis.diagnose(nn.Sequential(block), torch.randn(2, 16).to(dtype), spectra=True).blocks  # fmt: skip
+    assert row.layers[0].step_bound == 0 and "y + h F(y)" not in row.advice
+    _, layer = first_layer(block, kn.Euler())
+    assert layer.step_bound == 0 and layer.spectrum.abscissa == pytest.approx(rate, rel=0.05)
+    _, layer = first_layer(Turning(rate, dtype), kn.Midpoint())
+    assert layer.step_bound == 0
+    # Under Verlet a rotation grows; rounding leaves its root in the eigenvalues.
+    turn = 200 * rate if dtype == torch.float32 else 1e4 * rate
+    core[2:, 2:] = torch.tensor([[0.0, -turn], [turn, 0.0]])
+    _, layer = first_layer(Narrow(core, dtype), kn.Verlet())
+    assert layer.step_bound == 0 and layer.spectrum.abscissa == pytest.approx(turn, rel=0.05)

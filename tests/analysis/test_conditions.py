@@ -113,6 +113,14 @@ def test_norms_that_have_seen_nothing_are_named():
     assert note.startswith("batch norms that have seen no batch yet: 2")
 
 
+def test_statistics_without_a_count_are_statistics():
+    network = nn.Sequential(Convolved(), Convolved()).train()
+    network(IMAGES)
+    for part in network:
+        part.norm.num_batches_tracked.zero_()  # as where weights are older than the counter
+    assert kn.analysis.diagnose(network, IMAGES).notes == ()
+
+
 class Mixing(nn.Module):
     def forward(self, x):
         return x + x.mean(0)
@@ -139,6 +147,17 @@ class Transposed(nn.Module):
         return self.layer(x.transpose(0, 1)).transpose(0, 1)
 
 
+class Batched(nn.Module):
+    """Reads no tensor, but what holds one."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.inner, self.way = Step(), way
+
+    def forward(self, batch):
+        return self.inner(self.way(batch))
+
+
 @pytest.mark.parametrize(
     ("network", "x", "message"),
     [
@@ -149,6 +168,17 @@ class Transposed(nn.Module):
         (nn.Sequential(Step()), X[0], "at least one sample"),
         (nn.Sequential(Step()), X + 1j, "must be a tensor of finite"),
         (nn.Embedding(9, 4), torch.full((1, 3), 9), "cannot read x of shape .*out of range"),
+        (
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 1),
+            X[:, None],
+            r"TransformerEncoder cannot read x of shape \(1, 1, 4\), torch.float32: ",
+        ),
+        (Batched(lambda x: x.image), X, "Batched cannot read x .*: 'Tensor' object has no attr"),
+        (
+            Batched(lambda x: {"image": x}["label"]),
+            X,
+            r"Batched cannot read x .*: KeyError\('label'\)",
+        ),
         (lambda x: x, X, "an nn.Module was wanted, got function"),
         (
             nn.Sequential(Convolved(track_running_stats=False)),
@@ -176,6 +206,9 @@ class Transposed(nn.Module):
         "one sample",
         "complex",
         "out of range",
+        "width",
+        "attribute",
+        "key",
         "function",
         "batch norm",
         "mixing",

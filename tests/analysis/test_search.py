@@ -126,6 +126,69 @@ class InPlace(nn.Module):
         return x
 
 
+class Attending(nn.Module):
+    """A step that also answers what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.other = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        seen = self.inner(x)
+        return torch.relu(x + seen), self.other(seen)
+
+
+class Encoder(nn.Module):
+    """A step, and a second one around its answer (Devlin et al. 2019)."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.branch = Attending(), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        y, _ = self.attention(x=x)
+        return y + self.branch(y)
+
+
+class Stemmed(nn.Module):
+    """Around a step's answer, but with weights before the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.step = nn.Conv2d(4, 4, 1), Around(nn.Conv2d(4, 4, 1))
+        self.branch = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        y = self.step(self.stem(x))
+        return y + self.branch(y)
+
+
+class Skips(nn.Module):
+    """The sum of what steps answer besides (Oord et al. 2016)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Attending(), Attending()
+
+    def forward(self, x):
+        y, first = self.first(x)
+        _, second = self.second(y)
+        return first + second
+
+
+class Ladder(nn.Module):
+    """Steps on two levels with a bridge between them (Ronneberger et al. 2015)."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = Around(nn.Conv2d(4, 4, 1)), Around(nn.Conv2d(4, 4, 1))
+        self.join = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.fine(x)
+        return self.join(torch.cat([y, self.coarse(y)], 1))
+
+
 NESTED = {
     "response": (ConvNeXt, ["0", "0.grn", "1", "1.grn"]),
     "pooling": (PoolFormer, ["0", "1"]),
@@ -134,6 +197,10 @@ NESTED = {
     "pair": (AroundPair, ["0", "0.pair", "1", "1.pair"]),
     "positions": (Placed, ["0.step", "1.step"]),
     "in place": (InPlace, ["0.step", "1.step"]),
+    "encoder": (Encoder, ["0", "0.attention", "1", "1.attention"]),
+    "stem": (Stemmed, ["0.step", "1.step"]),
+    "skips": (Skips, ["0.first", "0.second", "1.first", "1.second"]),
+    "ladder": (Ladder, ["0.fine", "0.coarse", "1.fine", "1.coarse"]),
 }
 
 
@@ -143,6 +210,16 @@ def test_blocks_around_residual_parts_are_found(kind, names):
     x = torch.randn(2, 4, 5, 5)
     found = kn.analysis.diagnose(nn.Sequential(kind(), kind()), x)
     assert [row.name for row in found.blocks] == names
+
+
+def test_a_sum_around_the_answer_of_a_step_is_measured():
+    torch.manual_seed(0)
+    network = nn.Sequential(Encoder(), Encoder()).double()
+    with torch.no_grad():
+        network[1].branch.weight.mul_(1000)
+    report = kn.analysis.diagnose(network, torch.randn(1, 4, 3, 3).double())
+    assert report.worst.name == "1" and report.worst.growth > 100
+    assert all(row.growth < 10 for row in report.blocks if row.name != "1")
 
 
 class Shifted(nn.Module):

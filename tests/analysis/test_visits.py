@@ -1,5 +1,6 @@
 """What a caller set, compiled or fused changes nothing of what is measured."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -105,3 +106,65 @@ def test_a_compiled_part_is_named_with_and_without_what_torch_adds(name):
     expected = measured(subject, X, blocks=["0"])
     subject[0] = torch.compile(subject[0], backend="eager")
     assert measured(subject, X, blocks=[name]) == expected
+
+
+class Bent(nn.Module):
+    def forward(self, x):
+        return x + torch.tanh(x)
+
+
+def tenfold(part, args):
+    return (10 * args[0],)
+
+
+@pytest.mark.parametrize("blocks", [None, ["0"]])
+def test_a_hook_on_the_input_is_part_of_the_step_and_applied_once(blocks):
+    network = nn.Sequential(Bent())
+    network[0].register_forward_pre_hook(tenfold)
+    ((_, growth),) = measured(network, torch.full((1, 3), 0.1).double(), blocks=blocks)
+    assert growth == pytest.approx(10 * (1 + 1 / np.cosh(1) ** 2))
+
+
+def test_a_keelnet_block_is_measured_at_what_a_hook_leaves():
+    subject = block()
+    expected = measured(subject, 10 * X)
+    subject.register_forward_pre_hook(tenfold)
+    assert measured(subject, X) == expected
+
+
+class Recurrent(nn.Module):
+    """y + GRU(y), and whether cuDNN might have run it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.seen = nn.GRU(4, 4, batch_first=True), []
+
+    def forward(self, y):
+        self.seen.append(torch.backends.cudnn.enabled)
+        return y + self.inner(y)[0]
+
+
+def test_recurrent_layers_are_measured_without_cudnn():
+    before, network = torch.backends.cudnn.enabled, nn.Sequential(Recurrent())
+    assert measured(network, torch.randn(2, 3, 4))
+    assert not any(network[0].seen) and torch.backends.cudnn.enabled == before
+
+
+class Building(nn.Module):
+    """Builds its parts when it knows the width of what it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = None
+
+    def forward(self, x):
+        if self.inner is None:
+            self.inner = nn.Sequential(Step(), nn.Dropout(0.5))
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("blocks", [None, ["0.inner.0"]])
+def test_parts_that_the_first_forward_builds_are_measured_without_dropout(blocks):
+    network = nn.Sequential(Building(), nn.Linear(4, 4)).eval()
+    assert [name for name, _ in measured(network, X, blocks=blocks)] == ["0.inner.0"]
+    assert network[0].inner.training and not network.training  # as they were built

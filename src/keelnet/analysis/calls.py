@@ -11,8 +11,8 @@ from torch.utils import _pytree as trees
 
 from keelnet.dynamics.copies import copied
 
-# What a part may raise that is given less than it can do with.
-REFUSALS = (RuntimeError, TypeError, IndexError, ValueError, AssertionError)
+# What a part may raise that is given less, or something else, than it can do with.
+REFUSALS = (RuntimeError, TypeError, LookupError, AttributeError, ValueError, AssertionError)
 NARROW = (torch.float16, torch.bfloat16)  # their rounding hides what a block does to a perturbation
 
 
@@ -108,9 +108,14 @@ class Call:
 
 def answered(value: Any, shape: torch.Size) -> Tensor | None:
     """The tensor of an answer that continues features of this shape: the first of that shape, else the first."""
-    tensors = [each for each in trees.tree_leaves(value) if _is_features(each)]
+    tensors = features_among(value)
     same = [each for each in tensors if each.shape == shape]
     return next(iter(same + tensors), None)
+
+
+def features_among(value: Any) -> list[Tensor]:
+    """The tensors of floating-point numbers, more than one, in nested tuples, lists and dicts."""
+    return [each for each in trees.tree_leaves(value) if _is_features(each)]
 
 
 def _recordable(leaf: Any) -> Any:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils import _pytree as trees
 
+from keelnet.analysis.calls import REFUSALS
+
 FLOATS = ("FloatFunctional", "FXFloatFunctional")  # torch keeps these among its quantised modules
 ALIKE = 1e-3  # of the largest number: sums in another order differ by less, draws by more
 
@@ -91,7 +93,8 @@ def require_unquantised(parts: Iterable[tuple[str, nn.Module]]) -> None:
 def require_repeatable(network: nn.Module, x: Tensor) -> bool:
     """Raise ValueError where a network, in evaluation mode, cannot read x or gives another value the second time.
 
-    Returns whether it reads only where autograd records, as one does that differentiates in its forward.
+    Parts that its first forward builds are put in evaluation mode as well. Returns whether it reads only where autograd
+    records, as one does that differentiates in its forward.
     """
     _require_no_batch_statistics(network)
     recording = False
@@ -102,6 +105,11 @@ def require_repeatable(network: nn.Module, x: Tensor) -> bool:
             first, recording = _read(network, x[:1], True), True
         except ValueError:
             raise refusal from refusal.__cause__
+    built = [part for part in network.modules() if part.training]
+    if built:
+        for part in built:
+            part.training = False
+        first = _read(network, x[:1], recording)
     again = _read(network, x[:1], recording)
     if not all(_alike(a, b) for a, b in zip(_tensors(first), _tensors(again), strict=True)):
         raise ValueError(
@@ -157,7 +165,9 @@ def _read(network: nn.Module, x: Tensor, recording: bool) -> object:
     try:
         with torch.set_grad_enabled(recording):
             return network(x.clone())  # it may change its input in place
-    except (RuntimeError, IndexError, TypeError) as error:
+    except ValueError:  # says itself what was wanted, as of a state that is not finite
+        raise
+    except REFUSALS as error:
         own = {each.dtype for each in network.parameters() if each.is_floating_point()}
         other = x.is_floating_point() and own and x.dtype not in own
         hint = (
@@ -170,7 +180,8 @@ def _read(network: nn.Module, x: Tensor, recording: bool) -> object:
 
 def first_line(error: Exception) -> str:
     """What an error says, in short."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    said = repr(error) if isinstance(error, KeyError) else str(error)  # else the bare key
+    return next(iter(said.strip().splitlines()), type(error).__name__)
 
 
 def _require_no_batch_statistics(network: nn.Module) -> None:

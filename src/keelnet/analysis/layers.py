@@ -17,6 +17,7 @@ from keelnet.analysis.spectra import (
     STEPS,
     Complex,
     Matrix,
+    Rounding,
     Spectrum,
     as_matrix,
     edge_of,
@@ -94,12 +95,12 @@ def as_layer(
     )
 
 
-def euler_spectrum(matrix: Matrix, h: float, steps: int = STEPS) -> tuple[Spectrum, bool]:
-    """The spectrum of A, among it what decides of Euler's steps of h, and whether that is certain."""
-    spectrum = spectrum_of(matrix, steps)
+def euler_spectrum(matrix: Matrix, rounding: Rounding, steps: int = STEPS) -> tuple[Spectrum, bool]:
+    """The spectrum of A, among it what decides of Euler's steps of ``rounding.h``, and whether that is certain."""
+    spectrum = spectrum_of(matrix, steps, rounding)
     if spectrum.complete:
         return spectrum, True
-    values, certain = edge_of(matrix, spectrum.eigenvalues, h, steps)
+    values, certain = edge_of(matrix, spectrum.eigenvalues, rounding.h, steps)
     return replace(spectrum, eigenvalues=values), certain
 
 
@@ -131,18 +132,19 @@ def _spectrum(path: Path, state: State, layer: int, steps: int) -> tuple[Spectru
     theta, field = path.theta(layer), path.field
     # What a method carries besides is no argument of the rate.
     parts = path.integrator.finish(state)
+    rounding = rounding_of(parts[0], path.h)
     if isinstance(path.integrator, Verlet):
         assert isinstance(field, PartitionedField)
         y, z = parts
         of_z = jacobian_at(lambda x: field.rate_of_y(x, theta), z)
         of_y = jacobian_at(lambda x: field.rate_of_z(x, theta), y)
-        spectrum = oscillation_of(of_z, of_y, _oscillates(field), steps)
+        spectrum = oscillation_of(of_z, of_y, _oscillates(field), steps, rounding)
     else:
         rate = flattened(lambda given: field.rates(given, theta), parts)
         matrix = jacobian_at(rate, joined(parts))
         if isinstance(path.integrator, Euler):
-            return euler_spectrum(matrix, path.h, steps)
-        spectrum = spectrum_of(matrix, steps)
+            return euler_spectrum(matrix, rounding, steps)
+        spectrum = spectrum_of(matrix, steps, rounding)
     return spectrum, spectrum.complete or (spectrum.converged and _is_radial(path))
 
 
@@ -188,6 +190,11 @@ def jacobian_at(function: Flat, x: Tensor) -> Matrix:
         )
 
     return as_matrix(value.numel(), x.numel(), product, transposed)
+
+
+def rounding_of(y: Tensor, h: float) -> Rounding:
+    """Of what is measured of a layer of step size h at features y, in the numbers that they are of."""
+    return Rounding(torch.finfo(y.dtype).eps, h)
 
 
 def _vector(x: Tensor) -> Real:

@@ -24,7 +24,13 @@ from keelnet.analysis.conditions import (
 from keelnet.analysis.derivatives import differentiated
 from keelnet.analysis.differences import moves_apart, require_graph
 from keelnet.analysis.growths import Growth, growth_of
-from keelnet.analysis.layers import LayerStability, as_layer, euler_spectrum, jacobian_at
+from keelnet.analysis.layers import (
+    LayerStability,
+    as_layer,
+    euler_spectrum,
+    jacobian_at,
+    rounding_of,
+)
 from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.search import residual_blocks
 from keelnet.analysis.tables import listed
@@ -54,7 +60,8 @@ def diagnose(
 
     A residual block is a submodule whose output is its own input plus something of it: its graph has a way
     from output to input through sums (of which another term depends on the input, too), factors of one number, activations
-    and norms alone, which passes no residual block inside. It may be without parameters. Of a block of several tensors the
+    and norms alone, which passes no residual block inside, or which ends such a block after a sum of its own: the growth of
+    what lies around a block includes that block's. It may be without parameters. Of a block of several tensors the
     first that it is given and the first of that shape that it answers are meant (`Call`); the others are held.
     Or name them by their dotted names in ``blocks``; such a block may change the shape. Each is taken for a step y + F(y) of
     Euler with h = 1: the largest and the least singular value of its Jacobian at the features that reach it, the worst of
@@ -75,12 +82,12 @@ def diagnose(
     require_readable(module, x)
     x = recorded(module, x)
     require_count("iterations", iterations)
-    named = named_parts(module)
-    _require_names(blocks, named)
-    top = "0" if "0" not in named else type(module).__name__
-    names = {part: cleaned(name) or top for name, part in module.named_modules()}
     with evaluating(module):
         recording = require_repeatable(module, x)
+        named = named_parts(module)  # its first forward may have built some
+        _require_names(blocks, named)
+        top = "0" if "0" not in named else type(module).__name__
+        names = {part: cleaned(name) or top for name, part in module.named_modules()}
         if blocks is None:
             chosen, notes = residual_blocks(module, x, names, recording)
         else:
@@ -171,7 +178,7 @@ def _looked_at(
             rows[name] = row if name not in rows else _worse(rows[name], row)
 
         some = x if sample is None else x[sample : sample + 1]
-        visit(module, chosen, some, look, again=True, recording=recording)
+        visit(module, chosen, some, look, again=True, recording=recording, replayed=True)
 
     measured(None if len(x) > 1 else 0)
     if not alone:
@@ -279,7 +286,7 @@ def _not_finite(name: str, kind: str, reason: str) -> BlockStability:
 def _as_step(call: Call, y: Tensor, growth: Growth) -> LayerStability:
     """y + F(y) as a step of Euler with h = 1, at one sample."""
     matrix = jacobian_at(lambda some: call(some.clone()) - some, y)
-    spectrum, certain = euler_spectrum(matrix, 1.0)
+    spectrum, certain = euler_spectrum(matrix, rounding_of(y, 1.0))
     return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0, certain)
 
 
@@ -296,8 +303,10 @@ def _notes(chosen: Sequence[nn.Module], apart: Sequence[str]) -> list[str]:
         each
         for each in inside
         if isinstance(each, _BatchNorm)
-        and each.num_batches_tracked is not None
-        and int(each.num_batches_tracked) == 0
+        and each.running_mean is not None
+        and each.running_var is not None
+        # Not by their counter: where old or converted weights have none it stays 0.
+        and bool((each.running_mean == 0).all() and (each.running_var == 1).all())
     ]
     if unused:
         notes.append(

@@ -11,10 +11,10 @@ from torch.autograd.graph import Node
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils import _pytree as trees
 
-from keelnet.analysis.calls import REFUSALS, Call
+from keelnet.analysis.calls import REFUSALS, Call, answered, features_among
 from keelnet.analysis.conditions import first_line, is_quantised, is_scripted, require_unquantised
 from keelnet.analysis.derivatives import exact_attention
-from keelnet.analysis.sums import depends, is_sum
+from keelnet.analysis.sums import depends, is_carried, is_sum
 from keelnet.analysis.tables import listed
 from keelnet.analysis.visits import visit
 from keelnet.networks.blocks import Block
@@ -25,8 +25,8 @@ def residual_blocks(
 ) -> tuple[list[nn.Module], list[str]]:
     """The residual blocks, inner ones first, and what is to be said of others; raises ValueError where there are none.
 
-    A part around others is one where its input goes past them: what arrives through theirs is theirs. ``recording`` as
-    for `visit`.
+    A part around others is one where its input goes past them, or that adds to what one of them answers, as a layer of
+    BERT does around its attention: what arrives through theirs alone is theirs. ``recording`` as for `visit`.
     """
     residual: list[nn.Module] = []
     keeping: list[str] = []
@@ -165,18 +165,20 @@ def _is_residual(call: Call, name: str, inner: Sequence[nn.Module]) -> bool:
 
 def _is_step(call: Call, y: Tensor, inner: Sequence[nn.Module]) -> bool:
     leaf = y.clone().requires_grad_()
-    with torch.enable_grad(), exact_attention(), _cut(inner, leaf) as closed:
+    with torch.enable_grad(), exact_attention(), _cut(inner, leaf) as (closed, passed):
         value = call(leaf.clone())  # it may change its input in place
-    return value.shape == leaf.shape and is_sum(value, leaf, closed)
+    return value.shape == leaf.shape and is_sum(value, leaf, closed, passed)
 
 
 @contextmanager
-def _cut(parts: Sequence[nn.Module], leaf: Tensor) -> Iterator[set[Node]]:
-    """Meanwhile graphs begin anew behind what these parts answer, so that theirs are not kept; the nodes where they do.
+def _cut(parts: Sequence[nn.Module], leaf: Tensor) -> Iterator[tuple[set[Node], set[Node]]]:
+    """Meanwhile graphs begin anew behind what these steps answer, so that theirs are not kept; the nodes where they do.
 
-    Those alone whose answers depend on the leaf.
+    Those alone whose answers depend on the leaf; and of these the steps taken from what is the leaf but for sums, since a
+    step keeps its input.
     """
     begun: set[Node] = set()
+    passed: set[Node] = set()
 
     def begin(answer: object) -> object:
         if not isinstance(answer, Tensor) or answer.grad_fn is None:
@@ -188,12 +190,18 @@ def _cut(parts: Sequence[nn.Module], leaf: Tensor) -> Iterator[set[Node]]:
         begun.add(fresh.grad_fn)
         return fresh
 
-    def cut(part: nn.Module, args: object, answer: object) -> object:
-        return trees.tree_map(begin, answer)
+    def cut(part: nn.Module, args: object, named: object, answer: object) -> object:
+        fresh = trees.tree_map(begin, answer)
+        y = next(iter(features_among((args, named))), None)
+        if y is not None and is_carried(y, leaf, begun, passed):
+            kept = answered(fresh, y.shape)
+            if kept is not None and kept.grad_fn in begun:
+                passed.add(kept.grad_fn)
+        return fresh
 
-    handles = [part.register_forward_hook(cut) for part in parts]
+    handles = [part.register_forward_hook(cut, with_kwargs=True) for part in parts]
     try:
-        yield begun
+        yield begun, passed
     finally:
         for handle in handles:
             handle.remove()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -26,6 +28,26 @@ TOLERANCE = 1e-7
 EDGE = 1e-6  # by how much a converged eigenvalue may seem to lie outside of the circle through it
 ROUNDS = 4  # circles that are tried for the bound of a step
 ROUNDING = 1e-10  # of the norm: parts of a dense eigenvalue below it are taken for 0
+UNITS = 8  # of eps: up to 1 was seen in eigenvalues at 0 of branches of all kinds
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What is not known of a matrix A that was read off a layer 1 + h A, worked out in numbers of ``eps``."""
+
+    eps: float = 0.0
+    h: float = math.inf
+
+    def of(self, size: float) -> float:
+        """Of the eigenvalues of an A of this norm."""
+        return UNITS * self.eps * (size + 1 / self.h)
+
+    def of_product(self, b: float, c: float) -> float:
+        """Of those of B C, by the norms of B and C."""
+        return self.of(b) * c + b * self.of(c)
+
+
+EXACT = Rounding()
 
 
 @dataclass(frozen=True)
@@ -49,12 +71,12 @@ class Spectrum:
         return self.abscissa, (self.abscissa if self.converged else self.numerical)
 
 
-def spectrum_of(matrix: Matrix, steps: int = STEPS) -> Spectrum:
+def spectrum_of(matrix: Matrix, steps: int = STEPS, rounding: Rounding = EXACT) -> Spectrum:
     """The spectrum of a square real matrix: dense of an array, by Arnoldi of a LinearOperator.
 
-    ``steps``: restarts that ARPACK may take.
+    ``steps``: restarts that ARPACK may take. Real and imaginary parts that ``rounding`` explains are 0.
     """
-    values, converged = _eigenvalues(matrix, steps)
+    values, converged = _eigenvalues(matrix, steps, rounding.of)
     if isinstance(matrix, np.ndarray):
         numerical, sure = float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]), True
     else:
@@ -62,18 +84,34 @@ def spectrum_of(matrix: Matrix, steps: int = STEPS) -> Spectrum:
     return _spectrum(values, numerical, isinstance(matrix, np.ndarray), converged and sure)
 
 
-def oscillation_of(b: Matrix, c: Matrix, imaginary: bool = False, steps: int = STEPS) -> Spectrum:
+def oscillation_of(
+    b: Matrix,
+    c: Matrix,
+    imaginary: bool = False,
+    steps: int = STEPS,
+    rounding: Rounding = EXACT,
+) -> Spectrum:
     """The spectrum of A = [[0, B], [C, 0]]: ±√μ with μ the eigenvalues of the product B C.
 
     μ of a Hamiltonian field is real and not positive; √ of it keeps λ on the imaginary axis to rounding, which a
     solver for A itself does not; with ``imaginary`` it is known to be so, and only the largest are looked for. The numerical
-    abscissa is ½ ‖B + Cᵀ‖.
+    abscissa is ½ ‖B + Cᵀ‖. ``rounding``, of B and of C, leaves its root in λ.
     """
     wide = b.shape[0] <= b.shape[1]
     ends = ("LM",) if imaginary else ENDS
-    squares, converged = _eigenvalues(b @ c if wide else c @ b, steps, ends)
-    roots = np.sqrt(squares)
     both = b + c.T
+
+    def unknown(size: float) -> float:
+        # The norms themselves where they are to be had: that of B C may be far below their product.
+        norms = (
+            [float(np.linalg.norm(each, 2)) for each in (b, c)]
+            if isinstance(both, np.ndarray)
+            else [math.sqrt(size)] * 2
+        )
+        return rounding.of_product(*norms)
+
+    squares, converged = _eigenvalues(b @ c if wide else c @ b, steps, unknown, ends)
+    roots = np.sqrt(squares)
     if isinstance(both, np.ndarray):
         numerical, sure = float(np.linalg.norm(both, 2)) / 2, True
     else:
@@ -122,16 +160,23 @@ def _spectrum(values: Complex, numerical: float, complete: bool, converged: bool
     return Spectrum(values, abscissa, numerical, complete, converged)
 
 
-def _eigenvalues(matrix: Matrix, steps: int, ends: tuple[str, ...] = ENDS) -> tuple[Complex, bool]:
-    """All of an array, else those of largest real part and of largest modulus; whether all converged."""
+def _eigenvalues(
+    matrix: Matrix, steps: int, unknown: Callable[[float], float], ends: tuple[str, ...] = ENDS
+) -> tuple[Complex, bool]:
+    """All of an array, else those of largest real part and of largest modulus; whether all converged.
+
+    ``unknown``: what rounding left in them before, by the size of the matrix.
+    """
     matrix = _dense_if_few(matrix)
     if isinstance(matrix, np.ndarray):
-        limit = ROUNDING * float(np.linalg.norm(matrix, 2))
-        return _cleaned(np.linalg.eigvals(matrix).astype(complex), limit), True
-    parts = [_arnoldi(matrix, which, steps) for which in ends]
-    values = np.concatenate([found for found, _ in parts])
-    size = float(np.abs(values).max()) if len(values) else 0.0
-    return _cleaned(values, TOLERANCE * size), all(sure for _, sure in parts)
+        size, share, sure = float(np.linalg.norm(matrix, 2)), ROUNDING, True
+        values = np.linalg.eigvals(matrix).astype(complex)
+    else:
+        parts = [_arnoldi(matrix, which, steps) for which in ends]
+        values = np.concatenate([found for found, _ in parts])
+        size = float(np.abs(values).max()) if len(values) else 0.0
+        share, sure = TOLERANCE, all(each for _, each in parts)
+    return _cleaned(values, max(share * size, unknown(size))), sure
 
 
 def _dense_if_few(matrix: Matrix) -> Matrix:

@@ -26,23 +26,39 @@ PRODUCTS = ("Addmm", "Addbmm", "Addmv", "Addr")  # sums by their name alone
 SCALINGS = ("Mul", "Div")  # by one number
 
 
-def is_sum(value: Tensor, leaf: Tensor, closed: Set[Node] = frozenset()) -> bool:
+def is_sum(
+    value: Tensor, leaf: Tensor, closed: Set[Node] = frozenset(), passed: Set[Node] = frozenset()
+) -> bool:
     """Whether a way from ``value`` to ``leaf`` runs through at least one sum, no weights and no node of ``closed``.
 
     Another term of that sum depends on the leaf, too: x plus a constant, such as an encoding of positions, is no step.
-    ``closed``: nodes that depend on the leaf, whatever lies behind them.
+    ``closed``: nodes that depend on the leaf, whatever lies behind them. From those of ``passed`` a way without weights
+    goes on to the leaf, so that a sum in front of them is enough.
     """
+    return _arrives(value, leaf, closed, passed, summed=False)
+
+
+def is_carried(
+    value: Tensor, leaf: Tensor, closed: Set[Node] = frozenset(), passed: Set[Node] = frozenset()
+) -> bool:
+    """Whether a way without weights leads from ``value`` to ``leaf``, sums or none; the sets as in `is_sum`."""
+    return _arrives(value, leaf, closed, passed, summed=True)
+
+
+def _arrives(
+    value: Tensor, leaf: Tensor, closed: Set[Node], passed: Set[Node], summed: bool
+) -> bool:
     if value.grad_fn is None:
         return False
     dependent = _dependent(value.grad_fn, leaf, closed)
-    pending: list[tuple[Any, bool]] = [(value.grad_fn, False)]
+    pending: list[tuple[Any, bool]] = [(value.grad_fn, summed)]
     seen = set()
     while pending:
         current, summed = pending.pop()
+        if summed and (current in passed or getattr(current, "variable", None) is leaf):
+            return True
         if current in closed:
             continue
-        if getattr(current, "variable", None) is leaf and summed:
-            return True
         name = current.name().rsplit("::", 1)[-1]
         terms = [after for after, _ in current.next_functions if after in dependent]
         if (current, summed) in seen or not _carries(name, current, len(terms)):

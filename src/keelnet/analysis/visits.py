@@ -26,12 +26,15 @@ def visit(
     keeping: bool = False,
     again: bool = False,
     recording: bool = False,
+    replayed: bool = False,
 ) -> None:
     """Let the network read x; ``look`` is given the first call of each part (``again``: every one).
 
     ``recording``: it differentiates in its forward, so that it reads where autograd records. It looks while the network reads, so that what reached other parts need not be kept. Calls without a floating-point
     tensor are passed by. ``keeping``: each when it has answered, so that parts come before what holds them; the
     features may have been changed in place by then, so that only calls that answer in their shape are looked at.
+    ``replayed``: the calls looked at are made again, and with them the part's own hooks on its input; so it is kept as it
+    was before these.
     """
     wanted, looking = set(parts), False
 
@@ -59,7 +62,7 @@ def visit(
     handles = [
         part.register_forward_hook(stop, with_kwargs=True)
         if keeping
-        else part.register_forward_pre_hook(stop, with_kwargs=True)
+        else part.register_forward_pre_hook(stop, prepend=replayed, with_kwargs=True)
         for part in parts
     ]
     try:
@@ -105,14 +108,28 @@ def measuring() -> Iterator[None]:
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode for every module inside, and afterwards each module's own mode, buffers and hooks again.
 
-    By the flags alone: a module's own ``eval()`` may do what ``train()`` does not undo.
+    By the flags alone: a module's own ``eval()`` may do what ``train()`` does not undo. Modules that are built meanwhile
+    get back the mode in which modules are built (`require_repeatable` switches them).
     """
     modes = {module: module.training for module in network.modules()}
-    with untouched(network), unhooked(network):
+    with untouched(network), unhooked(network), _plain_recurrence(network):
         for module in modes:
             module.training = False
         try:
             yield
         finally:
-            for module, mode in modes.items():
+            built = {module: True for module in network.modules() if module not in modes}
+            for module, mode in (modes | built).items():
                 module.training = mode
+
+
+@contextmanager
+def _plain_recurrence(network: nn.Module) -> Iterator[None]:
+    """Recurrent layers without cuDNN, which takes no derivative in evaluation mode and never a second one."""
+    before = torch.backends.cudnn.enabled
+    recurrent = any(isinstance(part, nn.RNNBase) for part in network.modules())
+    torch.backends.cudnn.enabled = before and not recurrent
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before

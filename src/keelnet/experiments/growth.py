@@ -14,6 +14,7 @@ from torch import Tensor
 
 from keelnet.analysis.growths import growth_by_layer
 from keelnet.analysis.path import Path
+from keelnet.analysis.singular import SMALL
 from keelnet.dynamics import (
     AntisymmetricField,
     Control,
@@ -47,6 +48,11 @@ class GrowthAgainstDepth:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if 2 * self.width > SMALL:
+            raise ValueError(
+                f"width must be at most {SMALL // 2}, up to which every case's σ_max is exact, got {self.width}; use a smaller"
+                " width"
+            )
         fastest = self.step_size * max(self.fast, self.fast / self.ratio)
         if not fastest < np.pi:
             raise ValueError(
