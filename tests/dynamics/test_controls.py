@@ -210,6 +210,7 @@ def test_the_bias_is_per_channel_scalar_or_absent():
         (lambda: drawn(2).at_layers(2.0), "depth must be an integer of at least 1, got 2.0"),
         (lambda: drawn(2).refined(0), "factor must be an integer of at least 1, got 0"),
         (lambda: kn.Control.random(FIELDS["single"].field, 0), "knots must be an integer"),
+        (lambda: kn.Control.random(FIELDS["single"].field, 2, bias="scaler"), "got 'scaler'"),
     ],
 )
 def test_other_controls_are_refused(make, message):

@@ -467,6 +467,47 @@ def test_a_branch_that_checkpoints_itself_is_refused(reentrant):
         net(torch.randn(2, 4)).sum().backward()
 
 
+class Saving(nn.Module):
+    def __init__(self, saves):
+        super().__init__()
+        self.f, self.saves = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), saves
+
+    def forward(self, x):
+        return checkpoint(self.f, x, use_reentrant=True) if self.saves(x) else self.f(x)
+
+
+def test_a_branch_that_checkpoints_itself_at_times_is_refused_when_it_does():
+    y = torch.randn(2, 4)
+    by_input = kn.Block(kn.Euler(), kn.ModuleField(Saving(lambda x: x.requires_grad)), 3)
+    with pytest.raises(ValueError, match="Saving checkpoints itself"):  # in its second layer
+        by_input(y)
+    later = kn.Block(kn.Euler(), kn.ModuleField(Saving(lambda x: False)), 3)
+    later(y).sum().backward()
+    later.module.saves = lambda x: True
+    with pytest.raises(ValueError, match="Saving checkpoints itself"):
+        later(y.requires_grad_())
+
+
+def test_controls_and_features_that_were_checkpointed_are_welcome():
+    given = [randn(3, 4, 4).requires_grad_(), randn(2, 4).requires_grad_()]
+    found = []
+    for around in (lambda f, x: f(x), lambda f, x: checkpoint(f, x, use_reentrant=True)):
+        weight, y = (around(torch.tanh, each) for each in given)
+        field = kn.ModuleField(nn.Linear(4, 4, bias=False).double())
+        value = kn.propagate(kn.Euler(), field, y, {"weight": weight}, H)
+        value.square().sum().backward()
+        found.append([each.grad for each in given])
+        for each in given:
+            each.grad = None
+    torch.testing.assert_close(*found)
+
+
+def test_an_attribute_that_is_called_hooks_is_copied_as_any_other():
+    branch = nn.Linear(4, 4)
+    branch.own_hooks, branch.n_hooks = [torch.tanh], 0
+    assert kn.Block(kn.Euler(), kn.ModuleField(branch), 2).module.own_hooks == [torch.tanh]
+
+
 def test_the_places_of_templates_are_not_looked_up_in_every_layer(monkeypatch):
     calls, look = [], nn.Module.get_submodule
     monkeypatch.setattr(nn.Module, "get_submodule", lambda *given: calls.append(given) or look(*given))  # fmt: skip

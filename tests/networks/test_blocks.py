@@ -67,6 +67,14 @@ def test_advice_on_damping_comes_once():
         ({"depth": 3, "final_time": float("nan")}, "final_time"),
         ({"depth": 3, "integrator": kn.Leapfrog()}, "one part"),
         ({"depth": 3, "integrator": kn.Euler(), "strategy": kn.reversible}, "checkpointed"),
+        ({"depth": 3, "integrator": kn.Verlet}, r"integrator must be a value like kn\.Verlet\(\)"),
+        ({"depth": 3, "integrator": "verlet"}, "got 'verlet'"),
+        ({"depth": 3, "field": nn.Linear(3, 3)}, r"got Linear.*by kn\.ModuleField\(module\)"),
+        (
+            {"depth": 3, "control": {"weight": torch.ones(3, 3, 3)}},
+            r"got dict.*kn\.Control\(values\)",
+        ),
+        ({"depth": 3, "strategy": "reversible"}, "strategy must be .*, got 'reversible'"),
     ],
 )
 def test_what_cannot_work_is_refused_in_the_constructor(arguments, message):
@@ -313,6 +321,29 @@ def test_a_learned_diffusion_is_a_parameter_of_the_block():
     assert torch.equal(copy.deepcopy(block)(y.double()), block(y.double()))
 
 
+def test_a_learned_strength_of_diffusion_is_a_parameter_of_the_block():
+    def block(strength):
+        method = kn.IMEX(kn.LaplacianDiffusion(strength))
+        return kn.Block(method, kn.SingleField(kn.ConvKernel(2, 1)), 4).double()
+
+    one, y = block(nn.Parameter(torch.tensor(0.5))), torch.randn(2, 2, 5).double()
+    other = block(0.5)
+    other.control.load_state_dict(one.control.state_dict())
+    torch.testing.assert_close(one(y), other(y))
+    one(y).sum().backward()
+    assert one.diffusion.dtype == torch.float64 and bool(one.diffusion.grad)
+    still = torch.func.functional_call(one, {"diffusion": torch.zeros(()).double()}, (y,))
+    torch.testing.assert_close(still, kn.Block(kn.Euler(), one.field, 4, control=one.control)(y))
+
+
+def test_another_method_or_field_is_looked_at_too():
+    block = kn.Block(kn.Verlet(), FIELD, 3)
+    with pytest.raises(ValueError, match="integrator must be a value"):
+        block.integrator = kn.Verlet
+    with pytest.raises(ValueError, match="field must be a value"):
+        block.field = nn.Linear(3, 3)
+
+
 def test_a_refined_block_has_a_learned_diffusion_of_its_own_unless_it_is_tied():
     block = learned()
     assert block.refined().diffusion is not block.diffusion
@@ -357,6 +388,11 @@ def test_a_method_that_is_a_module_is_registered_by_its_name():
     block(y).sum().backward()
     assert block.integrator.factor.grad is not None
     assert copy.deepcopy(block).integrator.factor is not block.integrator.factor
+    other = kn.Block(kn.RK4(), block.field, 4, control=block.control)
+    other.integrator = block.integrator
+    assert (
+        torch.equal(other(y), block(y)) and other.state_dict().keys() == block.state_dict().keys()
+    )
 
 
 @pytest.mark.parametrize(

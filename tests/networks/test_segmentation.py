@@ -96,6 +96,21 @@ def test_a_way_up_that_is_computed_again_goes_by_the_engine_it_went_by(monkeypat
         torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-6 * float(expected.norm()))
 
 
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("shape", SHAPES[2:5], ids=str)
+def test_a_way_up_is_computed_again_by_the_tensors_that_stood_in_for_its_parameters(shape):
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    gradients = []
+    for strategy in (kn.store_all, kn.reversible):
+        network = small(strategy=strategy, seed=3, **shape).double()
+        given = {n: (2 * p).detach().requires_grad_() for n, p in network.named_parameters()}
+        loss = torch.func.functional_call(network, given, (x,)).square().mean()
+        gradients.append(torch.autograd.grad(loss, [*given.values()]))
+        assert all(value.grad is None for value in network.parameters())
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
 def test_nothing_of_a_large_way_up_is_kept(monkeypatch):
     x = torch.randn(4, 1, 64, 64)
     monkeypatch.setattr("keelnet.networks.segmentation.LARGE", x.numel() * 8 * 4 - 1)

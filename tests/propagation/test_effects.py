@@ -1,6 +1,7 @@
 """Laws of effects: what would not come out the same a second time is refused by strategies that evaluate layers twice."""
 
 import random
+import threading
 import warnings
 
 import numpy as np
@@ -37,6 +38,36 @@ class Scaled(nn.Module):
         return torch.tanh(self.linear(y / self.mean.sqrt()))
 
 
+class Silent(nn.Module):
+    """The same, written in a way that no version counts."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("mean", torch.ones(size))
+
+    def forward(self, y):
+        if self.training:
+            self.mean.data.mul_(0.9).add_(0.1 * y.detach().square().mean())
+        return torch.tanh(self.linear(y / self.mean.mean().sqrt()))
+
+
+class Masked(nn.Module):
+    """Rows that are left out as a generator of its own has it, which some reset before."""
+
+    def __init__(self, resets: bool) -> None:
+        super().__init__()
+        self.linear, self.resets = nn.Linear(3, 3), resets
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, y):
+        if self.resets:
+            self.generator.manual_seed(0)
+        if self.training:
+            y = y * (torch.rand(len(y), 1, generator=self.generator) > 0.1)
+        return torch.tanh(self.linear(y))
+
+
 class Dropped(nn.Module):
     """A layer that is left out by chance, as numbers of another generator than torch's have it."""
 
@@ -54,10 +85,13 @@ REMEMBERING = {
     "old spectral norm": lambda: nn.Sequential(old_spectral_norm(), nn.Tanh()),
     "buffer written": lambda: Scaled(True),
     "buffer replaced": lambda: Scaled(False),
+    "buffer written through .data": lambda: Silent(1),
+    "large buffer written through .data": lambda: Silent(30_001),
 }
 DRAWING = {
     "random": lambda: Dropped(random.random),
     "numpy.random": lambda: Dropped(np.random.random),
+    "a generator of its own": lambda: Masked(resets=False),
 }
 EVERY = REMEMBERING | DRAWING
 
@@ -117,9 +151,24 @@ class Remade(nn.Module):
         return torch.tanh(self.linear(y) + 0.1 * self.places[:, None])
 
 
+class Odd(nn.Module):
+    """Buffers that are no use, with numbers that equal nothing or cannot be compared as others are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("unknown", torch.tensor([torch.nan, torch.inf]))
+        self.register_buffer("none", torch.zeros(0, 3))
+        self.register_buffer("turned", torch.tensor([1j]).conj())
+        self.register_buffer("sparse", torch.eye(2).to_sparse())
+
+    def forward(self, y):
+        return torch.tanh(self.linear(y))
+
+
 @TWICE
 @METHODS
-@pytest.mark.parametrize("make", [Filled, Remade])
+@pytest.mark.parametrize("make", [Filled, Remade, Odd, lambda: Masked(resets=True)])
 def test_what_changes_no_value_is_no_effect(make, method, strategy):
     expected = pulled(block(make, kn.store_all, method), randn(5, 3))
     found = pulled(block(make, strategy, method), randn(5, 3))
@@ -168,6 +217,71 @@ def test_dropout_is_drawn_again_beside_other_draws():
         found.append(pulled(net, randn(5, 3)))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+class Beside(nn.Module):
+    """A branch beside which another thread draws numbers of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, y):
+        other = threading.Thread(target=torch.rand, args=(1,))
+        other.start()
+        other.join()
+        return torch.tanh(self.linear(y))
+
+
+@TWICE
+def test_what_another_thread_draws_is_none_of_the_layers(strategy):
+    expected = pulled(block(Beside, kn.store_all), randn(5, 3))
+    for one, other in zip(pulled(block(Beside, strategy), randn(5, 3)), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Rare(nn.Module):
+    """Dropout that drops hardly ever, before a layer that may be 0."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.linear, self.p = nn.Linear(3, 3), p
+
+    def forward(self, y):
+        return self.linear(nn.functional.dropout(y, self.p))
+
+
+@pytest.mark.parametrize(("p", "scale"), [(1e-12, 1.0), (0.5, 0.0)])
+def test_dropout_is_refused_where_both_values_are_the_same_and_drawn_once(p, scale):
+    with_gradient, without = (block(lambda: Rare(p), way) for way in (kn.reversible, kn.store_all))
+    without.depth = 1  # the first layer
+    with torch.no_grad():
+        with_gradient.control.values()["linear.weight"].mul_(scale)
+    torch.manual_seed(1)
+    with pytest.raises(ValueError, match="draws random numbers"):
+        with_gradient(randn(5, 3))
+    found = torch.rand(1)
+    torch.manual_seed(1)
+    without(randn(5, 3))
+    assert torch.equal(torch.rand(1), found)
+
+
+def test_a_common_generator_that_a_branch_holds_is_set_back():
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.generator = nn.Linear(3, 3).double(), torch.default_generator
+
+        def forward(self, y):
+            return self.linear(y * torch.rand(len(y), 1, generator=self.generator))
+
+    field, found = kn.ModuleField(Held()), []
+    for strategy in (kn.store_all, kn.checkpointed):
+        torch.manual_seed(1)
+        y = randn(5, 3).requires_grad_()
+        value = kn.propagate(kn.Verlet(), field, y, {}, 0.5, strategy, depth=4)
+        found.append(torch.autograd.grad(value.square().sum(), y)[0])
+    torch.testing.assert_close(*found)
 
 
 class Noisy(kn.Leapfrog):

@@ -132,8 +132,13 @@ def test_the_solve_keeps_the_type_of_the_state_and_the_wider_precision(state, ma
         (lambda: kn.DenseDiffusion(randn(3)), "a square matrix, got (3,)"),
         (lambda: kn.DenseDiffusion(ROOT), "a symmetric matrix; use ½ (L + Lᵀ)"),
         (lambda: kn.DenseDiffusion(-torch.eye(2)), "its lowest eigenvalue is -1; pass A @ A.T"),
-        (lambda: kn.LaplacianDiffusion(-1.0), "strength must be finite and at least 0, got -1.0"),
+        (
+            lambda: kn.LaplacianDiffusion(-1.0),
+            "a finite number of at least 0, or a tensor of one; got -1.0",
+        ),
         (lambda: kn.LaplacianDiffusion(math.nan), "got nan"),
+        (lambda: kn.LaplacianDiffusion("1"), "got '1'"),
+        (lambda: kn.LaplacianDiffusion(torch.ones(2)), "or a tensor of one; got tensor"),
         (lambda: kn.IMEX(3), "a LaplacianDiffusion (FFT) or a DenseDiffusion (Cholesky), got 3"),
         (
             lambda: kn.DenseDiffusion(torch.eye(4)).solve(randn(2, 3), 0.1),

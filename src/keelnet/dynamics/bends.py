@@ -66,7 +66,7 @@ def potential(
     if activation.primitive is None or norm is not None:
         raise ValueError(
             f"no energy is known for activation {activation.name!r}"
-            f"{' under a norm' if norm else ''}; use tanh, relu, sin or identity without a norm"
+            f"{' under a norm' if norm else ''}; use tanh, relu, sin, sigmoid or identity without a norm"
         )
     values = activation.primitive(_affine(kernel, norm, x, theta, suffix))
     return values.sum(dim=tuple(range(1, values.ndim)))

@@ -70,6 +70,8 @@ class Control(nn.Module):
         starts alike: a network that is constant in time is the smoothest one (½/h Σ‖Δθ‖² = 0).
         """
         require_count("knots", knots)
+        if bias not in ("channel", "scalar", "none"):
+            raise ValueError(f'bias must be "channel", "scalar" or "none", got {bias!r}')
         values: dict[str, Tensor] = {}
         for name, slot in field.theta_shapes().items():
             if name.startswith("bias") and bias == "none":

@@ -36,7 +36,8 @@ def _keep_owners(module: nn.Module, kept: dict[int, Any]) -> None:
     own = {id(part) for part in module.modules()}
     for part in module.modules():
         for name, hooks in vars(part).items():
-            for hook in hooks.values() if name.endswith("_hooks") else ():
+            known = name.endswith("_hooks") and isinstance(hooks, dict)
+            for hook in hooks.values() if known else ():
                 owner = getattr(hook, "__self__", None)
                 if owner is not None and id(owner) not in own:
                     kept.setdefault(id(owner), owner)

@@ -7,6 +7,7 @@ from abc import ABC
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Own = TypeVar("Own", bound="Holder")
@@ -38,3 +39,14 @@ class Holder(ABC):  # noqa: B024 - most hold nothing
         for name, part in self.held().items():
             if isinstance(part, nn.Module):
                 yield from part.named_buffers(name)
+
+    def generators(self) -> Iterator[torch.Generator]:
+        """What an evaluation may draw from beside the common generators: those in attributes of its own and of its modules."""
+        owners: list[object] = [self, *self.held().values()]
+        for owner in owners:  # which grows meanwhile; modules() takes several times as long
+            kept = [*vars(owner).values()]  # at once: another thread may set attributes
+            if torch.Generator in map(type, kept):
+                yield from (value for value in kept if isinstance(value, torch.Generator))
+            owners += [
+                each for each in vars(owner).get("_modules", {}).values() if each is not None
+            ]

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -163,10 +163,12 @@ class ModuleField(Field):
     def rate(self, y: Tensor, theta: Theta) -> Tensor:
         watched = not (y.is_inference() or torch.compiler.is_compiling())
         before = y._version if watched else 0
+        begun = torch.autograd._get_sequence_nr() if watched else 0  # type: ignore[attr-defined]
         tied = {place: theta[name] for place, name in self.templates.items() if name in theta}
         with _turn(self.module), self._lent():
             value = functional_call(self.module, {**theta, **tied}, (y,))
-        _require_no_checkpoint(self.module, y, value)
+        if watched and isinstance(value, Tensor):
+            _require_no_checkpoint(self.module, value, begun)
         name = type(self.module).__name__
         if watched and y._version != before:
             raise ValueError(
@@ -217,6 +219,9 @@ class _ModulePair(PartitionedField):
 
     def remembered(self) -> Iterator[tuple[str, Tensor]]:
         return self.branch.remembered()
+
+    def generators(self) -> Iterator[torch.Generator]:
+        return self.branch.generators()
 
     def is_split(self, y0: Tensor) -> bool:
         return y0.ndim <= self.branch.axis or y0.shape[self.branch.axis] != self.branch.width
@@ -294,25 +299,22 @@ def _turn(module: nn.Module) -> AbstractContextManager[object]:
         return _TURNS.setdefault(module, threading.RLock())
 
 
-_LOOKED_AT: WeakSet[nn.Module] = WeakSet()
+def _require_no_checkpoint(module: nn.Module, value: Tensor, begun: int) -> None:
+    """Gradients of a re-entrant checkpoint would be wrong in silence; torch refuses the other kind.
 
-
-def _require_no_checkpoint(module: nn.Module, y: Tensor, value: object) -> None:
-    """Once a module: gradients of a re-entrant checkpoint would be wrong in silence; torch refuses the other kind."""
-    if torch.compiler.is_compiling() or not isinstance(value, Tensor) or value.grad_fn is None:
-        return
-    if module in _LOOKED_AT:
-        return
-    _LOOKED_AT.add(module)
-    seen, waiting = {y.grad_fn, None}, [value.grad_fn]
+    Looked for at every run, since a module may checkpoint itself in training only, or where its input has a gradient;
+    among the nodes alone that it made, whose numbers are at least ``begun``.
+    """
+    seen: set[Any] = {None}
+    waiting: list[Any] = [value.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node in seen or node._sequence_nr() < begun:
             continue
         seen.add(node)
-        if node.name().startswith("CheckpointFunction"):
+        if type(node).__name__.startswith("CheckpointFunction"):  # name() takes twice as long
             raise ValueError(
                 f"{type(module).__name__} checkpoints itself, but it runs with other numbers in every layer, which are"
                 " gone when it is evaluated again; switch that off and use strategy=kn.checkpointed"
             )
-        waiting += [each for each, _ in node.next_functions if each is not None]
+        waiting += [each for each, _ in node.next_functions]

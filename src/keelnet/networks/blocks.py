@@ -13,6 +13,7 @@ from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.holders import Holder, Own
 from keelnet.dynamics.kernels import require_count
+from keelnet.propagation.checks import require_types
 from keelnet.propagation.gradients import Strategy, require_strategy, store_all
 from keelnet.propagation.integrators import Integrator
 from keelnet.propagation.propagate import run
@@ -26,8 +27,8 @@ class Block(nn.Module):
     control (of a ModuleField a copy of its module; damping or a diffusion that is an nn.Parameter) is the block's.
     ``checked`` False leaves out the looks at the numbers, which torch.func.vmap and torch.export cannot take.
 
-    Raises ValueError for a field that the integrator cannot move, a strategy that the pair cannot
-    honour, depth < 1 and final_time ≤ 0.
+    Raises ValueError for what is no method, field, Control or strategy, a field that the integrator cannot move, a
+    strategy that the pair cannot honour, depth < 1 and final_time ≤ 0.
     """
 
     def __init__(
@@ -40,9 +41,15 @@ class Block(nn.Module):
         strategy: Strategy = store_all,
     ) -> None:
         super().__init__()
+        require_types(integrator, field, {})
         require_count("depth", depth)
         if not isinstance(final_time, (int, float)) or not 0 < final_time < math.inf:
             raise ValueError(f"final_time must be a finite number above 0, got {final_time!r}")
+        if control is not None and not isinstance(control, Control):
+            raise ValueError(
+                f"control must be a kn.Control, got {type(control).__name__}; of tensors by name, knots first, one is"
+                " made by kn.Control(values)"
+            )
         require_strategy(strategy, integrator, integrator.adapted(field))
         self.strategy = strategy
         self.depth, self.final_time = depth, float(final_time)
@@ -58,6 +65,7 @@ class Block(nn.Module):
 
     @integrator.setter
     def integrator(self, integrator: Integrator) -> None:
+        require_types(integrator, self.field, {})
         self._take("integrator", integrator)
 
     @property
@@ -67,8 +75,15 @@ class Block(nn.Module):
 
     @field.setter
     def field(self, field: Dynamics) -> None:
+        require_types(self.integrator, field, {})
         require_strategy(self.strategy, self.integrator, self.integrator.adapted(field))
         self._take("_field", field.owned(self.control.values().keys()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("integrator", "field"):  # torch would register a module past the property
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _given(self, place: str) -> Any:
         """Method or field as it was taken; None before. One that is a module itself is registered by its place."""

@@ -75,7 +75,10 @@ def kernel_of(dim: int, inputs: int, outputs: int, stencil: int) -> Kernel:
 
 
 class Augment(nn.Module):
-    """Appends zero channels up to ``width``: room for paths to cross, without parameters."""
+    """Appends zero channels up to ``width``: room for paths to cross, without parameters.
+
+    (batch, channels, …) → (batch, width, …). Raises ValueError for a width below 1 and features of more channels.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -123,7 +126,11 @@ class Pool(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Stretches each space axis by ``factor``, linearly or by repetition."""
+    """Stretches each space axis by ``factor``, linearly or by repetition.
+
+    (batch, channels, *space), ``dim`` axes of space. Raises ValueError for a dim other than 1, 2, 3, a factor below
+    1, another mode, and features of another number of axes.
+    """
 
     def __init__(self, dim: int, factor: int = 2, mode: Literal["linear", "nearest"] = "linear"):
         super().__init__()

@@ -18,7 +18,7 @@ class Classifier(nn.Module):
     """A linear classifier y W + v: one decision an image ("image") or a pixel ("pixel").
 
     "image": (batch, channels, *space) → (batch, classes), the mean over space first. "pixel":
-    (batch, channels, *space) → (batch, classes, *space).
+    (batch, channels, *space) → (batch, classes, *space). Raises ValueError for any other ``per``.
     """
 
     def __init__(

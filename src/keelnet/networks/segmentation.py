@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from keelnet.dynamics.activations import ActivationChoice
@@ -117,7 +118,7 @@ class Segmenter(nn.Module):
         fine, *coarse = self._ways(x, again)
         if frugal:
             each = zip(*(torch.split(way, 1) for way in (fine, *coarse)), strict=True)
-            logits = torch.cat([self._labelled_again(*one, again=again) for one in each])
+            logits = self._labelled_again(each, again)
         else:
             logits = self._labelled(fine, *coarse, again=again)
         for _ in range(self.folds):
@@ -160,16 +161,41 @@ class Segmenter(nn.Module):
         skip = self.opening(fine) if again else fine
         return self.rises[0](skip + self.up[0](*coarse))
 
-    def _labelled_again(self, fine: Tensor, *coarse: Tensor, again: bool) -> Tensor:
-        """`_labelled`, of which nothing is kept: the gradient computes it once more, by the same engine."""
-        logits: Tensor = checkpoint(
-            self._labelled, fine, *coarse, again=again, use_reentrant=False, context_fn=as_now()
+    def _labelled_again(self, samples: Iterable[tuple[Tensor, ...]], again: bool) -> Tensor:
+        """`_labelled` one by one, of which nothing is kept: the gradient computes it once more, by the same engine.
+
+        And by the tensors of now: those that torch.func.functional_call puts in parameters' places are gone by then.
+        """
+        labelled: Callable[..., Tensor] = self._labelled
+        if not torch.compiler.is_compiling():  # a trace reads them once
+            labelled = _Finest(self).with_tensors_of_now()
+        return torch.cat(
+            [
+                checkpoint(labelled, *ways, again=again, use_reentrant=False, context_fn=as_now())
+                for ways in samples
+            ]
         )
-        return logits
 
     def _labelled(self, fine: Tensor, *coarse: Tensor, again: bool) -> Tensor:
         logits: Tensor = self.classifier(self._joined(fine, *coarse, again=again))
         return logits
+
+
+class _Finest(nn.Module):
+    """The finest level's way up of a segmenter and its classifier, as a module."""
+
+    def __init__(self, net: Segmenter) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([net.opening, net.up[0], net.rises[0], net.classifier])
+        self.labelled = net._labelled
+
+    def forward(self, *ways: Tensor, again: bool) -> Tensor:
+        return self.labelled(*ways, again=again)
+
+    def with_tensors_of_now(self) -> Callable[..., Tensor]:
+        """The module as a function, whose parameters and buffers stay those of this call."""
+        now = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return lambda *ways, again: functional_call(self, now, ways, {"again": again})
 
 
 def _is_integer(value: object) -> bool:

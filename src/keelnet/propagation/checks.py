@@ -24,7 +24,10 @@ def require_types(integrator: Integrator, field: Dynamics, controls: Mapping[str
     if not isinstance(integrator, Integrator):
         raise ValueError(f"integrator must be a value like kn.Verlet(), got {integrator!r}")
     if not isinstance(field, Dynamics):
-        raise ValueError(f"field must be a value like kn.HamiltonianField(…), got {field!r}")
+        raise ValueError(
+            f"field must be a value like kn.HamiltonianField(…), got {field!r};"
+            " a module becomes one by kn.ModuleField(module)"
+        )
     if not isinstance(controls, Mapping):
         raise ValueError(
             "controls must map names to tensors, layers first (of a Control: control.at_layers(depth)),"

@@ -6,15 +6,18 @@ import pickle
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.forms import forms_of
 from keelnet.propagation.integrators import Integrator, State
+
+FEW = 10_000  # numbers of a buffer that are all compared; of more, about as many, spread over it
 
 
 def without_effects(
@@ -31,22 +34,23 @@ def without_effects(
     moved = layer()
     after = Surroundings.of(integrator, field, device)
     name = type(getattr(field, "branch", field)).__name__
-    buffer = before.changed_buffer(after)
+    effect = before.effect(after)
     # What is filled once (a table of positions, a scale taken from the first features) does no harm.
-    if buffer is not None and not _settled(
+    if effect is not None and not _settled(
         before, layer, moved, lambda: Surroundings.of(integrator, field, device)
     ):
         raise ValueError(
-            f"strategy kn.{strategy} evaluates each layer twice, but {name} changes its buffer {buffer} every"
-            " time; call .eval() or use strategy=kn.store_all"
+            f"strategy kn.{strategy} evaluates each layer twice, but {name} {effect} every time;"
+            " call .eval() or use strategy=kn.store_all"
         )
-    if not replays and not before.same_torch(after):
+    drawn = not replays and not before.generators.same_torch(after.generators)
+    if drawn and _draws(layer, moved, device):
         raise ValueError(
             f"{name} draws random numbers (dropout?), so strategy=kn.reversible cannot"
             " evaluate it again; call .eval() or use strategy=kn.checkpointed"
         )
     # A draw alone says little: another thread may have drawn, or what checks types at every call. So does a count.
-    if not before.same_others(after) and not _alike(moved, before.again(layer, device)):
+    if not before.same_others(after) and not alike(moved, before.again(layer, device)):
         raise ValueError(
             f"{name} gives another value each time (by numbers of Python's random or of NumPy, or a count?), so"
             f" strategy=kn.{strategy} cannot evaluate it again; call .eval() or use strategy=kn.store_all"
@@ -60,7 +64,35 @@ def _settled(
     """Whether the layer, evaluated once more, leaves the buffers alone and gives the same."""
     after = look()
     again = before.again(layer, moved[0].device)
-    return after.changed_buffer(look()) is None and _alike(moved, again)
+    return after.effect(look()) is None and alike(moved, again)
+
+
+class _Draws(TorchDispatchMode):
+    """Whether an operation draws random numbers in this thread; all threads share torch's generators."""
+
+    seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.seen |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+def _draws(layer: Callable[[], State], moved: State, device: torch.device) -> bool:
+    """Whether it was the layer that moved torch's generators, and no other thread.
+
+    That both values are alike does not tell: a mask of dropout may come twice, or change a gradient alone.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    once = _torch_states(device)
+    with torch.no_grad(), _Draws() as draws:
+        again = layer()
+    found = draws.seen or not alike(moved, again)
+    if found:
+        _set_back(once, device)
+    return found
 
 
 def _is_bent_map(integrator: Integrator, field: Dynamics) -> bool:
@@ -72,7 +104,7 @@ def _is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _alike(state: State, other: State) -> bool:
+def alike(state: State, other: State) -> bool:
     """Whether two evaluations differ by no more than their rounding, which some devices do not repeat."""
     pairs = ((a.detach(), b.detach()) for a, b in zip(state, other, strict=True))
     return not any(
@@ -81,49 +113,73 @@ def _alike(state: State, other: State) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Surroundings:
-    """What a layer may use beside its arguments: the common generators, and the buffers of method and field."""
+class Generators:
+    """The states of the common generators: torch's of host and device, Python's and NumPy's (None while it compiles)."""
 
     torch_states: tuple[Tensor, Tensor | None]
     others: tuple[object, object] | None
-    buffers: dict[str, tuple[Tensor, int]]
 
     @classmethod
-    def of(cls, integrator: Integrator, field: Dynamics, device: torch.device) -> Surroundings:
-        if torch.compiler.is_compiling():  # a trace knows no more
-            return cls(_torch_states(device), None, {})
-        others = random.getstate(), _numpy_state()
-        # The tensors themselves are kept: a new one in the place of another may get its address.
-        buffers = {
-            name: (value, _version(value))
-            for holder in (integrator, field)
-            for name, value in holder.remembered()
-        }
-        return cls(_torch_states(device), others, buffers)
+    def of(cls, device: torch.device) -> Generators:
+        """As they are now."""
+        compiling = torch.compiler.is_compiling()  # a trace knows no more
+        return cls(
+            _torch_states(device), None if compiling else (random.getstate(), _numpy_state())
+        )
 
-    def changed_buffer(self, after: Surroundings) -> str | None:
-        """The first buffer of real numbers that was written to, or replaced by other numbers."""
-        return next((name for name in self._changed(after) if _is_real(after.buffers[name][0])), None)  # fmt: skip
-
-    def _changed(self, after: Surroundings) -> Iterator[str]:
-        for name, (value, version) in after.buffers.items():
-            before = self.buffers.get(name)
-            if before is None or not _is_same(*before, value, version):
-                yield name
-
-    def same_torch(self, after: Surroundings) -> bool:
+    def same_torch(self, after: Generators) -> bool:
         """Whether torch drew nothing, on host and device."""
         pairs = zip(self.torch_states, after.torch_states, strict=True)
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)  # fmt: skip
 
+    def same_others(self, after: Generators) -> bool:
+        """Whether neither Python's random nor NumPy drew."""
+        return self.others == after.others
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a layer may use beside its arguments: the common generators, and the buffers and generators of method and field."""
+
+    generators: Generators
+    buffers: dict[str, _Buffer]
+    own: tuple[Tensor, ...]  # states of the generators that method and field hold
+
+    @classmethod
+    def of(cls, integrator: Integrator, field: Dynamics, device: torch.device) -> Surroundings:
+        generators = Generators.of(device)
+        if generators.others is None:
+            return cls(generators, {}, ())
+        holders = integrator, field
+        found = (each for holder in holders for each in holder.remembered())
+        buffers = {name: _Buffer(value, _version(value), _sample(value)) for name, value in found}
+        held = (each for holder in holders for each in holder.generators())
+        return cls(generators, buffers, tuple(each.get_state() for each in held if _is_own(each)))
+
+    def effect(self, after: Surroundings) -> str | None:
+        """In words, the first buffer of real numbers that was written to or replaced by others, or that a generator moved."""
+        for name in self._changed(after):
+            if _is_real(after.buffers[name].value):
+                return f"changes its buffer {name}"
+        pairs = zip(self.own, after.own, strict=False)
+        moved = len(self.own) != len(after.own) or not all(torch.equal(*pair) for pair in pairs)
+        return "draws from a torch.Generator of its own" if moved else None
+
+    def _changed(self, after: Surroundings) -> Iterator[str]:
+        for name, buffer in after.buffers.items():
+            before = self.buffers.get(name)
+            if before is None or not _is_same(before, buffer):
+                yield name
+
     def same_others(self, after: Surroundings) -> bool:
         """Whether neither Python's random nor NumPy drew, and no buffer that counts was changed."""
-        return self.others == after.others and next(self._changed(after), None) is None
+        quiet = self.generators.same_others(after.generators)
+        return quiet and next(self._changed(after), None) is None
 
     def again(self, layer: Callable[[], State], device: torch.device) -> State:
         """The layer as it is evaluated for a gradient: torch draws the same numbers, others do not."""
         after = _torch_states(device)
-        _set_back(self.torch_states, device)
+        _set_back(self.generators.torch_states, device)
         try:
             with torch.no_grad():
                 return layer()
@@ -139,15 +195,52 @@ def _version(value: Tensor) -> int:
     return 0 if value.is_inference() else value._version
 
 
-def _is_same(before: Tensor, old: int, value: Tensor, new: int) -> bool:
-    """Whether a buffer holds what it held; ``old``, ``new``: the versions of the tensors, which go up where one is written to."""
-    if before is value:
-        return old == new
-    if _version(before) != old or (before.shape, before.dtype, before.device) != (value.shape, value.dtype, value.device):  # fmt: skip
+class _Buffer(NamedTuple):
+    """A buffer as it was found. The tensor itself is kept: a new one in the place of another may get its address."""
+
+    value: Tensor
+    version: int  # goes up where it is written to
+    sample: Tensor | None  # for what is written past the version: through .data, or by NumPy
+
+
+def _sample(value: Tensor) -> Tensor | None:
+    """A copy of its numbers, or of `FEW` of them; None where they are not to be read."""
+    plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
+    if not plain or value.is_meta or value.is_quantized or _captures(value.device):
+        return None
+    few = value.detach()
+    if few.numel() > FEW:
+        few = few.flatten()[:: few.numel() // FEW]
+    return few.clone()
+
+
+def _is_same(before: _Buffer, after: _Buffer) -> bool:
+    """Whether a buffer holds what it held."""
+    old, new = before.value, after.value
+    if old is new:
+        return before.version == after.version and _is_equal(before.sample, after.sample)
+    if _version(old) != before.version or (old.shape, old.dtype, old.device) != (new.shape, new.dtype, new.device):  # fmt: skip
         return False
     # A table that is made anew at every call.
-    capturing = value.is_cuda and torch.cuda.is_current_stream_capturing()
-    return not capturing and torch.equal(before, value)
+    return not _captures(new.device) and torch.equal(old, new)
+
+
+def _is_equal(sample: Tensor | None, other: Tensor | None) -> bool:
+    """Also where some are NaN, or there are none to be compared."""
+    if sample is None or other is None or torch.equal(sample, other):
+        return True
+    return torch.allclose(sample, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _is_own(generator: torch.Generator) -> bool:
+    """Whether it is none of the common ones, and can be looked at."""
+    common = (torch.default_generator, *torch.cuda.default_generators)
+    return all(generator is not each for each in common) and not _captures(generator.device)
+
+
+def _captures(device: torch.device) -> bool:
+    """Whether a look at the device would end a graph capture."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _numpy_state() -> object:
@@ -159,8 +252,8 @@ def _numpy_state() -> object:
 
 
 def _torch_states(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Those of the generators of host and device; a look at the latter would end a graph capture."""
-    looked = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    """Those of the generators of host and device."""
+    looked = device.type == "cuda" and not _captures(device)
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if looked else None
 
 

@@ -111,6 +111,7 @@ def reversible(
 
 def require_strategy(strategy: Strategy, integrator: Integrator, field: Dynamics) -> None:
     """Raise ValueError where a strategy would give another gradient than store_all, or harm the field."""
+    require_callable(strategy)
     obstacle = integrator.reversal_obstacle(field) if strategy is reversible else None
     if obstacle is not None:
         raise ValueError(f"{obstacle}; use strategy=kn.checkpointed")
@@ -120,6 +121,14 @@ def require_strategy(strategy: Strategy, integrator: Integrator, field: Dynamics
         raise ValueError(
             f"strategy kn.{strategy.__name__} evaluates each layer twice, but {obstacle};"
             " use a stateless norm or strategy=kn.store_all"
+        )
+
+
+def require_callable(strategy: object) -> None:
+    """Raise ValueError for what is no strategy: its name, say."""
+    if not callable(strategy):
+        raise ValueError(
+            f"strategy must be kn.store_all, kn.checkpointed or kn.reversible, got {strategy!r}"
         )
 
 

@@ -6,6 +6,8 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real as Number
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,14 +105,23 @@ class DenseDiffusion(Diffusion):
 class LaplacianDiffusion(Diffusion):
     """L = −strength · Δ on the space axes, the (2 dim + 1)-point stencil, periodic; solved by FFT.
 
-    The symbol is strength · Σ 4 sin²(k / 2) over the axes.
+    The symbol is strength · Σ 4 sin²(k / 2) over the axes. A strength that is an nn.Parameter is trained, saved and
+    moved with the Block; it is taken as it is, so keep it at least 0. Raises ValueError for one that is no finite
+    number of at least 0, nor a tensor of one.
     """
 
-    strength: float = 1.0
+    strength: float | Tensor = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength < math.inf:
-            raise ValueError(f"strength must be finite and at least 0, got {self.strength!r}")
+        strength: Any = self.strength
+        learned = isinstance(strength, Tensor) and strength.ndim == 0
+        if not (learned or isinstance(strength, Number)) or not 0 <= strength < math.inf:
+            raise ValueError(
+                f"strength must be a finite number of at least 0, or a tensor of one; got {strength!r}"
+            )
+
+    def held(self) -> dict[str, nn.Module | nn.Parameter]:
+        return {"diffusion": self.strength} if isinstance(self.strength, nn.Parameter) else {}
 
     def require_axis(self, field: Dynamics) -> None:
         if field.channel_axis in (0, -1):  # one counted from the end may be 1

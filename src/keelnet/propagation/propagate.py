@@ -22,7 +22,7 @@ from keelnet.propagation.checks import (
 )
 from keelnet.propagation.engines.adjoining import whole
 from keelnet.propagation.engines.choice import Choice, chosen, explained
-from keelnet.propagation.gradients import Strategy, march, store_all
+from keelnet.propagation.gradients import Strategy, march, require_callable, store_all
 from keelnet.propagation.integrators import Integrator, State
 from keelnet.propagation.problem import Problem
 
@@ -119,10 +119,6 @@ def run(
     advise: bool,
 ) -> Tensor:
     """``propagate`` with the advice on damping apart, for callers that ask for it only once."""
-    if not callable(strategy):
-        raise ValueError(
-            f"strategy must be kn.store_all, kn.checkpointed or kn.reversible, got {strategy!r}"
-        )
     problem = _prepared(
         integrator, field, y0, controls, step_size, strategy, depth, checked, advise
     )
@@ -170,6 +166,7 @@ def _prepared(
     advise: bool = True,
 ) -> Problem:
     """Everything that the loop over layers needs, or a ValueError."""
+    require_callable(strategy)
     require_types(integrator, field, controls)
     require_features(y0)
     h = step_from(step_size)

@@ -71,6 +71,22 @@ def test_batches_of_gradients_and_forward_derivatives():
     assert torch.allclose(pushed, (1 - value.square()) * tangent)
 
 
+def test_hooks_may_bring_back_what_is_saved_with_another_order_in_memory():
+    x, bias = case((2, 128, 8, 8))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, torch.Tensor.contiguous):
+        found = torch.autograd.grad(bent(x, bias, KNOWN["tanh"], 1).square().sum(), (x, bias))
+    wanted = torch.autograd.grad(plain(x, bias, KNOWN["tanh"]).square().sum(), (x, bias))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_value_may_be_changed_in_place_as_any_other():
+    x, bias = case((2, 128, 8, 8))
+    found = bent(x, bias, KNOWN["tanh"], 1).add_(1)
+    torch.testing.assert_close(found, plain(x, bias, KNOWN["tanh"]) + 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # as torch's tanh
+        found.sum().backward()
+
+
 def test_where_it_may_not_go():
     x, bias = case((2, 128, 8, 8))
     with kn.engine("reference"):

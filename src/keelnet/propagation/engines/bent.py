@@ -58,7 +58,8 @@ class _Bent(torch.autograd.Function):
         ctx: Any, x: Tensor, bias: Tensor, passes: Passes, name: str, channel_axis: int
     ) -> Tensor:
         given = x.detach().resolve_neg().movedim(channel_axis, -1).contiguous()
-        value = torch.empty_like(given).movedim(-1, channel_axis)
+        # Cut off from what it is a view of: torch lets no view made in here be changed in place.
+        value = torch.empty_like(given).movedim(-1, channel_axis).data
         rows = as_rows(value, channel_axis)
         passes.bend(given.view(rows.shape), bias.detach(), None, None, rows)
         ctx.save_for_backward(value)
@@ -73,8 +74,9 @@ class _Bent(torch.autograd.Function):
             pulled = BY_VALUE[ctx.name](value) * costate
             others = [at for at in range(value.ndim) if at != axis % value.ndim]
             return pulled, pulled.sum(others), None, None, None
-        pulled = torch.empty_like(value)
-        sums = value.new_zeros(value.shape[axis])
-        given = costate.resolve_neg().movedim(axis, -1).contiguous().view(-1, len(sums))
-        ctx.passes.pull(as_rows(value, axis), given, as_rows(pulled, axis), sums)
-        return pulled, sums, None, None, None
+        # Hooks on what is saved may have moved its channels.
+        kept = value.movedim(axis, -1).contiguous()
+        pulled, sums = torch.empty_like(kept), kept.new_zeros(kept.shape[-1])
+        given = costate.resolve_neg().movedim(axis, -1).contiguous()
+        ctx.passes.pull(*(each.view(-1, len(sums)) for each in (kept, given, pulled)), sums)
+        return pulled.movedim(-1, axis), sums, None, None, None
