@@ -52,6 +52,32 @@ def test_what_sets_rows_apart_is_named_and_where_they_ran_is_not():
     assert [len(group.outcomes) for group in groups] == [3, 2]
 
 
+def test_other_data_are_another_row_called_by_the_parts_that_tell_them_apart():
+    mnist = recipe_named("mnist")
+    runs = [
+        Outcome(replace(mnist, folder=f"/d/{data}/raw", seed=seed), Path(data), {"growth": 1.0})
+        for seed, data in enumerate(("MNIST", "KMNIST", "MNIST"))
+    ]
+    groups = grouped(runs)
+    assert [group.settings["folder"] for group in groups] == ["KMNIST/raw", "MNIST/raw"]
+    assert [len(group.outcomes) for group in groups] == [1, 2]
+    assert "| hamiltonian | KMNIST/raw | 1 |" in as_markdown(groups, Path("table"))
+    (alone,) = grouped([runs[0], runs[2]])
+    assert alone.settings == {}
+
+
+def test_a_table_says_what_made_its_runs_and_where_they_were_collected():
+    runs = [outcome(seed=seed, threads=seed) for seed in (2, 1)]
+    for number, each in enumerate(runs):
+        each.scores.update(keelnet="0.1", torch=f"2.{number}")
+    runs.append(outcome(seed=3, failure="the objective became nan", threads=1))
+    text = as_markdown(grouped(runs), Path("table"))
+    assert "keelnet 0.1 with torch 2.0, 2.1, device cpu, threads 1, 2 (0: torch's choice)." in text
+    assert "Collected on" in text
+    made = json.loads(as_json(grouped(runs), Path("table")))["made_by"]
+    assert made == {"keelnet": ["0.1"], "torch": ["2.0", "2.1"], "threads": [1, 2], "device": ["cpu"]}  # fmt: skip
+
+
 def test_rows_stand_in_the_order_of_numbers_and_architectures():
     runs = [
         outcome(depth=depth, architecture=name)
@@ -91,7 +117,7 @@ def test_the_file_holds_every_run(tmp_path):
     assert row["mean"]["validation_accuracy"] == pytest.approx(0.6)
     assert [run["seed"] for run in row["runs"]] == [0, 1, 2]
     assert row["runs"][0]["folder"] == "hamiltonian/seed-0" and row["runs"][2]["scores"] is None
-    assert content["machine"]["cores"] >= 1
+    assert content["collected_on"]["cores"] >= 1
 
 
 def test_growth_without_bound_takes_no_part():

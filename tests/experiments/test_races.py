@@ -23,7 +23,7 @@ from keelnet.experiments.table import Outcome
 ROLL = recipe_named("swiss_roll")
 
 
-def outcome(folder, pace, **changes):
+def outcome(folder, pace, /, **changes):
     """A run whose objective falls by its pace a second, as its error does; every epoch is judged for a second."""
     recipe = replace(ROLL, **changes)
     place = folder / f"{recipe.method}-{recipe.levels}-{recipe.architecture}-{recipe.seed}"
@@ -79,6 +79,27 @@ def test_adam_on_all_layers_stands_first_and_architectures_race_apart(tmp_path):
     own = [group for group in grouped(runs) if group.architecture == "residual"]
     assert raced(own)[0].name == "adam, 1 level"
     assert len(raced(own)) == 4
+
+
+def test_ways_race_on_the_same_data_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("keelnet.experiments.races.picture", lambda title, ways: b"png")
+    runs = []
+    for data in ("MNIST", "KMNIST"):
+        (tmp_path / data).mkdir()
+        for pace, method in ((1.0, "adam"), (2.0, "sgd")):
+            changes = {"name": "mnist", "data": "mnist", "folder": f"/d/{data}/raw"}
+            runs.append(outcome(tmp_path / data, pace, method=method, **changes))
+    texts, pictures = races(grouped(runs))
+    assert set(pictures) == {f"mnist-race-hamiltonian-{data}-raw.png" for data in ("MNIST", "KMNIST")}  # fmt: skip
+    assert texts["mnist"].count("ways of training") == 2
+    lines = savings(grouped(runs))
+    assert len(lines) == 2 and all("sgd saves 50 % of the time of adam" in line for line in lines)
+
+
+def test_two_runs_of_a_seed_do_not_stand_for_one(tmp_path):
+    runs = [outcome(tmp_path, 1.0, method=method) for method in ("adam", "sgd")]
+    with pytest.raises(ValueError, match="two runs of swiss_roll in one row share a seed"):
+        raced(grouped([*runs, runs[0]]))
 
 
 def test_runs_that_differ_in_no_way_of_training_do_not_race(tmp_path):

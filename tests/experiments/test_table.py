@@ -1,6 +1,7 @@
 """Tables: every run once, kept, gone on with, never replaced unasked; what diverges is an outcome."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -69,6 +70,7 @@ def test_a_fixed_step_lets_the_final_time_grow_with_the_depth():
         ("depth=3,,4", False, "key=value,value"),
         ("depth=3,3", False, "without repeats"),
         ("threads=1,2", False, "one row of a table"),
+        ("folder=a,b", False, "one folder of data: make one of each.*--from"),
         ("width=3,4", True, "a sweep of depth, got one of width"),
         ("seed=5,6", False, "varies seed itself: choose with --seeds"),
         ("architecture=residual,hamiltonian", False, "choose with --architectures"),
@@ -272,6 +274,48 @@ def test_a_run_is_collected_once(filled, tmp_path):
     (line,) = said
     assert line.endswith(f"a copy is the same recipe and seed as {found[0].folder}")
     assert collected([runs / "demo" / ".unfinished"])  # asked for by its name
+
+
+def kept_as(run, place, recipe):
+    """A run as one of another recipe."""
+    shutil.copytree(run, place)
+    (place / "recipe.toml").write_text(tomli_w.dumps(recipe.as_table()))
+
+
+def test_runs_on_other_data_are_no_copies(filled, tmp_path):
+    """Also where both folders are called the same; one that was kept as it was given is the same."""
+    every = [("MNIST/raw", 0), ("KMNIST/raw", 0), ("KMNIST/raw", 1)]
+    for number, (data, seed) in enumerate(every):
+        recipe = replace(recipe_named("mnist"), folder=str(tmp_path / data), seed=seed)
+        kept_as(filled[1][0].folder, tmp_path / "runs" / str(number), recipe)
+    relative = os.path.relpath(tmp_path / "MNIST/raw")
+    copy = replace(recipe_named("mnist"), folder=relative)
+    kept_as(filled[1][0].folder, tmp_path / "runs" / "copy", copy)
+    said = []
+    found = collected([tmp_path], said.append)
+    assert [(each.recipe.folder, each.recipe.seed) for each in found] == [
+        (str(tmp_path / data), seed) for data, seed in every
+    ]
+    (line,) = said
+    assert line.endswith(f"copy is the same recipe and seed as {tmp_path / 'runs' / '0'}")
+
+
+def test_files_that_cannot_be_read_are_named(filled, tmp_path):
+    """A collection goes on without them, a table does not."""
+    out, said = tmp_path / "table", []
+    shutil.copytree(filled[0], out)
+    (out / "failures.json").write_text("[]")
+    assert len(collected([out], said.append)) == 4
+    (line,) = said
+    assert line.startswith(f"left out: {out / 'failures.json'} is not of a table")
+    with pytest.raises(ValueError, match=r"failures\.json is not of a table"):
+        next(fill(out, DESIGN))
+    (out / "failures.json").unlink()
+    broken = out / DESIGN.cells[0].name
+    (broken / "recipe.toml").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=f"{broken} holds a recipe that cannot be read"):
+        next(fill(out, DESIGN))
+    assert len(collected([out])) == 3
 
 
 def test_a_failure_is_collected_once(tmp_path):

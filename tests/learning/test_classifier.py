@@ -132,6 +132,7 @@ def test_samples_that_can_be_separated_have_no_minimum():
         (lambda c, y, l: (c, y, l * 0 + 2), "every label is 2"),  # noqa: E741
         (lambda c, y, l: (c, y, l + 1), r"labels must lie in 0\.\.3, got 1\.\.4"),  # noqa: E741
         (lambda c, y, l: (c, y * float("nan"), l), "NaN or inf"),  # noqa: E741
+        (lambda c, y, l: (c, y, l.double()), "integer labels.* use gauss_newton"),  # noqa: E741
     ],
 )
 def test_bad_input_is_refused_and_nothing_moves(change, message):

@@ -228,6 +228,41 @@ def test_lbfgs_learns_and_never_rises_on_the_whole_batch():
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.1 * losses[0]
 
 
+@pytest.mark.parametrize("wall", [math.inf, math.nan, None], ids=["inf", "nan", "refused"])
+def test_a_trial_of_lbfgs_without_a_finite_objective_is_a_shorter_step(wall):
+    met = []
+
+    def loss(logits, labels):
+        beyond = bool(logits.detach().abs().max() > 3)
+        met.append(beyond)
+        if beyond and wall is None:
+            raise ValueError("the state is not finite")
+        value = torch.nn.functional.cross_entropy(logits, labels)
+        return value + wall if beyond else value
+
+    training, validation = ((x.double(), labels) for x, labels in (blobs().training, blobs().validation))  # fmt: skip
+    samples, model = InMemory(training, validation, ("left", "right")), network().double()
+    validate = scored(samples, score, 48)
+    steps = descend(model, Objective(loss), samples, whole_batch(6), validate, torch.Generator())
+    losses = [step.terms["loss"] for step in steps]
+    assert any(met) and not met[0]
+    # At the wall nothing is gained: there the samples' order rounds.
+    assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(losses))
+    assert losses[-1] < 0.1 * losses[0]
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"), [(training(), "--set rate=…"), (whole_batch(), "--set gain=…")]
+)
+def test_what_to_change_is_what_the_method_reads(settings, remedy):
+    samples = blobs()
+    lost = Objective(lambda logits, labels: math.nan * logits.sum())
+    validate = scored(samples, score, 48)
+    with pytest.raises(ValueError, match=f"became nan in epoch 1, batch 1; use .*{remedy}"):
+        next(descend(network(), lost, samples, settings, validate, torch.Generator()))
+
+
 def test_lbfgs_goes_on_to_the_same_bits():
     whole = network()
     list(run(whole, whole_batch(4)))
@@ -421,3 +456,11 @@ def test_a_bound_of_controls_that_are_made_of_others_is_refused():
     torch.nn.utils.parametrize.register_parametrization(block.control, "weight", Skew())
     with pytest.raises(ValueError, match="wanted as parameters.*bound=None"):
         list(run(model, training(1, bound=0.1)))
+
+
+def test_a_bound_of_complex_controls_is_refused():
+    model = network()
+    (block,) = blocks_of(model)
+    block.control.weight = torch.nn.Parameter(block.control.weight.to(torch.complex64))
+    with pytest.raises(ValueError, match="one is complex; use bound=None"):
+        next(run(model, training(1, bound=0.1)))

@@ -3,12 +3,15 @@
 import io
 import itertools
 import math
+import random
 import warnings
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import pytest
 import torch
 from rings import accuracy, network, rings, state_of, trained
+from torch.nn import functional
 
 import keelnet as kn
 from keelnet.data.samples import Share
@@ -350,11 +353,31 @@ def test_the_state_of_the_last_epoch_outlives_the_best_iterate(solver):
     assert totals(later) == whole[2:]
 
 
+class Shaken(torch.nn.Module):
+    """Adds a number, or draws it only."""
+
+    def __init__(self, draw, size=1.0):
+        super().__init__()
+        self.draw, self.size = draw, size
+
+    def forward(self, x):
+        return x + self.size * self.draw()
+
+
+def test_a_draw_that_changes_nothing_is_no_harm():
+    net = network()
+    net.opening = torch.nn.Sequential(Shaken(np.random.standard_normal, 0.0), net.opening)
+    values = totals(trained(gauss_newton, net, OBJECTIVE, settings(2)))
+    assert values == totals(trained(gauss_newton, network(), OBJECTIVE, settings(2)))
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
         (torch.nn.Dropout(0.5), "draws random numbers"),
         (torch.nn.BatchNorm1d(2), "moves its statistics"),
+        (Shaken(np.random.standard_normal), "draws random numbers"),
+        (Shaken(random.random), "draws random numbers"),
     ],
 )
 @EVERY_SOLVER
@@ -374,6 +397,24 @@ def test_targets_of_a_loss_of_ones_own_are_no_classes():
     samples = Unchecked(x, 0.5 * x[:, 0].tanh())
     steps = trained(gauss_newton, network(), Objective(Misfit()), settings(3), samples, validate=scored(rings(), accuracy, 64))  # fmt: skip
     assert totals(steps)[-1] < 0.1
+    for solver in (block_descent, varpro):
+        with pytest.raises(
+            ValueError, match=r"integer labels.* got torch\.float64; use gauss_newton"
+        ):
+            next(trained(solver, network(), Objective(Misfit()), settings(3), samples, validate=scored(rings(), accuracy, 64)))  # fmt: skip
+
+
+def test_torchs_cross_entropy_takes_shares_but_no_labels_to_be_ignored():
+    """Its curvature would count them; shares that sum to 1 have that of classes."""
+    objective, validate = replace(OBJECTIVE, loss=functional.cross_entropy), scored(rings(), accuracy, 64)  # fmt: skip
+    labels = rings().training[1]
+    shares = relabelled(functional.one_hot(labels).double())
+    found = totals(trained(gauss_newton, network(), objective, settings(3), shares, validate=validate))  # fmt: skip
+    expected = totals(trained(gauss_newton, network(), OBJECTIVE, settings(3)))
+    assert found == pytest.approx(expected, rel=1e-9)
+    ignored = relabelled(labels.index_fill(0, torch.tensor([0, 3]), -100))
+    with pytest.raises(ValueError, match=r"got -100\.\.1; .* to ignore some"):
+        next(trained(gauss_newton, network(), objective, settings(1), ignored, validate=validate))
 
 
 @EVERY_SOLVER

@@ -38,6 +38,18 @@ def test_a_regulariser_converges_with_the_mesh_to_its_integral(measure, integral
     assert errors[1] < 0.6 * errors[0] and errors[2] < 0.6 * errors[1]
 
 
+@pytest.mark.parametrize("measure", [time_smoothness, tikhonov])
+def test_complex_controls_weigh_what_their_real_and_imaginary_parts_do(measure):
+    value = torch.randn(5, 2, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    bent = kn.Control({"weight": value})
+    parts = kn.Control({"weight": torch.view_as_real(value)})
+    one, other = measure(bent, FINAL_TIME), measure(parts, FINAL_TIME)
+    torch.testing.assert_close(one, other)
+    (one + other).backward()
+    gradient = torch.view_as_real(bent.values()["weight"].grad)
+    torch.testing.assert_close(gradient, parts.values()["weight"].grad)
+
+
 def test_refinement_leaves_the_smoothness_exactly_unchanged():
     control = kn.Control({"weight": torch.randn(7, 2, 2, dtype=torch.float64)})
     torch.testing.assert_close(

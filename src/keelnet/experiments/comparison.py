@@ -13,10 +13,9 @@ from typing import Any
 
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.report import machine
-from keelnet.experiments.table import ARCHITECTURES, Outcome
+from keelnet.experiments.table import AGAIN, ARCHITECTURES, Outcome
 
-# What runs of one row may differ in.
-APART = ("seed", "threads", "device", "folder")
+APART = ("seed", *AGAIN)  # what runs of one row may differ in
 MEASURES = {
     "validation_accuracy": "validation, %",
     "test_accuracy": "test, %",
@@ -99,19 +98,29 @@ def grouped(outcomes: Iterable[Outcome]) -> list[Group]:
 
 def _groups(name: str, outcomes: Sequence[Outcome]) -> list[Group]:
     keys = [each.name for each in fields(Recipe) if each.name not in (*APART, "architecture")]
-    varied = [
-        key for key in keys if len({getattr(outcome.recipe, key) for outcome in outcomes}) > 1
-    ]
+    recipes = [outcome.recipe.resolved for outcome in outcomes]
+    varied = [key for key in keys if len({getattr(recipe, key) for recipe in recipes}) > 1]
     found: dict[tuple[Any, ...], list[Outcome]] = {}
-    for outcome in outcomes:
-        recipe = outcome.recipe
+    for outcome, recipe in zip(outcomes, recipes, strict=True):
         place = (recipe.architecture, *(getattr(recipe, key) for key in varied))
         found.setdefault(place, []).append(outcome)
-    groups = [
-        Group(name, place[0], dict(zip(varied, place[1:], strict=True)), tuple(own))
-        for place, own in found.items()
-    ]
+    shown = _shortened({recipe.folder for recipe in recipes if recipe.folder})
+    groups = []
+    for place, own in found.items():
+        settings = dict(zip(varied, place[1:], strict=True))
+        if "folder" in settings:
+            settings["folder"] = shown.get(settings["folder"])
+        groups.append(Group(name, place[0], settings, tuple(own)))
     return sorted(groups, key=_place)
+
+
+def _shortened(folders: Iterable[str]) -> dict[str, str]:
+    """Whole paths by as few of their last parts as tell them apart."""
+    parts = {folder: Path(folder).parts for folder in folders}
+    count = 1
+    while len({each[-count:] for each in parts.values()}) < len(parts):
+        count += 1
+    return {folder: Path(*each[-count:]).as_posix() for folder, each in parts.items()}
 
 
 def _place(group: Group) -> tuple[Any, ...]:
@@ -125,9 +134,10 @@ def _place(group: Group) -> tuple[Any, ...]:
 
 
 def as_json(groups: Sequence[Group], folder: Path) -> str:
-    """Everything, run by run, with the machine that made it; paths are relative to ``folder``."""
+    """Everything, run by run, what made them, and where they were collected; paths are relative to ``folder``."""
     content = {
-        "machine": machine(),
+        "made_by": _makers(groups),
+        "collected_on": machine(),
         "rows": [
             {
                 "recipe": group.recipe,
@@ -169,7 +179,7 @@ def as_markdown(
         parts += [races[name]] if name in races else []
         if not any(group.settings for group in own):
             parts += _planes(own, folder)
-    parts.append(_machine())
+    parts.append(_origin(groups))
     return "\n".join(parts)
 
 
@@ -224,11 +234,24 @@ def _planes(groups: Sequence[Group], folder: Path) -> list[str]:
     return shown
 
 
-def _machine() -> str:
-    facts = machine()
+def _makers(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """What the runs themselves keep of how they were made, each once; versions of those that finished."""
+    outcomes = [outcome for group in groups for outcome in group.outcomes]
+    scores = [outcome.scores for outcome in outcomes if outcome.scores is not None]
+    found = {
+        key: {str(each[key]) for each in scores if key in each} for key in ("keelnet", "torch")
+    }
+    found |= {key: {getattr(each.recipe, key) for each in outcomes} for key in AGAIN}
+    return {key: sorted(values) for key, values in found.items()}
+
+
+def _origin(groups: Sequence[Group]) -> str:
+    made = {key: ", ".join(map(str, values)) for key, values in _makers(groups).items()}
+    here = machine()
     return (
-        f"Made by keelnet {facts['keelnet']} with torch {facts['torch']} on {facts['system']}"
-        f" {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads.\n"
+        f"Made by keelnet {made['keelnet'] or 'unknown'} with torch {made['torch'] or 'unknown'}, device"
+        f" {made['device']}, threads {made['threads']} (0: torch's choice). Collected on {here['system']}"
+        f" {here['processor']}, {here['cores']} cores.\n"
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,17 +89,25 @@ def races(groups: Sequence[Group]) -> tuple[dict[str, str], dict[str, bytes]]:
     """Markdown by recipe, and pictures by file name, of recipes whose groups differ in `WAYS`."""
     texts: dict[str, str] = {}
     pictures: dict[str, bytes] = {}
-    for recipe, architecture in dict.fromkeys((each.recipe, each.architecture) for each in groups):
-        own = [
-            each for each in groups if (each.recipe, each.architecture) == (recipe, architecture)
-        ]
-        ways = raced(own)
+    for recipe, field, ways in _contests(groups):
         if len(ways) > 1:
-            file, title = f"{recipe}-race-{architecture}.png", architecture.replace("_", " ")
+            file = re.sub(r"[^\w.-]+", "-", f"{recipe}-race-{'-'.join(field)}.png")
+            title = ", ".join(field).replace("_", " ")
             pictures[file] = picture(f"{recipe}, {title}", ways)
             text = f"### {recipe}, {title}: ways of training\n\n{NOTE}\n{as_table(ways)}"
             texts[recipe] = texts.get(recipe, "") + f"{text}\n![{recipe}, {title}: ways]({file})\n"
     return texts, pictures
+
+
+def _contests(groups: Sequence[Group]) -> Iterator[tuple[str, tuple[str, ...], list[Way]]]:
+    """The ways of each recipe on one field: an architecture, and the folder of data where these differ."""
+
+    def place(group: Group) -> tuple[str, tuple[str, ...]]:
+        folder = group.settings.get("folder")
+        return group.recipe, (group.architecture, *([folder] if folder else []))
+
+    for recipe, field in dict.fromkeys(map(place, groups)):
+        yield recipe, field, raced([each for each in groups if place(each) == (recipe, field)])
 
 
 def raced(groups: Sequence[Group]) -> list[Way]:
@@ -134,11 +143,13 @@ def _name(group: Group) -> str:
 
 
 def _courses(group: Group) -> dict[int, Course]:
-    return {
-        each.recipe.seed: Course.read(each.folder)
-        for each in group.outcomes
-        if each.scores is not None
-    }
+    finished = [each for each in group.outcomes if each.scores is not None]
+    courses = {each.recipe.seed: Course.read(each.folder) for each in finished}
+    if len(courses) < len(finished):
+        raise ValueError(
+            f"two runs of {group.recipe} in one row share a seed; collect each run once"
+        )
+    return courses
 
 
 def standing(first: Way, way: Way) -> Standing:
@@ -198,17 +209,13 @@ def as_table(ways: Sequence[Way]) -> str:
 def savings(groups: Sequence[Group]) -> list[str]:
     """A line a way: the share of the first way's time that it saved to the accuracy that both reach."""
     lines = []
-    for recipe, architecture in dict.fromkeys((each.recipe, each.architecture) for each in groups):
-        own = [
-            each for each in groups if (each.recipe, each.architecture) == (recipe, architecture)
-        ]
-        ways = raced(own)
+    for recipe, field, ways in _contests(groups):
         for way in ways[1:]:
             found = standing(ways[0], way)
             if found.to_accuracy is not None:
                 saved = 100 * (1 - found.to_accuracy.share)
                 lines.append(
-                    f"{recipe}, {architecture}: {way.name} saves {saved:.0f} % of the time of {ways[0].name}"
+                    f"{recipe}, {', '.join(field)}: {way.name} saves {saved:.0f} % of the time of {ways[0].name}"
                     f" to equal accuracy ({100 * found.accuracy:.1f} % at its best)"
                 )
     return lines

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from keelnet.experiments.failures import FAILURES, Failure, failures_as_json, failures_in
 from keelnet.experiments.folders import STAGING, OutputFolder, occupied
-from keelnet.experiments.openings import STATE
+from keelnet.experiments.openings import STATE, interrupted
 from keelnet.experiments.problems import TASKS, network_to_train, problem
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.runs import DivergenceError, load_run, train
+from keelnet.experiments.runs import DivergenceError, load_run, recipe_in, train
 from keelnet.experiments.tasks import Report
 from keelnet.propagation.bounds import NonFiniteStateError
 
@@ -26,9 +26,8 @@ ARCHITECTURES = (
     "second_order",
 )
 SIGN = "table.json"  # what a folder of a table is known by
-FAILURES = "failures.json"  # of a table: the trainings that diverged
 OWN = {"seed": "--seeds", "architecture": "--architectures"}  # what a table varies itself
-AGAIN = ("threads", "device", "folder")  # what runs may differ in that repeat one another
+AGAIN = ("threads", "device")  # what runs may differ in that repeat one another
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,10 @@ class Sweep:
         if self.key in AGAIN:
             raise ValueError(
                 f"runs that differ in {self.key} alone are one row of a table: make a table of each"
+            )
+        if self.key == "folder":
+            raise ValueError(
+                "a table has one folder of data: make one of each, and collect these with --from"
             )
 
     @classmethod
@@ -149,9 +152,9 @@ def fill(
     ``overwrite``, which also trains anew what diverged.
     """
     cells = design.cells
-    folder = _opened(out)
+    folder, failures = _opened(out), failures_in(out)
     for cell in cells:
-        _require_replaceable(out / cell.name, cell.recipe, overwrite, _diverged(out, cell.name))
+        _require_replaceable(out / cell.name, cell.recipe, overwrite, failures.get(cell.name))
         network_to_train(cell.recipe)
     for cell in {(cell.recipe.name, cell.name.split("/")[1]): cell for cell in cells}.values():
         with suppress(NonFiniteStateError):  # an outcome, in its turn
@@ -176,16 +179,16 @@ def _opened(out: Path) -> OutputFolder:
 
 
 def _require_replaceable(
-    path: Path, recipe: Recipe, overwrite: bool, diverged: Recipe | None
+    path: Path, recipe: Recipe, overwrite: bool, diverged: Failure | None
 ) -> None:
     """A run of these settings may be there, another one only if it is finished or has diverged and may go."""
     for root in (path, path / STAGING):
         if not (root / "recipe.toml").is_file():
             continue
-        left = Recipe.from_toml((root / "recipe.toml").read_text(encoding="utf-8"))
+        left = recipe_in(root)
         if left.same_as(recipe):
             continue
-        ended = diverged is not None and left.same_as(diverged)
+        ended = diverged is not None and left.same_as(diverged.recipe)
         if overwrite and (ended or (root / "scores.json").is_file()):
             continue
         changed = [key for key, value in vars(recipe).items() if getattr(left, key) != value]
@@ -199,12 +202,11 @@ def _outcome(folder: OutputFolder, cell: Cell, overwrite: bool, report: Report) 
     path = folder.path / cell.name
     if (path / "scores.json").is_file() and (run := load_run(path)).recipe.same_as(cell.recipe):
         return Outcome(cell.recipe, path, run.scores)
-    diverged = _diverged(folder.path, cell.name)
-    again = diverged is not None and diverged.same_as(cell.recipe)
-    if again and not overwrite:
-        return Outcome(cell.recipe, path, None, _failures(folder.path)[cell.name]["failure"])
+    diverged = failures_in(folder.path).get(cell.name)
+    if diverged is not None and diverged.recipe.same_as(cell.recipe) and not overwrite:
+        return Outcome(cell.recipe, path, None, diverged.reason)
     if diverged is not None:
-        _forget(folder, cell, diverged)
+        _forget(folder, cell, diverged.recipe)
     try:
         _train(path, cell.recipe, report)
     except (DivergenceError, NonFiniteStateError) as error:  # the latter before the first step
@@ -216,12 +218,8 @@ def _outcome(folder: OutputFolder, cell: Cell, overwrite: bool, report: Report) 
 def _forget(folder: OutputFolder, cell: Cell, diverged: Recipe) -> None:
     """Of a training that diverged, what it would go on from; it is a new one from now on."""
     path = folder.path / cell.name
-    left, finished = path / "recipe.toml", (path / "scores.json").is_file()
-    if (
-        left.is_file()
-        and not finished
-        and Recipe.from_toml(left.read_text(encoding="utf-8")).same_as(diverged)
-    ):
+    begun = (path / "recipe.toml").is_file() and not (path / "scores.json").is_file()
+    if begun and recipe_in(path).same_as(diverged):
         for name in (STATE, "recipe.toml"):
             folder.remove(f"{cell.name}/{name}")
     _note(folder, cell, None)
@@ -229,7 +227,7 @@ def _forget(folder: OutputFolder, cell: Cell, diverged: Recipe) -> None:
 
 def _train(path: Path, recipe: Recipe, report: Report) -> None:
     """A new run; where one was begun before, it goes on, or begins again if no epoch of it is whole."""
-    if any((root / STATE).is_file() for root in (path, path / STAGING)):
+    if interrupted(path):
         steps = train(recipe, path, resume=True, report=report)
     else:
         steps = train(recipe, path, overwrite=True, report=report)
@@ -237,47 +235,28 @@ def _train(path: Path, recipe: Recipe, report: Report) -> None:
         pass
 
 
-def _diverged(out: Path, name: str) -> Recipe | None:
-    """The recipe that the cell of that name diverged with."""
-    known = _failures(out).get(name)
-    return Recipe.from_toml(known["recipe"]) if known else None
-
-
-def _failures(out: Path) -> dict[str, dict[str, str]]:
-    try:
-        return json.loads((out / FAILURES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{out / FAILURES} is not JSON: {error}; move it away") from None
-
-
-def _note(folder: OutputFolder, cell: Cell, failure: str | None) -> None:
+def _note(folder: OutputFolder, cell: Cell, reason: str | None) -> None:
     """Keep or forget that a cell diverged."""
-    import tomli_w
-
-    failures = _failures(folder.path)
+    failures = failures_in(folder.path)
     failures.pop(cell.name, None)
-    if failure is not None:
-        recipe = tomli_w.dumps(cell.recipe.as_table())
-        failures[cell.name] = {"failure": failure, "recipe": recipe}
-    folder.write_text(FAILURES, json.dumps(failures, indent=2) + "\n")
+    if reason is not None:
+        failures[cell.name] = Failure(cell.recipe, reason)
+    folder.write_text(FAILURES, failures_as_json(failures))
 
 
 def collected(folders: Sequence[Path], report: Report = lambda line: None) -> list[Outcome]:
     """The runs with an accuracy anywhere below these folders, and what a table noted as diverged; each once.
 
-    Others are named to ``report`` and left out, as are copies: runs of one recipe and seed are not two samples. What
-    lies in a `STAGING` has not ended. Raises ValueError where nothing is left.
+    Others, and files that cannot be read, are named to ``report`` and left out, as are copies: runs of one recipe,
+    seed and folder of data are not two samples. What lies in a `STAGING` has not ended. Raises ValueError where
+    nothing is left.
     """
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder")
     found = [each for path in _ended(folders, "recipe.toml") for each in _read(path.parent, report)]
     for path in _ended(folders, FAILURES):
-        for name, known in _failures(path.parent).items():
-            recipe = Recipe.from_toml(known["recipe"])
-            found.append(Outcome(recipe, path.parent / name, None, known["failure"]))
+        found += _diverged(path.parent, report)
     if not found:
         places = ", ".join(map(str, folders))
         raise ValueError(f"no finished run of a recipe that classifies lies in {places}")
@@ -298,10 +277,8 @@ def _once(outcomes: Sequence[Outcome], report: Report) -> list[Outcome]:
     """Without copies; the first one stays."""
     kept: dict[tuple[Any, ...], Outcome] = {}
     for each in outcomes:
-        settings = (value for key, value in vars(each.recipe).items() if key not in AGAIN)
-        # The same data may lie elsewhere, but then they are called the same.
-        data = Path(each.recipe.folder or "").name
-        first = kept.setdefault((each.scores is None, data, *settings), each)
+        settings = (value for key, value in vars(each.recipe.resolved).items() if key not in AGAIN)
+        first = kept.setdefault((each.scores is None, *settings), each)
         if first is not each:
             report(f"left out: {each.folder} is the same recipe and seed as {first.folder}")
     return list(kept.values())
@@ -317,3 +294,13 @@ def _read(folder: Path, report: Report) -> list[Outcome]:
         report(f"left out: {folder} has no accuracy")
         return []
     return [Outcome(run.recipe, folder, run.scores)]
+
+
+def _diverged(folder: Path, report: Report) -> list[Outcome]:
+    """What the table in a folder noted as diverged."""
+    try:
+        known = failures_in(folder)
+    except ValueError as error:
+        report(f"left out: {error}")
+        return []
+    return [Outcome(each.recipe, folder / name, None, each.reason) for name, each in known.items()]

@@ -23,7 +23,8 @@ LARGEST_GRAM = 1024  # features up to which their Gram matrix is factorised as a
 class ClassifierNewton:
     """How to solve the classifier's problem: until its gradient is at most ``tolerance``.
 
-    iterations: most Newton steps; products: most products of conjugate gradients in each.
+    iterations: most Newton steps; products: most products of conjugate gradients in each. Raises ValueError for
+    a tolerance that is not above 0 and numbers below 1.
     """
 
     tolerance: float = 1e-8
@@ -51,8 +52,8 @@ class ClassifierProblem:
     """min over (W, v) of loss(rows W + v, labels) + ½ β_W ‖W‖² + ½ α_W ‖∇W‖², for given features.
 
     The unknowns are one matrix (features + 1, classes) whose last row is v. Everything is computed in
-    float64. Raises ValueError for a loss that is not convex, labels out of range or of one class, features that
-    are not finite, and a system that is singular: features that depend on each other with β_W = 0.
+    float64. Raises ValueError for a loss that is not convex, labels that are no classes, out of range or of one
+    class, features that are not finite, and a system that is singular: features that depend on each other with β_W = 0.
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class ClassifierProblem:
                 "the features hold NaN or inf; use a smaller step or a stable network"
             )
         self.rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+        if labels.is_floating_point():
+            raise ValueError(
+                f"a classifier is fitted to integer labels, its classes, got {labels.dtype}; use gauss_newton for real"
+                " targets"
+            )
         self.labels = labels.flatten().long()
         classes = classifier.linear.weight.shape[1]
         require_labels(rows.new_zeros(len(self.labels), classes), self.labels)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.learning.breakdown import BreakdownError
-from keelnet.learning.losses import require_convex
+from keelnet.learning.losses import require_convex, require_labels
 from keelnet.learning.objective import Objective
 from keelnet.learning.tangents import Forward, Tangent
 from keelnet.learning.unknowns import Unknowns
+from keelnet.propagation.effects import Generators, alike
 
 
 class Curvature:
@@ -21,7 +22,8 @@ class Curvature:
     strategy of each block (by `Stored`, both of the matrix). samples: how many, the first ones, the products with B see (None: all).
 
     The parameters must not change while products are asked for. Raises ValueError for a loss that is
-    not convex and an objective that is not finite (`BreakdownError`).
+    not convex, labels that torch's cross_entropy would ignore, a network that gives another value each time, and
+    an objective that is not finite (`BreakdownError`).
     """
 
     def __init__(
@@ -35,13 +37,13 @@ class Curvature:
         samples: int | None = None,
     ) -> None:
         self.loss, self.unknowns = require_convex(objective.loss), unknowns
-        before = torch.get_rng_state()
+        before = Generators.of(x.device)
         logits = network(x)
-        if not torch.equal(before, torch.get_rng_state()):
-            raise ValueError(
-                f"{type(network).__name__} draws random numbers (dropout?), so that its products are those of another map"
-                " each time; switch that off, or use descend"
-            )
+        _require_same_again(network, x, logits, before)
+        if objective.loss is not self.loss and not labels.is_floating_point():
+            require_labels(
+                logits, labels
+            )  # torch's ignores some, of which the curvature knows nothing
         terms = objective.terms(network, logits, labels)
         total = torch.stack([*terms.values()]).sum()
         self.terms = {name: float(term.detach()) for name, term in terms.items()}
@@ -70,4 +72,18 @@ class Curvature:
     def _grad(self, value: Tensor, costate: Tensor | None = None) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(
             value, self.unknowns.parameters, costate, retain_graph=True, allow_unused=True
+        )
+
+
+def _require_same_again(network: nn.Module, x: Tensor, logits: Tensor, before: Generators) -> None:
+    """Raise ValueError for a network that draws; of Python's and NumPy's numbers only where its value shows them."""
+    after = Generators.of(x.device)
+    same = before.same_torch(after)
+    if same and not before.same_others(after):  # another thread may have drawn
+        with torch.no_grad():
+            same = alike((logits,), (network(x),))
+    if not same:
+        raise ValueError(
+            f"{type(network).__name__} draws random numbers (dropout?), so that its products are those of another map"
+            " each time; switch that off, or use descend"
         )

@@ -102,6 +102,8 @@ class _Loop:
         controls = [value for block in blocks_of(self.network) for value in block.control.values().values()]  # fmt: skip
         if self.training.bound is not None and not all(isinstance(each, nn.Parameter) for each in controls):  # fmt: skip
             raise ValueError(f"{OF_PARAMETERS}; use bound=None")
+        if self.training.bound is not None and any(each.is_complex() for each in controls):
+            raise ValueError("a bound holds real controls, but one is complex; use bound=None")
         self.averaged = {} if self.training.average is None else _snapshot(self.network)
         self.forward = self.team.wrapped(self.network)
 
@@ -168,8 +170,9 @@ class _Loop:
 
         def evaluated() -> float:
             """The objective, its gradient left with the parameters; a search asks for it again."""
-            terms = self._terms(x, labels, weight)
-            value = self._gradient(terms, where)
+            trial = bool(first) and self.training.method.searches
+            terms = self._terms(x, labels, weight, trial)
+            value = self._gradient(terms, where, trial) if terms else self._refused()
             if not first:
                 first.extend((name, float(term.detach())) for name, term in terms.items())
             return value
@@ -179,27 +182,38 @@ class _Loop:
         self._average()
         return first
 
-    def _terms(self, x: Tensor, labels: Tensor, weight: float) -> dict[str, Tensor]:
+    def _terms(self, x: Tensor, labels: Tensor, weight: float, trial: bool) -> dict[str, Tensor]:
+        """By name; of a trial none where it cannot be evaluated: x was before, so it is its parameters."""
         try:
             with self._precision():
                 logits = self.forward(x)
             terms = self.objective.terms(self.network, logits, labels)
         except ValueError as error:  # of these samples: the others wait for their objective
             self.team.total(next(self.network.parameters()).new_tensor(math.nan))
+            if trial:
+                return {}
             self.team.agree(error)
             raise
         terms["loss"] = terms["loss"] * weight
         return terms
 
-    def _gradient(self, terms: dict[str, Tensor], where: str) -> float:
+    def _refused(self) -> float:
+        """What a search is given for a trial without a finite objective: torch's then halves its bracket."""
+        for value in self._moved():
+            value.grad = torch.full_like(value, math.nan)
+        return math.inf
+
+    def _gradient(self, terms: dict[str, Tensor], where: str, trial: bool) -> float:
         """The mean objective of all processes; its gradient is left with the parameters."""
         total = torch.stack([*terms.values()]).sum()
         everyone = self.team.total(total.detach())
         if not bool(everyone.isfinite()):
+            if trial:
+                return self._refused()
             self.team.agree(None)
             raise SharedBreakdownError(
-                f"the objective became {float(everyone)} in {where}; use a smaller rate"
-                " (--set rate=…) or a stable architecture"
+                f"the objective became {float(everyone)} in {where}; use {self.training.method.remedy}"
+                " or a stable architecture"
             )
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]

@@ -47,7 +47,7 @@ class GaussNewton:
     system is solved. search: the line search. tangent: how J v is computed. share: of the batch that
     the Hessian products see. patience: steps in a row without a decrease before it ends. classifier: how
     `block_descent` and `varpro` solve for it. budget, goal, device as in `Training`; an epoch is a pass
-    over the samples.
+    over the samples. Raises ValueError for numbers below 1, a damping below 0 and a share outside (0, 1].
     """
 
     budget: Budget

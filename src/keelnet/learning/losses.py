@@ -91,7 +91,7 @@ def soft_dice() -> Any:
 
 
 def require_convex(loss: Loss) -> ConvexLoss:
-    """The loss, or CrossEntropy for torch's own; raises ValueError for any other."""
+    """The loss, or CrossEntropy for torch's own, whose labels must then all be classes; raises ValueError for any other."""
     if loss is functional.cross_entropy:
         return CrossEntropy()
     if not isinstance(loss, ConvexLoss):
@@ -112,9 +112,10 @@ def require_labels(logits: Tensor, labels: Tensor) -> None:
         )
     low, high = (int(value) for value in torch.aminmax(labels))
     if low < 0 or high >= classes:
+        ignored = ", or use torch's cross_entropy with adam, sgd or lbfgs to ignore some"
         raise ValueError(
             f"labels must lie in 0..{classes - 1}, got {low}..{high};"
-            " number the classes from 0 and give the network as many outputs"
+            f" number the classes from 0 and give the network as many outputs{ignored if low < 0 else ''}"
         )
 
 

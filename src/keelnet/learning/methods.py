@@ -17,11 +17,13 @@ class Method(ABC):
     """A method of gradients; ``rate`` is its largest step.
 
     searches: whether a step evaluates the objective more than once, along a line, so that neither
-    clipping nor projection may come between.
+    clipping nor projection may come between; where a trial has no finite objective it is given inf, with a gradient
+    of NaN, and must refuse that step. remedy: what to change where the objective becomes non-finite all the same.
     """
 
     rate: float
     searches: ClassVar[bool] = False
+    remedy: ClassVar[str] = "a smaller rate (--set rate=…)"
 
     @abstractmethod
     def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -42,7 +44,10 @@ def require_share(name: str, value: float, below: float) -> None:
 
 @dataclass(frozen=True)
 class Adam(Method):
-    """Adam with decoupled weight decay (AdamW; plain Adam at decay 0)."""
+    """Adam with decoupled weight decay (AdamW; plain Adam at decay 0).
+
+    Raises ValueError for a rate that is not above 0 and a decay below 0.
+    """
 
     rate: float = 1e-2
     decay: float = 0.0
@@ -57,7 +62,10 @@ class Adam(Method):
 
 @dataclass(frozen=True)
 class SGD(Method):
-    """Stochastic gradient descent with Nesterov momentum."""
+    """Stochastic gradient descent with Nesterov momentum.
+
+    Raises ValueError for a rate that is not above 0, a momentum outside [0, 1) and a decay below 0.
+    """
 
     rate: float = 1e-1
     momentum: float = 0.9
@@ -83,13 +91,14 @@ class LBFGS(Method):
     """L-BFGS with a strong-Wolfe line search (torch's): ``iterations`` of it on every batch.
 
     Meant for one batch that holds all samples, with schedule=Constant() and no warm-up. history: how
-    many differences of gradients it remembers.
+    many differences of gradients it remembers. Raises ValueError for a rate that is not above 0 and numbers below 1.
     """
 
     rate: float = 1.0
     iterations: int = 20
     history: int = 10
     searches: ClassVar[bool] = True
+    remedy: ClassVar[str] = "a smaller gain (--set gain=…), more layers, method=adam"
 
     def __post_init__(self) -> None:
         require_positive("rate", self.rate)

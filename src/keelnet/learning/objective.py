@@ -102,15 +102,20 @@ class Objective:
 def time_smoothness(control: Control, final_time: float) -> Tensor:
     """½/h Σ_j ‖θ_{j+1} − θ_j‖² on the knots, h = T / knots: the discrete ½ ∫ ‖θ'‖² dt."""
     h = final_time / control.knots
-    squares = [value.diff(dim=0).square().sum() for value in control.values().values()]
+    squares = [_squared(value.diff(dim=0)) for value in control.values().values()]
     return torch.stack(squares or [torch.zeros(())]).sum() / (2 * h)
 
 
 def tikhonov(control: Control, final_time: float) -> Tensor:
     """½ h Σ_j ‖θ_j‖² on the knots: the discrete ½ ∫ ‖θ‖² dt."""
     h = final_time / control.knots
-    squares = [value.square().sum() for value in control.values().values()]
+    squares = [_squared(value) for value in control.values().values()]
     return torch.stack(squares or [torch.zeros(())]).sum() * (h / 2)
+
+
+def _squared(value: Tensor) -> Tensor:
+    """‖value‖², a real number of a complex value too."""
+    return (value * value.conj()).real.sum() if value.is_complex() else value.square().sum()
 
 
 def classifier_tikhonov(classifier: AnyClassifier) -> Tensor:

@@ -34,7 +34,10 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Steps(Schedule):
-    """Is multiplied by ``drop`` at each of the shares ``at`` of the budget."""
+    """Is multiplied by ``drop`` at each of the shares ``at`` of the budget.
+
+    Raises ValueError for shares that do not rise between 0 and 1, and a drop that does not lie there.
+    """
 
     at: tuple[float, ...] = (0.5, 0.75)
     drop: float = 0.1
@@ -53,7 +56,7 @@ class Steps(Schedule):
 class Part(Schedule):
     """From share ``begin`` to ``end`` of a longer budget: what a level of several has of one schedule.
 
-    warmup: where the warm-up of the longer budget ended.
+    warmup: where the warm-up of the longer budget ended. Raises ValueError unless 0 ≤ begin < end ≤ 1.
     """
 
     whole: Schedule

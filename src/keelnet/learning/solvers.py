@@ -72,7 +72,7 @@ class Forcing(ABC):
 
 @dataclass(frozen=True)
 class Fixed(Forcing):
-    """The same tolerance at every step."""
+    """The same tolerance at every step; raises ValueError for one outside [0, 1)."""
 
     value: float = 0.1
 
@@ -88,7 +88,8 @@ class EisenstatWalker(Forcing):
     """factor · (‖g_k‖ / ‖g_{k−1}‖)^power, kept from falling at once (Eisenstat & Walker 1996, choice 2).
 
     The tolerance lies between ``least`` and ``most``, the first one: no work is spent on exact
-    solutions far from the minimum, and convergence near it is superlinear.
+    solutions far from the minimum, and convergence near it is superlinear. Raises ValueError for a most, least or
+    factor outside [0, 1) and a power outside (1, 2].
     """
 
     most: float = 0.5
@@ -117,7 +118,8 @@ class EisenstatWalker(Forcing):
 class Armijo:
     """Backtracking: the first t = 1, shrink, shrink², … with φ(t) ≤ φ(0) + slope · t · φ'(0).
 
-    halvings: how many shorter steps are tried after t = 1.
+    halvings: how many shorter steps are tried after t = 1. Raises ValueError for a slope outside (0, ½), a shrink
+    outside (0, 1) and no halvings.
     """
 
     slope: float = 1e-4

@@ -13,7 +13,10 @@ from keelnet.propagation.engines.conv import Precision
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: after ``epochs``, or ``seconds`` of the clock, whichever comes first."""
+    """When to stop: after ``epochs``, or ``seconds`` of the clock, whichever comes first.
+
+    Raises ValueError for neither, epochs below 1 and seconds that are not above 0.
+    """
 
     epochs: int | None = None
     seconds: float | None = None
@@ -39,10 +42,12 @@ class Training:
 
     warmup: share of the budget over which the rate rises from 0; after it ``schedule`` decides. clip:
     largest norm of the gradient (None: no limit). bound: c > 0 projects the controls onto |θ| ≤ c after
-    each step (None: no bound), which keeps the step size stable for a kernel of n inputs under h n c
+    each step (None: no bound): of a dense kernel of n × n then ‖K‖ ≤ n c, so that Verlet holds for h n c ≤ 2
     (Ruthotto & Haber 2020). goal: the score to keep the best iterate of; larger is better. device: where batches are moved. average: decay a step of an
     exponential average of the weights, which is then what is validated and kept (None: the weights
-    themselves). products: "bfloat16" rounds the inputs of convolutions, the state stays as it is.
+    themselves). products: "bfloat16" rounds the inputs of convolutions, the state stays as it is. Raises
+    ValueError for a warmup or average outside [0, 1), a clip or bound that is not above 0, and these two beside a
+    method that searches.
     """
 
     method: Method
