@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import keelnet as kn
+from keelnet.experiments import assessments
 from keelnet.experiments.assessments import Assessment, assess_recipe, assess_run, write
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, train
@@ -60,6 +61,12 @@ def test_scans_are_replaced_by_noise_and_it_is_said():
     assessment = assess_recipe(recipe)
     assert "noise of 32³ voxels in place of a scan" in assessment.subject
     assert len(assessment.report.blocks) == 2
+
+
+def test_noise_is_of_a_side_that_the_network_can_halve(monkeypatch):
+    monkeypatch.setattr(assessments, "SIDE", 4)
+    recipe = recipe_named("tumour").with_settings(["width=4,4,4", "depth=1"])
+    assert "noise of 8³ voxels" in assess_recipe(recipe).subject
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

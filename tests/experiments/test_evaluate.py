@@ -13,11 +13,8 @@ from scans import NEW, RAS, SHAPE, classes, write, write_case, write_decathlon
 from torch import nn
 
 from keelnet.data.cases import find_cases
-from keelnet.data.conventions import CONVENTIONS
-from keelnet.data.scans import read_scans, settle
 from keelnet.experiments import evaluation_pictures, evaluation_report, overlays
 from keelnet.experiments.evaluate import evaluate, trained_on
-from keelnet.experiments.evaluation_pictures import level_shown
 from keelnet.experiments.evaluation_tables import cases_of, spread
 from keelnet.experiments.segment import segment
 from keelnet.experiments.segmenting import Segmenting
@@ -260,18 +257,22 @@ def test_a_case_is_known_by_its_files_and_its_patient(which, tmp_path):
     assert sorted(trained_on(split, cases, [source])) == marked
 
 
-def test_a_case_without_tumour_is_shown_where_its_brain_is(tmp_path):
-    empty = np.zeros(SHAPE, np.uint8)
-    folder = painted_case(tmp_path / "in", "a", empty)
-    values = np.zeros(SHAPE, np.float32)
-    values[2:6, 2:6, 4] = np.random.default_rng(0).uniform(1, 2, (4, 4))
-    for path in folder.glob("*-t*.nii.gz"):
-        write(path, values)
-    (scan,) = read_scans(settle(find_cases([tmp_path / "in"]), CONVENTIONS["brats2023"]))
-    scan.classes[:] = 0
-    assert level_shown(scan, empty) == 4
-    empty[2, 2, 1] = 2
-    assert level_shown(scan, empty) == 1
+@pytest.mark.parametrize("told", [True, False])
+def test_patients_that_a_table_told_of_are_known_again(told, tmp_path):
+    """Runs of earlier versions know the names of their cases alone."""
+    words = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    lines = [["case", "patient", *words]]
+    for name, patient in (("a", "p"), ("b", "p"), ("p", "q")):
+        painted_case(tmp_path, name)
+        lines.append([name, patient, *(f"{name}/{name}-{word}.nii.gz" for word in words.values())])
+    table = tmp_path / "scans.csv"
+    table.write_text("".join(",".join(line) + "\n" for line in lines))
+    about = {"folder": str(table), "training": ["a"], "withheld": ["p"], "refused": {}}
+    about |= {"patients": {"a": "p"}} if told else {}
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(about))
+    seen = trained_on(split, find_cases([table]).cases, [table])
+    assert seen == ({"a", "b"} if told else {"a"})
 
 
 def test_a_network_that_gives_no_number_has_no_score(tmp_path):

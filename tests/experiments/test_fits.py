@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keelnet.experiments.fits import advice, as_sentence, require_within, setting_of
-from keelnet.experiments.parts import brain_of, unit_of, widths_of
+from keelnet.experiments.parts import brain_of
 from keelnet.experiments.plan import plan
 from keelnet.experiments.recipes import recipe_named
-from keelnet.experiments.rehearsal import Measured
+from keelnet.experiments.rehearsal import Measured, UnrehearsedError
+from keelnet.experiments.spaces import unit_of, widths_of
 
 MB = 10**6
 TUMOUR = replace(recipe_named("tumour"), width=(8, 16), depth=(1, 1))
@@ -112,3 +113,34 @@ def test_where_the_smallest_patch_is_too_much_the_process_is_not_blamed():
     with pytest.raises(ValueError, match="fits, since the smallest wants more, too") as refused:
         require_within(TUMOUR, 520 * MB, rehearse=validating)
     assert "process alone" not in str(refused.value) and "spacing" in str(refused.value)
+
+
+def killing(rehearse, most):
+    """A machine with less memory than is asked about: it takes no wider network."""
+
+    def tried(part):
+        if part.recipe["width"][0] > most:
+            raise UnrehearsedError("the recipe cannot be rehearsed: it was killed")
+        return rehearse(part)
+
+    return tried
+
+
+@pytest.mark.parametrize(("most", "wide"), [(512, 512), (511, 8)])
+def test_what_this_machine_cannot_rehearse_counts_as_too_large_and_is_said(most, wide):
+    """The first guess is the widest of all, the second one half of it."""
+    rehearse = killing(machine()[0], most)
+    planned, heard = plan(TUMOUR, rehearse=rehearse), []
+    found = advice(planned, 64_000 * MB, heard.append, rehearse)
+    assert found["width"].recipe.width[0] == wide and found["width"].fits(64_000 * MB)
+    assert found["patch"].recipe.patch != TUMOUR.patch
+    said = [line for line in heard if "counts as too large" in line]
+    assert said[0].startswith("width=1024,2048 ") and said[0].endswith("it was killed")
+    assert len(said) == (1 if wide > 8 else 2)
+
+
+def test_where_the_smallest_cannot_be_rehearsed_either_none_fits():
+    rehearse, _ = machine()
+    planned = plan(TUMOUR, rehearse=rehearse)
+    found = advice(planned, 450 * MB, rehearse=killing(rehearse, 0))
+    assert found == {"patch": None, "width": None}

@@ -1,15 +1,17 @@
 """Openings: a launch that is started again finds its own run, and no other's."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from keelnet.experiments.folders import STAGING
 from keelnet.experiments.openings import MARK, STATE
 from keelnet.experiments.recipes import recipe_named
-from keelnet.experiments.runs import train
+from keelnet.experiments.runs import load_run, train
 
 SMALL = replace(recipe_named("digits"), width=4, depth=2, epochs=3, batch=1024)
 
@@ -127,6 +129,20 @@ def cut(tmp_path_factory):
         next(steps)
     steps.close()
     return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no such locks")
+def test_an_overwriting_run_that_was_cut_off_can_be_gone_on_with_and_it_is_said(tmp_path, cut):
+    run = tmp_path / "run"
+    shutil.copytree(cut, run / STAGING)
+    shutil.copy(cut / "recipe.toml", run)  # of one that was cut off before
+    with pytest.raises(ValueError, match=r"missing; go on with it \(keelnet train … --resume\)"):
+        load_run(run)
+    words = r"unfinished exists: a run was cut off; go on with it \(--resume\), move it away or"
+    with pytest.raises(ValueError, match=words):
+        list(train(SMALL, run, overwrite=True))
+    assert [step.epoch for step in train(SMALL, run, resume=True)][-1] == SMALL.epochs
+    assert load_run(run).recipe == SMALL
 
 
 def lines(*epochs):

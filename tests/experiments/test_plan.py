@@ -16,13 +16,12 @@ from keelnet.experiments.parts import (
     largest_part,
     smallest_part,
     tile_of,
-    unit_of,
     voxels_of,
 )
 from keelnet.experiments.plan import MARGIN, plan
 from keelnet.experiments.recipes import RECIPES, recipe_named
 from keelnet.experiments.rehearsal import Measured
-from keelnet.experiments.tiles import Tiling
+from keelnet.experiments.spaces import tiling_of, unit_of
 
 MB = 10**6
 TUMOUR = recipe_named("tumour")
@@ -149,6 +148,12 @@ def test_a_plan_fits_with_a_margin():
         ({"spacing": 1e-320}, "between 0.1 and 20 mm"),
         ({"spacing": math.nan}, "between 0.1 and 20 mm, got nan"),
         ({"architecture": "hamiltonian", "folds": 0}, "segmenter"),
+        ({"patches": 0}, "patches must be at least 1, got 0"),
+        ({"judged": 0}, "judged must be at least 1, got 0"),
+        ({"withheld": 1.0}, "withheld must lie between 0 and 1, got 1.0"),
+        ({"lesion": 67.0}, "lesion is a share"),
+        ({"workers": 65}, "workers must lie between 0 and 64, got 65"),
+        ({"labels": "msd"}, "give your folder with --data"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused_before_any_process(changes, message):
@@ -206,5 +211,5 @@ def test_no_smaller_brain_is_shown_in_a_larger_piece(spacing, shares):
     recipe = replace(TUMOUR, spacing=spacing)
     whole = brain_of(recipe)
     sides = tuple(max(1, int(share * length)) for share, length in zip(shares, whole, strict=True))
-    shown = Tiling(unit=max(8, unit_of(recipe))).fitted(sides).side
+    shown = tiling_of(recipe).fitted(sides).side
     assert all(own <= planned for own, planned in zip(shown, tile_of(recipe), strict=True))

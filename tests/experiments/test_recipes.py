@@ -76,6 +76,13 @@ def test_none_is_none_also_where_a_text_could_be(key):
     assert getattr(recipe_named("tumour").with_settings([f"{key}=none"]), key) is None
 
 
+@pytest.mark.parametrize("key", ["folder", "labels"])
+def test_what_is_empty_is_not_none(key):
+    """As --set folder="$SCANS" is where SCANS is not set: synthetic cases are not what was meant."""
+    with pytest.raises(ValueError, match=f"{key} is empty .*; none is {key}=none"):
+        recipe_named("tumour").with_settings([f"{key}="])
+
+
 def test_a_folder_is_kept_with_its_whole_path(tmp_path, monkeypatch):
     """A run is gone on with from another directory than it was begun in."""
     monkeypatch.chdir(tmp_path)

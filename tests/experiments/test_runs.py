@@ -128,7 +128,12 @@ def test_a_run_that_stops_half_way_keeps_its_best_weights(tmp_path):
     steps.close()
     assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 0
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 1
-    with pytest.raises(ValueError, match=r"not finished: scores\.json missing"):
+    with pytest.raises(
+        ValueError, match=r"not finished: scores\.json missing; go on with it \(.*--resume"
+    ):
+        load_run(tmp_path / "run")
+    (tmp_path / "run" / "state.pt").unlink()
+    with pytest.raises(ValueError, match=r"not finished: scores\.json missing; train again"):
         load_run(tmp_path / "run")
 
 

@@ -47,12 +47,12 @@ def plan(
     given = None if memory is None else bytes_in(memory)
     chosen = recipe_named(recipe).with_settings(settings or [])
     planned = compute(chosen, note)
+    if not as_json:
+        _print(planned)  # before the search for what fits, which takes longer
     found = {} if given is None else advice(planned, given, note)
     if as_json:
         say(json.dumps(_as_table(planned, given, found)))
-        return
-    _print(planned)
-    if given is not None:
+    elif given is not None:
         for key, best in found.items():
             _print_largest(key, best)
         say(as_sentence(planned, given, found))

@@ -20,10 +20,11 @@ from keelnet.experiments.problems import network_of, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.runs import load_network, load_run
 from keelnet.experiments.schemes import coarsest
+from keelnet.experiments.spaces import unit_of
 from keelnet.experiments.tasks import Withheld
 
 SAMPLES = 8  # of tasks with a label an input; of images whose pixels are labelled, 1
-SIDE = 32  # of the noise that stands for a scan
+SIDE = 32  # of the noise that stands for a scan, or one that the network can halve
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,11 @@ def _assessed(recipe: Recipe, network: nn.Module, subject: str, layers: int | No
 
 def _inputs(recipe: Recipe, device: torch.device) -> tuple[Tensor, str]:
     if recipe.data == "tumour":  # a scan is normalised to zero mean and unit spread
+        side = max(SIDE, unit_of(recipe))  # both are powers of 2
         x = torch.randn(
-            1, 4, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(recipe.seed)
+            1, 4, side, side, side, generator=torch.Generator().manual_seed(recipe.seed)
         )
-        return x.to(device), f"noise of {SIDE}³ voxels in place of a scan"
+        return x.to(device), f"noise of {side}³ voxels in place of a scan"
     task = problem(recipe, device=device).task
     if not isinstance(task, Withheld) or task.per_pixel:
         return task.example.to(device), "one withheld image"

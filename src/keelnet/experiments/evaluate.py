@@ -17,12 +17,12 @@ from keelnet.analysis.uncertainty import Sensitivity, entropy, sensitivity
 from keelnet.data.case import Case
 from keelnet.data.cases import Found, find_cases
 from keelnet.data.conventions import Convention, convention_named
+from keelnet.data.patients import patient_of
 from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
 from keelnet.experiments.evaluation_tables import as_table, cases_of, summary_of
 from keelnet.experiments.folders import OutputFolder
-from keelnet.experiments.scan_sets import patient_of
 from keelnet.experiments.segment import checked, refusal, require_apart
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
@@ -159,7 +159,8 @@ def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]
     if split is None or not split.is_file():
         return set()
     about = json.loads(split.read_text(encoding="utf-8"))
-    patients = {patient_of(name) for name in about["training"]}
+    whose = about.get("patients")  # of whom runs of earlier versions know no more than the names
+    patients = {*map(patient_of, about["training"])} if whose is None else {*whose.values()}
     files = {*about.get("files", {}).values()}  # which runs of earlier versions do not name
     folders = _places(Path(about["folder"]))
     listed = any(folders & _places(path) for path in inputs)
@@ -168,7 +169,7 @@ def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]
         if os.path.realpath(case.first) in files:
             return True
         here = listed or any(folders & {*place.parents} for place in _places(case.first))
-        return here and patient_of(case.name) in patients
+        return here and (patient_of(case.name) if whose is None else case.whose) in patients
 
     return {case.name for case in cases if seen(case)}
 

@@ -14,7 +14,7 @@ from keelnet.analysis.regions import region_dice
 from keelnet.data.conventions import MODALITIES, REGIONS
 from keelnet.data.scans import Scan
 from keelnet.experiments.overlays import handles
-from keelnet.experiments.pictures import BLUE, LESIONS, ORANGE, VERMILION, png
+from keelnet.experiments.pictures import BLUE, LESIONS, ORANGE, VERMILION, level_shown, png
 
 if TYPE_CHECKING:
     from keelnet.experiments.evaluate import Evaluated
@@ -23,23 +23,10 @@ _COLOURS = dict(zip(REGIONS, (BLUE, ORANGE, VERMILION), strict=True))
 _MARKERS = dict(zip(REGIONS, "osD", strict=True))
 
 
-def level_shown(scan: Scan, classes: NDArray[np.uint8]) -> int:
-    """The axial level where truth and prediction hold most, or the brain where both are empty."""
-    assert scan.classes is not None
-    # Of the levels, one that shows the core as well, which is smaller.
-    marked = sum(
-        (each > 0) + 3.0 * np.isin(each, REGIONS["TC"]) for each in (scan.classes, classes)
-    )
-    weights = np.asarray(marked).sum((0, 1))
-    if not weights.any():
-        weights = (scan.x != 0).any(0).sum((0, 1))
-    return int(np.argmax(weights))
-
-
 def case_picture(scan: Scan, classes: NDArray[np.uint8], doubt: NDArray[np.float32]) -> bytes:
     """FLAIR, T1ce, truth, prediction and entropy, axial, where truth and prediction hold most, the core above all."""
     assert scan.classes is not None
-    level = level_shown(scan, classes)
+    level = level_shown(scan.x, scan.classes, classes)
     flair, enhanced = (scan.x[MODALITIES.index(name), :, :, level].T for name in ("flair", "t1ce"))
     width, height = (scan.geometry.spacing[axis] * scan.x.shape[axis + 1] for axis in (0, 1))
     figure = Figure(figsize=(13.6, 3.0 * height / width * 0.85 + 1.0), layout="constrained")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from keelnet.experiments.ledger import Line, as_text
-from keelnet.experiments.parts import brain_of, case_bytes, unit_of, widths_of
+from keelnet.experiments.parts import brain_of, case_bytes
 from keelnet.experiments.plan import MARGIN, Plan, Rehearse, plan
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.rehearsal import rehearsed
+from keelnet.experiments.rehearsal import UnrehearsedError, rehearsed
+from keelnet.experiments.spaces import patch_of, unit_of, widths_of
 from keelnet.experiments.tasks import Report
-from keelnet.experiments.tumours import patch_of
 
 LARGEST_SIDE = 256  # of a patch that is proposed: no brain is longer at 1 mm
 LARGEST_WIDTH = 1024  # of the finest level
@@ -21,11 +21,12 @@ TRIES = 2
 
 @dataclass(frozen=True)
 class Ladder:
-    """A recipe at every size of one setting: ``recipe(n)`` for n = 1 … most, of which it has ``own`` now.
+    """A recipe at every size of one setting, ``key``: ``recipe(n)`` for n = 1 … most, of which it has ``own`` now.
 
     load(n): how its memory grows with n, up to a factor; floor: bytes that do not.
     """
 
+    key: str
     own: float
     most: int
     load: Callable[[float], float]
@@ -38,6 +39,7 @@ def patches(planned: Plan) -> Ladder:
     recipe, unit = planned.recipe, unit_of(planned.recipe)
     longest = min(LARGEST_SIDE, max(brain_of(recipe)))  # beyond a brain there is nothing to see
     return Ladder(
+        "patch",
         math.prod(patch_of(recipe)) ** (1 / 3) / unit,
         -(-longest // unit),
         lambda n: n**3,
@@ -58,7 +60,7 @@ def widths(planned: Plan) -> Ladder:
     def load(n: float) -> float:
         return weights * (n / own) ** 2 + (planned.ledger.peak - floor - weights) * n / own
 
-    return Ladder(own, LARGEST_WIDTH // 2, load, floor, at)
+    return Ladder("width", own, LARGEST_WIDTH // 2, load, floor, at)
 
 
 def _weights(planned: Plan) -> int:
@@ -76,7 +78,8 @@ def largest(
     """The plan of the highest rung that fits; None where the lowest does not either.
 
     A guess is rehearsed, and where it does not fit a lower one, `TRIES` times at most: where memory does not grow as
-    the ladder says, a rung or two above may fit as well.
+    the ladder says, a rung or two above may fit as well. One that this machine cannot rehearse, which may have less
+    memory than is asked about, does not fit, and no rung above half of it is tried.
     """
     if memory <= (1 + MARGIN) * planned.ledger.process:
         return None
@@ -85,13 +88,31 @@ def largest(
         rung = _guess(ladder, found, memory)
         if rung is None:
             break
-        found[rung] = plan(ladder.recipe(rung), report, planned, rehearse)
-        if found[rung].fits(memory):
+        tried = _tried(planned, ladder, rung, report, rehearse)
+        if tried is None:
+            ladder = replace(ladder, most=rung // 2)
+            continue
+        found[rung] = tried
+        if tried.fits(memory):
             break
     if 1 not in found and not any(each.fits(memory) for each in found.values()):
-        found[1] = plan(ladder.recipe(1), report, planned, rehearse)
+        least = _tried(planned, ladder, 1, report, rehearse)
+        found |= {} if least is None else {1: least}
     fitting = [rung for rung, each in found.items() if each.fits(memory)]
     return found[max(fitting)] if fitting else None
+
+
+def _tried(
+    planned: Plan, ladder: Ladder, rung: int, report: Report, rehearse: Rehearse
+) -> Plan | None:
+    """The plan of a rung; None where it cannot be rehearsed here, which is said."""
+    recipe = ladder.recipe(rung)
+    try:
+        return plan(recipe, report, planned, rehearse)
+    except UnrehearsedError as error:
+        setting = f"{ladder.key}={setting_of(recipe, ladder.key)}"
+        report(f"{setting} counts as too large, since it is for this machine: {error}")
+        return None
 
 
 def _guess(ladder: Ladder, found: dict[float, Plan], memory: int) -> int | None:
@@ -117,11 +138,10 @@ def advice(
     rehearse: Rehearse = rehearsed,
 ) -> dict[str, Plan | None]:
     """The plans that make the most of a memory: by "patch" (of recipes on scans) and by "width"."""
-    found: dict[str, Plan | None] = {}
+    ladders = [widths(planned)]
     if planned.recipe.data == "tumour":
-        found["patch"] = largest(planned, patches(planned), memory, report, rehearse)
-    found["width"] = largest(planned, widths(planned), memory, report, rehearse)
-    return found
+        ladders.insert(0, patches(planned))
+    return {each.key: largest(planned, each, memory, report, rehearse) for each in ladders}
 
 
 def as_sentence(planned: Plan, memory: int, found: dict[str, Plan | None]) -> str:

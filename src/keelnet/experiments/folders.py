@@ -44,7 +44,7 @@ class OutputFolder:
     existed: bool
     reopened: bool = False
     lasting: bool = False
-    sign: str = ""  # by which it was reopened
+    sign: str = ""  # a file by which work that can be gone on with is known
     fresh: bool = False  # nothing was there to be overwritten
     passing: tuple[str, ...] = ()
     retired: list[str] = field(default_factory=list, compare=False, repr=False)
@@ -95,6 +95,7 @@ class OutputFolder:
             for left in self.root.rglob(f".*{PARTIAL}"):  # by a process killed while it wrote
                 left.unlink(missing_ok=True)
             return self
+        own = False
         try:
             self.path.mkdir(parents=True, exist_ok=self.staged or self.existed)
             own = self._lock()
@@ -104,9 +105,10 @@ class OutputFolder:
                 self.root.mkdir()
         except FileExistsError:
             self._unlock()
+            whose = "a run" if own else "another run is writing there, or one"
+            again = "go on with it (--resume), " * (own and (self.root / self.sign).is_file())
             raise ValueError(
-                f"{self.root} exists: another run is writing there, or one was cut off; move it away or"
-                " choose another folder with --out"
+                f"{self.root} exists: {whose} was cut off; {again}move it away or choose another folder with --out"
             ) from None
         except OSError as error:
             self._unlock()

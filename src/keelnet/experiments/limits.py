@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-
-import torch
 
 from keelnet.experiments.fits import require_within
 from keelnet.experiments.ledger import as_text
 from keelnet.experiments.plan import Plan
 from keelnet.experiments.problems import device_named
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.resident import REFUSED, STATUS, status_of
+from keelnet.experiments.resident import STATUS, says_no_memory, status_of
 from keelnet.experiments.tasks import Report
 from keelnet.learning.processes import team_of
 from keelnet.learning.progress import Progress
@@ -74,18 +71,10 @@ def held_within(memory: int, apart: int = 0) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not _says_no_memory(error):
+        if not says_no_memory(error):
             raise
         raise ValueError(
             f"the run reached the {as_text(memory)} that it was given; plan again (keelnet plan) or give it more"
         ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _says_no_memory(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
-        REFUSED.search(str(error))
-    )

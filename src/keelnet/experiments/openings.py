@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.folders import STAGING, OutputFolder
 from keelnet.experiments.recipes import Recipe
 from keelnet.learning.launches import launch, restarts_left
 from keelnet.learning.progress import State
@@ -71,10 +71,23 @@ def opening(recipe: Recipe, out: Path, overwrite: bool, resume: bool) -> Opening
         return _gone_on_with(recipe, folder)
     own = _begun_by_this_launch(out)
     if own is None:
-        return Opening(replace(OutputFolder.claim(out, overwrite), passing=FIRST))
+        return Opening(replace(OutputFolder.claim(out, overwrite), passing=FIRST, sign=STATE))
     if (own.root / STATE).is_file():
         return _gone_on_with(recipe, own)
     return Opening(replace(own, existed=False))  # it was lost before its first epoch
+
+
+def require_finished(run: Path) -> None:
+    """Raise ValueError where files of a finished run are missing."""
+    missing = [name for name in (HISTORY, SCORES) if not (run / name).is_file()]
+    if missing:
+        way = "go on with it (keelnet train … --resume)" if interrupted(run) else "train again"
+        raise ValueError(f"{run} is not finished: {', '.join(missing)} missing; {way}")
+
+
+def interrupted(run: Path) -> bool:
+    """Whether a state lies there to go on from, of the run itself or of one that was to replace it."""
+    return any((root / STATE).is_file() for root in (run, run / STAGING))
 
 
 def _begun_by_this_launch(out: Path) -> OutputFolder | None:

@@ -65,6 +65,14 @@ def centre_of(scan: Scan, classes: NDArray[np.uint8]) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
+def greys(volume: NDArray[np.float32]) -> tuple[float, float]:
+    """What is shown black and white: 0 or the least of a volume whose brain has values below it, and all but its brightest."""
+    if not volume.any():
+        return 0.0, 1.0
+    dark = min(0.0, float(volume.min()))
+    return dark, max(float(np.percentile(volume[volume != 0], 99.5)), dark + 1e-9)
+
+
 def _plane(
     axes: Axes,
     volume: NDArray[np.float32],
@@ -76,9 +84,9 @@ def _plane(
     _, cut, right, up, left_name, right_name = plane
     extent = (0, volume.shape[right] * spacing[right], 0, volume.shape[up] * spacing[up])
     image = np.take(volume, place[cut], axis=cut).T
-    bright = float(np.percentile(volume[volume != 0], 99.5)) if volume.any() else 1.0
+    dark, bright = greys(volume)
     shown: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-    axes.imshow(image, cmap="gray", vmin=min(0.0, float(image.min())), vmax=bright, **shown)
+    axes.imshow(image, cmap="gray", vmin=dark, vmax=bright, **shown)
     if classes is not None:
         labels = np.take(classes, place[cut], axis=cut).T
         marked = np.ma.masked_equal(labels, 0)

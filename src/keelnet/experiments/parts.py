@@ -5,25 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
+from keelnet.data.resampling import Space
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.rehearsal import Rehearsal
-from keelnet.experiments.tiles import Tiling
-from keelnet.experiments.tumours import patch_of
+from keelnet.experiments.spaces import patch_of, tiling_of, unit_of
 
 BRAIN = (174, 214, 168)  # mm, right, anterior, superior, with a margin: few are larger
-
-Space = tuple[int, int, int]
-
-
-def widths_of(recipe: Recipe) -> tuple[int, ...]:
-    """Channels of each level."""
-    return (recipe.width,) if isinstance(recipe.width, int) else recipe.width
-
-
-def unit_of(recipe: Recipe) -> int:
-    """What the sides of a patch must be divisible by."""
-    unit: int = 2 ** (len(widths_of(recipe)) - 1 + recipe.folds)
-    return unit
 
 
 def smallest_part(recipe: Recipe) -> Rehearsal:
@@ -31,7 +18,7 @@ def smallest_part(recipe: Recipe) -> Rehearsal:
     if recipe.data != "tumour":
         few = max(1, recipe.batch // 8)
         return Rehearsal(asdict(recipe), few / recipe.batch, few)
-    patch = _patch(recipe)
+    patch = patch_of(recipe)
     side = min(2 * unit_of(recipe), *patch)
     share = side**3 / math.prod(patch)
     return Rehearsal(asdict(recipe), share, recipe.batch, (side,) * 3, (side,) * 3)
@@ -45,7 +32,7 @@ def largest_part(recipe: Recipe, share: float) -> Rehearsal:
     if recipe.data != "tumour":
         batch = max(1, min(recipe.batch, int(share * recipe.batch)))
         return Rehearsal(asdict(recipe), batch / recipe.batch, batch)
-    patch, unit = _patch(recipe), unit_of(recipe)
+    patch, unit = patch_of(recipe), unit_of(recipe)
     length = max(unit, int(min(1.0, share) * patch[2]) // unit * unit)
     share, tile = length / patch[2], tile_of(recipe)
     thin = max(unit, round(tile[2] * share / unit) * unit)
@@ -57,7 +44,7 @@ def voxels_of(recipe: Recipe) -> int:
     """The most voxels of a scan that the network is shown at once; 0 of recipes on other data."""
     if recipe.data != "tumour":
         return 0
-    return max(recipe.batch * math.prod(_patch(recipe)), math.prod(tile_of(recipe)) // 2)
+    return max(recipe.batch * math.prod(patch_of(recipe)), math.prod(tile_of(recipe)) // 2)
 
 
 def case_bytes(recipe: Recipe) -> int:
@@ -70,7 +57,7 @@ def tile_of(recipe: Recipe) -> Space:
 
     One that needs two tiles along an axis has smaller ones than one that just needs none.
     """
-    tiling = Tiling(unit=max(8, unit_of(recipe)))
+    tiling = tiling_of(recipe)
     right, anterior, superior = (
         min(own, -(-length // tiling.unit) * tiling.unit)
         for own, length in zip(tiling.side, brain_of(recipe), strict=True)
@@ -83,10 +70,3 @@ def brain_of(recipe: Recipe) -> Space:
     voxel = recipe.spacing or 1.0
     right, anterior, superior = (math.ceil(length / voxel) for length in BRAIN)
     return right, anterior, superior
-
-
-def _patch(recipe: Recipe) -> Space:
-    patch, unit = patch_of(recipe), unit_of(recipe)
-    if any(side % unit for side in patch):
-        raise ValueError(f"sides of the patch must be divisible by {unit}, got {patch}")
-    return patch

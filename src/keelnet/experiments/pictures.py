@@ -17,12 +17,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from keelnet.analysis.portraits import BLUE, GREEN, ORANGE, VERMILION
 from keelnet.analysis.regions import region_dice
-from keelnet.data.conventions import CLASS_NAMES, MODALITIES
+from keelnet.data.conventions import CLASS_NAMES, MODALITIES, REGIONS
 from keelnet.data.prepared import Volume
 
-# Okabe and Ito: apart for every kind of colour vision.
-BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+# With those of portraits.py, of Okabe and Ito: apart for every kind of colour vision.
+PURPLE = "#CC79A7"
 TISSUES = ("#000000", "#56B4E9", "#E69F00", "#F7F7F2")
 LESIONS = (BLUE, GREEN, ORANGE, PURPLE)  # necrosis, edema, enhancing, cavity
 LINES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE)
@@ -102,13 +103,23 @@ def overlay(
     return png(figure)
 
 
+def level_shown(x: NDArray[np.floating], *labels: NDArray[np.uint8]) -> int:
+    """The axial level where truth and prediction hold most, or the brain of x (4, …) where both are empty."""
+    # Of the levels, one that shows the core as well, which is smaller.
+    core = REGIONS["TC"]
+    weights = sum((each > 0).sum((0, 1)) + 3 * np.isin(each, core).sum((0, 1)) for each in labels)
+    if not np.any(weights):
+        weights = (x != 0).any(0).sum((0, 1))
+    return int(np.argmax(weights))
+
+
 def tumours(volumes: Sequence[Volume], found: Sequence[NDArray[np.uint8]]) -> bytes:
-    """FLAIR, T1ce, truth and prediction of withheld cases, at the level that holds most tumour."""
+    """FLAIR, T1ce, truth and prediction of withheld cases, where truth and prediction hold most, the core above all."""
     figure = Figure(figsize=(9.6, 2.6 * len(volumes) + 0.9), layout="constrained")
     figure.suptitle("Withheld cases (front up, the subject's left on the left)")
     grid = figure.subplots(len(volumes), 4, squeeze=False)
     for line, volume, classes in zip(grid, volumes, found, strict=True):
-        level = int(np.argmax((volume.classes > 0).sum((0, 1))))
+        level = level_shown(volume.x, volume.classes, classes)
         flair, enhanced = (
             np.asarray(volume.x[channel, :, :, level], np.float32).T[::-1]
             for channel in (MODALITIES.index("flair"), MODALITIES.index("t1ce"))

@@ -14,14 +14,14 @@ from keelnet.experiments.parts import (
     largest_part,
     smallest_part,
     voxels_of,
-    widths_of,
 )
 from keelnet.experiments.problems import network_of
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.rehearsal import Measured, Rehearsal, rehearsed
 from keelnet.experiments.schemes import coarsest
+from keelnet.experiments.spaces import widths_of
 from keelnet.experiments.tasks import Report
-from keelnet.experiments.tumours import SPACINGS
+from keelnet.experiments.tumours import require_settings
 
 MARGIN = 0.1  # a plan fits where this much more would fit too
 VOXELS = 1_100_000  # of scans that a rehearsal computes on, at most
@@ -88,10 +88,8 @@ def plan(
         raise ValueError(
             f"a batch is planned (all samples at once are not): use batch=1 or more, got {recipe.batch}"
         )
-    if recipe.spacing is not None and not SPACINGS[0] <= recipe.spacing <= SPACINGS[1]:
-        raise ValueError(
-            f"spacing must lie between {SPACINGS[0]:g} and {SPACINGS[1]:g} mm, got {recipe.spacing!r}"
-        )
+    if recipe.data == "tumour":
+        require_settings(recipe)
     if recipe.folder and not Path(recipe.folder).exists():
         raise ValueError(f"folder {recipe.folder} does not exist")
     coarsest(recipe)  # a rehearsal has one level: layers that cannot be halved are refused here

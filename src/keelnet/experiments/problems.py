@@ -15,12 +15,12 @@ from keelnet.experiments.classification import (
     Classification,
     classification_task,
 )
-from keelnet.experiments.parts import unit_of
 from keelnet.experiments.qtips import Qtips, qtips_task
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.schemes import METHODS, Scheme, coarsest, scheme_of
+from keelnet.experiments.spaces import unit_of
 from keelnet.experiments.tasks import Report, Task, Tissue, tissue_task
-from keelnet.experiments.tumours import Tumour, tumour_task
+from keelnet.experiments.tumours import Tumour, require_settings, tumour_task
 from keelnet.learning.objective import Objective
 from keelnet.networks import architectures
 from keelnet.propagation import checkpointed, engine, reversible, store_all
@@ -79,6 +79,8 @@ def network_to_train(recipe: Recipe, device: torch.device | None = None) -> nn.M
     Raises ValueError for whatever can be known to be wrong before any data are made ready, which may take minutes.
     """
     device = device or device_named(recipe.device)
+    if recipe.data == "tumour":
+        require_settings(recipe)
     kind, network = TASKS[recipe.data], network_of(coarsest(recipe), device)
     scheme = scheme_of(recipe, kind.goal, recipe.batch or 1, device)
     scheme.require_trainable(network, _objective(recipe))

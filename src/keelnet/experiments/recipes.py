@@ -142,6 +142,11 @@ class Recipe:
                 raise ValueError(
                     f"{changed[0]} is a setting of recipes on {on}, which {self.name} is not"
                 )
+        for key in ("folder", "labels"):
+            if getattr(self, key) == "":
+                raise ValueError(
+                    f"{key} is empty (a variable that is not set?); none is {key}=none"
+                )
         if self.architecture != "segmenter" and (changed := self._changed(("folds", "rise"))):
             raise ValueError(
                 f"{changed[0]} is a setting of the segmenter, not of {self.architecture}"
@@ -181,10 +186,14 @@ class Recipe:
             values["folder"] = str(Path(values["folder"]).resolve())
         return replace(self, **values)
 
+    @property
+    def resolved(self) -> Recipe:
+        """With its folder's whole path: one kept as it was given, as it once was, is that below the present one."""
+        return replace(self, folder=self.folder and str(Path(self.folder).resolve()))
+
     def same_as(self, other: Recipe) -> bool:
-        """Whether both are one; a folder kept as it was given, as it once was, is that below the present one."""
-        folder = self.folder and str(Path(self.folder).resolve())
-        return other in (self, replace(self, folder=folder))
+        """Whether both are one, the folder as it was given or resolved."""
+        return other in (self, self.resolved)
 
     def as_table(self) -> dict[str, Any]:
         """Plain values for TOML, which has no null: a key that is None is left out."""

@@ -67,8 +67,15 @@ class Measured:
     seconds: float
 
 
+class UnrehearsedError(ValueError):
+    """The first steps failed, for want of memory above all: of a recipe that a larger machine may take."""
+
+
 def rehearsed(rehearsal: Rehearsal) -> Measured:
-    """Rehearse in a fresh process; raises ValueError where that fails or this system cannot measure."""
+    """Rehearse in a fresh process.
+
+    Raises `UnrehearsedError` where that fails, and ValueError where this system cannot measure.
+    """
     if not STATUS.exists():
         raise ValueError(
             "memory is measured by /proc, which only Linux has; plan on such a machine"
@@ -93,7 +100,7 @@ def _process(rehearsal: Rehearsal) -> Measured:
     answer = json.loads(lines[-1]) if lines else {}
     if done.returncode or "trained" not in answer:
         reason = answer.get("error") or (done.stderr.strip().splitlines() or ["it was killed"])[-1]
-        raise ValueError(f"the recipe cannot be rehearsed: {reason}")
+        raise UnrehearsedError(f"the recipe cannot be rehearsed: {reason}")
     return Measured(**answer)
 
 
@@ -198,8 +205,8 @@ def _recipe(rehearsal: Rehearsal) -> Any:
 def _problem(recipe: Any, rehearsal: Rehearsal) -> Any:
     """The recipe's problem; its cases, if it is on scans, are made up: none is read or prepared."""
     from keelnet.experiments import tumours
-    from keelnet.experiments.parts import unit_of
     from keelnet.experiments.problems import problem
+    from keelnet.experiments.spaces import unit_of
     from keelnet.experiments.tiles import Tiling
 
     patch, tile = rehearsal.patch, rehearsal.tile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,14 @@ REFUSED = re.compile(
     r"allocate memory|bad_alloc|not enough memory|out of memory|could not create a (primitive|memory)",
     re.IGNORECASE,
 )
+
+
+def says_no_memory(error: Exception) -> bool:
+    """Python's own, NumPy's, the system's, and torch's, which come without a class of their own on the CPU."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    spoken = isinstance(error, RuntimeError) and REFUSED.search(str(error))
+    return bool(spoken) or isinstance(error, MemoryError)
 
 
 def status_of(name: str) -> int:

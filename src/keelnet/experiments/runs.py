@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from keelnet import __version__
 from keelnet.experiments.folders import OutputFolder
-from keelnet.experiments.openings import STATE, Opening, opening, state_as_bytes
+from keelnet.experiments.openings import STATE, Opening, opening, require_finished, state_as_bytes
 from keelnet.experiments.problems import Problem, device_named, network_of, problem
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.tasks import Report, Task
@@ -200,7 +200,8 @@ def _finish(
     best = [line for line in history if line["best"]]
     if not best:
         raise DivergenceError(
-            f"training diverged: no epoch gave a number for {made.task.goal}; use a smaller rate"
+            f"training diverged: no epoch gave a number for {made.task.goal}; use a smaller rate (adam, sgd)"
+            " or a stable architecture"
         )
     try:
         scores = final_scores(recipe, made, best[-1], history[-1]["seconds"])
@@ -267,17 +268,20 @@ def weights_as_bytes(state: Mapping[str, Tensor]) -> bytes:
     )
 
 
+def recipe_in(folder: Path) -> Recipe:
+    """The recipe of the run in a folder; raises ValueError, with the folder's name, for one that cannot be read."""
+    try:
+        return Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder} holds a recipe that cannot be read: {error}") from None
+
+
 def load_run(folder: Path) -> Run:
     """A run folder read back; raises ValueError where files are missing or broken."""
     if not (folder / "recipe.toml").is_file():
         raise ValueError(f"{folder} is no run folder: it holds no recipe.toml")
-    missing = [name for name in ("history.jsonl", "scores.json") if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} is not finished: {', '.join(missing)} missing; train again")
-    try:
-        recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder} holds a recipe that cannot be read: {error}") from None
+    require_finished(folder)
+    recipe = recipe_in(folder)
     try:
         scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()

@@ -28,11 +28,10 @@ from keelnet.experiments.labelled_cases import INDEX, as_text, files_of, listed,
 from keelnet.experiments.millilitres import written
 from keelnet.experiments.output_conventions import output_conventions
 from keelnet.experiments.problems import device_named
-from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.runs import load_network, load_run
 from keelnet.experiments.segmenting import Rules, Segmenting
+from keelnet.experiments.spaces import tiling_of
 from keelnet.experiments.tasks import Report
-from keelnet.experiments.tiles import Tiling
 from keelnet.experiments.tumours import SPLIT
 
 
@@ -60,7 +59,7 @@ def segmenting_of(
         recipe.spacing,
         mirrored,
         rules or Rules(),
-        Tiling(unit=max(8, unit_of(recipe))),
+        tiling_of(recipe),
         place,
         _labels_of(run),
     )
@@ -77,12 +76,6 @@ def _labels_of(run: Path) -> str | None:
             f"{run / SPLIT} cannot be read ({error}); restore it, or train anew"
         ) from None
     return labels if labels in CONVENTIONS else None
-
-
-def unit_of(recipe: Recipe) -> int:
-    """What the recipe's network needs the sides of a space to be divisible by."""
-    levels = 1 if isinstance(recipe.width, int) else len(recipe.width)
-    return int(2 ** (levels - 1 + recipe.folds))
 
 
 def segment(

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from keelnet.data.resampling import Space
 from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.regions import classes_of
 
-Space = tuple[int, int, int]
 Slices = tuple[slice, ...]
 OUTSIDE = -30.0  # the logit of what is certainly no tumour
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.analysis.regions import region_dice, region_scores
-from keelnet.data.conventions import REGIONS
-from keelnet.data.patches import Patches, Space
+from keelnet.data.conventions import REGIONS, convention_named
+from keelnet.data.patches import Patches, require_workers
 from keelnet.data.prepared import Volume
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.scan_sets import ScanSet, scan_set
+from keelnet.experiments.scan_sets import SYNTHETIC, ScanSet, scan_set
+from keelnet.experiments.spaces import patch_of, tiling_of
 from keelnet.experiments.tasks import Report, Task
 from keelnet.experiments.tiles import Tiling, labelled
 from keelnet.learning.losses import Loss
@@ -37,12 +38,12 @@ class Tumour(Task):
     loss: ClassVar[Loss] = staticmethod(region_loss)
 
     def __init__(
-        self, scans: ScanSet, patches: Patches, judged: int, device: torch.device, unit: int
+        self, scans: ScanSet, patches: Patches, judged: int, device: torch.device, tiling: Tiling
     ) -> None:
         self.scans, self.source, self.device = scans, patches, device
         self.withheld = scans.prepared.volumes(scans.withheld)
         self.judged = self.withheld[:judged]
-        self.tiling = Tiling(unit=max(8, unit))
+        self.tiling = tiling
 
     @property
     def example(self) -> Tensor:
@@ -105,6 +106,7 @@ class Tumour(Task):
                 "withheld": list(self.scans.withheld),
                 "refused": self.scans.refused,
                 "files": self.scans.files,
+                "patients": self.scans.patients,
                 "content": {volume.name: volume.content for volume in volumes},
             }
         }
@@ -165,17 +167,16 @@ def _mean(values: Iterable[float]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def tumour_task(recipe: Recipe, device: torch.device, report: Report) -> Tumour:
-    """The task on the recipe's scans; raises ValueError for a patch that its network cannot halve."""
-    levels = 1 if isinstance(recipe.width, int) else len(recipe.width)
-    unit = 2 ** (levels - 1 + recipe.folds)
-    patch = patch_of(recipe)
-    if any(side % unit for side in patch):
-        raise ValueError(f"sides of the patch must be divisible by {unit}, got {patch}")
-    if not 0 < recipe.withheld < 1 or recipe.judged < 1:
+def require_settings(recipe: Recipe) -> None:
+    """Raise ValueError for settings of a recipe on scans that no scans would make work."""
+    patch_of(recipe)
+    for key in ("batch", "patches", "judged"):
+        if (value := getattr(recipe, key)) < 1:
+            raise ValueError(f"{key} must be at least 1, got {value}")
+    require_workers(recipe.workers)
+    if not 0 < recipe.withheld < 1:
         raise ValueError(
-            "withheld must lie between 0 and 1 and judged be at least 1, got"
-            f" {recipe.withheld!r} and {recipe.judged!r}"
+            f"withheld must lie between 0 and 1, got {recipe.withheld!r}; one of five is withheld=0.2"
         )
     if not 0 <= recipe.lesion <= 1:
         raise ValueError(
@@ -185,20 +186,23 @@ def tumour_task(recipe: Recipe, device: torch.device, report: Report) -> Tumour:
         raise ValueError(
             f"spacing must lie between {SPACINGS[0]:g} and {SPACINGS[1]:g} mm, got {recipe.spacing!r}"
         )
+    if recipe.labels is not None:
+        convention_named(recipe.labels)
+        if recipe.folder is None:
+            raise ValueError(
+                f"labels says what those of your scans mean, and synthetic cases are {SYNTHETIC}, got {recipe.labels!r}:"
+                " give your folder with --data, or no labels"
+            )
+
+
+def tumour_task(recipe: Recipe, device: torch.device, report: Report) -> Tumour:
+    """The task on the recipe's scans; `require_settings` has let its settings pass."""
     scans = scan_set(recipe, report)
     patches = Patches(
         scans.prepared.volumes(scans.training),
-        patch,
+        patch_of(recipe),
         recipe.patches,
         recipe.lesion,
         workers=recipe.workers,
     )
-    return Tumour(scans, patches, recipe.judged, device, unit)
-
-
-def patch_of(recipe: Recipe) -> Space:
-    """Three sides; one number stands for all."""
-    sides = recipe.patch * 3 if len(recipe.patch) == 1 else recipe.patch
-    if len(sides) != 3 or min(sides) < 1:
-        raise ValueError(f"patch needs one side or three, each at least 1, got {recipe.patch}")
-    return sides[0], sides[1], sides[2]
+    return Tumour(scans, patches, recipe.judged, device, tiling_of(recipe))
