@@ -14,6 +14,7 @@ help:
 	@echo "make bench-quick  ours against the peers, a subset, in minutes"
 	@echo "make bench   ours against the peers, the whole map (hours)"
 	@echo "make compare-segmentation  ours, controls and peers trained on the same tumours (hours; goes on where it was)"
+	@echo "make clean   remove the environments and what demo and bench-quick wrote; other runs stay"
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "keelnet needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1); run make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
@@ -46,4 +47,4 @@ compare-segmentation: $(VENV)/ready
 	$(BIN)/python benchmarks/segmentation/compare.py --out benchmarks/results/segmentation
 
 clean:
-	rm -rf $(VENV) .bench runs
+	rm -rf $(VENV) .bench runs/demo runs/bench-quick

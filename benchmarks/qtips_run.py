@@ -20,6 +20,7 @@ from torch.nn import functional
 import keelnet as kn
 from keelnet.data.qtips import Qtips, qtips
 from keelnet.data.samples import Batch
+from keelnet.learning.schedules import Cosine
 
 Record = dict[str, Any]
 # The share of the steps over which the rate rises; then it falls along a cosine.
@@ -113,9 +114,8 @@ def _endless(samples: Qtips, batch: int, generator: torch.Generator) -> Iterator
 
 
 def _factor(spent: float) -> float:
-    if spent < WARMUP:
-        return max(spent / WARMUP, 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (spent - WARMUP) / (1 - WARMUP)))
+    """As Training.rate_factor."""
+    return max(spent / WARMUP, 1e-3) if spent < WARMUP else Cosine().factor(spent, WARMUP)
 
 
 def _judged(net: nn.Module, samples: Qtips, images: int) -> float:

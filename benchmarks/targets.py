@@ -165,7 +165,7 @@ def _peaks(standing: Standing) -> float | None:
 
 
 def _flat(weighed: Sequence[Standing]) -> Target:
-    """The largest over the smallest peak of ``reversible``, less 1."""
+    """How far the peaks of ``reversible`` lie from their middle, as a share of it."""
     peaks = {
         standing.case.depth: one.peak_bytes
         for standing in weighed

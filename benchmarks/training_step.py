@@ -28,6 +28,7 @@ from processes import environment, two_cores
 from torch import Tensor, nn
 
 from keelnet.analysis.memory import saved_bytes
+from keelnet.experiments.resident import peak_since, status_of
 from keelnet.learning.regions import region_loss
 from keelnet.networks import architectures
 
@@ -80,20 +81,13 @@ def memory(name: str, side: int) -> dict[str, float]:
     step(*inputs(name, SMALL))  # loads code and makes the optimiser's moments
     x, classes = inputs(name, side)
     gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    before = status_of("VmRSS")
+    peak_since()
     step(x, classes)
-    peak = resident("VmHWM") - before
+    peak = peak_since() - before
     del step
     made = network(name)
     return {"peak": peak, "saved": saved_bytes(lambda: made(x), [*made.parameters(), x])}
-
-
-def resident(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"{key} is not told here")
 
 
 def floor(depth: int, side: int, batch: int = 2) -> float:

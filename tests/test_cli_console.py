@@ -1,5 +1,6 @@
 """The console: what others said is printed as it is, and a lack of memory is no internal error."""
 
+import errno
 import warnings
 
 import numpy as np
@@ -39,6 +40,7 @@ def out_of_memory(error):
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried 7"), "you tried 7", 2),
         (RuntimeError("could not create a memory object"), "could not create a memory", 2),
         (RuntimeError("CUDA out of memory. Tried 7 GiB"), "not enough memory: CUDA out of", 2),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory: [Errno", 2),
         (RuntimeError("shapes differ"), "internal error, RuntimeError: shapes differ", 1),
     ],
 )

@@ -87,8 +87,7 @@ class Contestant:
     """A network by name: ``build`` of a seed and ``design``.
 
     role: ours; control, a network without what keelnet claims to need; peer; variant, of ours; deep, ours with
-    other depths; weighed, whose memory is taken and which is not trained. rates: what is searched for it
-    instead of the settings' (one: no search). rate_of: whose learning rate it takes. family and layers: the line
+    other depths; weighed, whose memory is taken and which is not trained. rate_of: whose learning rate it takes. family and layers: the line
     and place that it has where memory is drawn against depth.
     """
 
@@ -97,7 +96,6 @@ class Contestant:
     build: Callable[..., nn.Module]
     role: Role
     design: Mapping[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = ()
     rate_of: str | None = None
     family: str = ""
     layers: int = 0

@@ -68,11 +68,10 @@ class Schedule:
 
     def searches(self, name: str) -> list[Job]:
         """The grid, and steps beyond it until the best lies inside: no one is left with a rate at the edge of what was tried."""
-        own = CONTESTANTS[name].rates
-        rates = sorted(own or self.settings.rates)
+        rates: Sequence[float] = self.settings.rates
         if len(rates) == 1:
             return []
-        for _ in range(0 if own else BEYOND):
+        for _ in range(BEYOND):
             found = [self.records.get(Job("search", name, rate)) for rate in rates]
             if None in found:
                 break
@@ -82,9 +81,8 @@ class Schedule:
     def rate(self, name: str) -> float | None:
         """What was found for it or for whom it follows; None while that is not known."""
         source = CONTESTANTS[name].rate_of or name
-        rates = CONTESTANTS[source].rates or self.settings.rates
-        if len(rates) == 1:
-            return rates[0]
+        if len(self.settings.rates) == 1:
+            return self.settings.rates[0]
         jobs = self.searches(source)
         found = [self.records.get(job) for job in jobs]
         if None in found:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from keelnet.analysis.memory import saved_bytes
+from keelnet.experiments.resident import peak_since, status_of
 from keelnet.learning.regions import region_loss
 
 PROBE = 32  # side of what tells how much a larger one would keep
@@ -102,19 +101,9 @@ def _tensors_of(node: object) -> Iterator[Tensor]:
 def _growth(run: Callable[[], None]) -> int:
     """Bytes by which the resident set grows at most."""
     gc.collect()
-    try:
+    with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        peak: Callable[[], int] = lambda: _resident("VmHWM")  # noqa: E731
-    except (OSError, AttributeError):
-        peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # noqa: E731
-    before = _resident("VmRSS")
+    before = status_of("VmRSS")
+    peak_since()
     run()
-    return max(peak() - before, 0)
-
-
-def _resident(entry: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(entry):
-            return 1024 * int(line.split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(peak_since() - before, 0)

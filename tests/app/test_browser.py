@@ -336,6 +336,35 @@ def test_bad_input_is_named_and_the_picture_stays(page):
         require_refused(page, name, value, words)
     page.open("/?kernel=nan,1;2,3")
     assert "kernel entry 1, 1" in page.error
+    page.open("/?kernel=")
+    assert not page.error and "46 times" in page.by("what").text
+
+
+def test_boxes_that_are_hidden_refuse_nothing_and_none_is_empty_that_counts(page):
+    page.open("/?preset=fig2b")
+    page.set("variation", "smooth")
+    page.set("period", "0")
+    assert "period must be a finite number above 0" in page.error
+    page.set("variation", "constant")
+    assert not page.error
+    page.set("field", "antisymmetric")
+    page.set("damping-auto", "auto")
+    page.set("damping-auto", "0")
+    assert page.by("damping").get_attribute("value") == "0" == page.query["damping"]
+
+
+def test_the_form_says_which_part_moves_first(page):
+    """Verlet.shears: of two kernels y, unless the first kick is a half one."""
+    page.open("/?preset=fig2b")
+    for field, start, words in (
+        ("hamiltonian", "full", "z first"),
+        ("double_hamiltonian", "full", "y first"),
+        ("double_hamiltonian", "half", "z first"),
+    ):
+        page.set("field", field)
+        page.set("integrator", "verlet")
+        page.set("start", start)
+        assert page.by("integrator-words").text.startswith(words)
 
 
 def test_a_decimal_comma_is_the_point_that_it_means(page):

@@ -126,3 +126,26 @@ def test_a_proxy_that_changed_the_host_is_told_what_to_keep():
     words = Guard(behind)._refusal({}, changed)
     assert "a proxy changed the Host header" in words and len(words.encode()) <= 123  # of a socket
     assert Guard(behind)._refusal({}, {**changed, "host": "127.0.0.1:8080"}) is None
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("same-origin", "no-cors", 200),
+        ("none", "navigate", 200),
+        ("cross-site", "navigate", 200),  # a link was clicked
+        ("cross-site", "no-cors", 403),  # an image in another page
+        ("same-site", "no-cors", 403),  # another port of this machine
+    ],
+)
+def test_another_page_shows_nothing_of_this_one(site, mode, status):
+    """Such a request names no origin; whether its image comes would tell which cases there are."""
+    asked = {"sec-fetch-site": site, "sec-fetch-mode": mode}
+    found, headers = call(Guard(behind), **asked)
+    assert found == status and headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_the_link_works_where_it_is_clicked_on_a_page_of_another_site():
+    """Browsers send no strict cookie with what follows such a click, nor with where it leads."""
+    _, headers = call(Guard(behind, TOKEN), query=f"token={TOKEN}")
+    assert "SameSite=Lax" in headers["set-cookie"]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -261,3 +262,14 @@ def test_slices_that_are_not_there_are_refused(tmp_path):
         case.picture("axial", 999, "flair", 0.5)
     with pytest.raises(ValueError, match="no plane oblique"):
         case.picture("oblique", 0, "flair", 0.5)
+
+
+def test_the_darkest_of_a_brain_with_values_below_0_is_told_from_its_brighter_half(tmp_path):
+    """Scans whose mean over the brain is 0."""
+    write_labels(tmp_path)
+    (entry,) = Shelf(tmp_path).entries()
+    case = labelled(entry, "a", None)
+    x = np.linspace(-2, 2, 4 * case.classes.size, dtype=np.float32)
+    shown = replace(case, classes=np.zeros_like(case.classes), x=x.reshape(4, *case.classes.shape))
+    image = Image.open(io.BytesIO(shown.picture("axial", 1, "t1", 0.0)))
+    assert len(np.unique(np.asarray(image))) > 0.5 * min(case.classes[..., 0].size, 255)

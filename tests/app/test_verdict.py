@@ -204,6 +204,7 @@ def test_a_double_eigenvalue_has_a_step_bound(rounding):
     values = np.array([-3 + rounding, -3 - rounding])
     np.testing.assert_allclose(kn.Leapfrog().largest_steps(values), 2 / math.sqrt(3), rtol=1e-6)
     found = verdict(Scene(integrator="leapfrog", kernel=((-1, 4), (-1, -5))))
+    assert "h² λ" in found.why and "h λ" not in found.why
     assert "it holds up to h = 1.155" in found.why
 
 

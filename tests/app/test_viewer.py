@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import threading
 
@@ -113,6 +114,14 @@ def test_the_recipe_is_that_of_the_run_whose_curves_are_shown(tmp_path, visitor)
     seen.look()
     assert seen.panel.recipe.text == 'name = "tumour"\ndata = "tumour"\n'
     assert seen.panel.hint.visible and f"keelnet segment {tmp_path / 'run'}" in seen.panel.hint.text
+
+
+def test_the_hint_names_commands_that_can_be_copied(tmp_path, visitor):
+    """Labels beside the folder that is shown are not on its shelf."""
+    write_run(tmp_path / "my run")
+    hint = visitor(tmp_path / "my run").panel.hint.text
+    run, out = (shlex.quote(str(tmp_path / name)) for name in ("my run", "segmented"))
+    assert f"keelnet segment {run} SCANS --out {out}, then keelnet explore {out}" in hint
 
 
 def test_runs_that_come_later_can_be_chosen(tmp_path, visitor):

@@ -24,6 +24,7 @@ POLICY = (
     " style-src 'self' 'unsafe-inline'; connect-src 'self'"
 )
 HEADERS = {
+    "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
@@ -69,6 +70,10 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and _names(origin) != own:
             return "another page asked for this one's data, or a proxy changed the Host header (keep it, with its port)"
+        # A picture that another page embeds names no origin, but whether it comes tells what there is.
+        site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+        if site in ("cross-site", "same-site") and mode != "navigate":
+            return "another page asked for this one's data"
         return None
 
     def _knows(self, scope: Scope, headers: dict[str, str]) -> bool:
@@ -84,7 +89,8 @@ class Guard:
         """The token goes from the address, which is copied and remembered, into a cookie."""
         left = {name: value for name, value in _query(scope).items() if name != "token"}
         place = scope["path"] + ("?" + urlencode(left) if left else "")
-        cookie = f"{_cookie(host)}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+        # Strict is not sent after this redirect where the link was clicked on a page of another site.
+        cookie = f"{_cookie(host)}={self.token}; HttpOnly; SameSite=Lax; Path=/"
         await _answer(send, 303, {"location": place, "set-cookie": cookie}, "", host)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from urllib.parse import urlencode
 
 from nicegui import ui
@@ -31,9 +32,10 @@ class RunPanel:
                 for kind, words in TITLES.items()
             }
         self.scores = ui.html("", sanitize=True)
+        out = quote(str(self.entry.folder.parent / "segmented"))
         self.hint = ui.label(
-            f"To see its labels on scans: keelnet segment {self.entry.folder} SCANS --out"
-            f" {self.entry.folder.parent / 'segmented'}, then choose that folder above."
+            f"To see its labels on scans: keelnet segment {quote(str(self.entry.folder))} SCANS --out {out}, then"
+            f" keelnet explore {out}."
         )
         with ui.expansion("Recipe"), ui.element("pre").classes("recipe"):
             self.recipe = ui.label("")

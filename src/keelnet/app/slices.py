@@ -17,7 +17,7 @@ from keelnet.data.cases import find_cases
 from keelnet.data.conventions import MODALITIES, convention_named
 from keelnet.data.scans import read_labels, read_scan
 from keelnet.data.volumes import read_geometry
-from keelnet.experiments.overlays import PLANES
+from keelnet.experiments.overlays import PLANES, greys
 from keelnet.experiments.pictures import LESIONS
 
 PLANE_NAMES = tuple(plane[0] for plane in PLANES)
@@ -70,9 +70,9 @@ class Labelled:
         if self.x is None:
             return np.full(np.take(self.classes, place, axis=cut).T.shape, 40.0)
         volume = self.x[MODALITIES.index(modality)]
-        bright = float(np.percentile(volume[volume != 0], 99.5)) if volume.any() else 1.0
         image = np.take(volume, place, axis=cut).T[::-1]
-        return 255.0 * np.clip(image / max(bright, 1e-9), 0, 1)
+        dark, bright = greys(volume)
+        return 255.0 * np.clip((image - dark) / (bright - dark), 0, 1)
 
 
 def labelled(entry: Entry, case: str, scans: Path | None) -> Labelled:

@@ -56,20 +56,14 @@ def _guarded(arguments: list[str], debug: bool) -> int:
             traceback.print_exc()
         if isinstance(error, typer.TyperException):
             return fail(error.format_message(), 2) if speaks_first() else 2
-        if isinstance(error, (ValueError, OSError)):
-            return fail(str(error), 2)
-        if _says_no_memory(error):
+        from keelnet.experiments.resident import says_no_memory
+
+        if says_no_memory(error):
             reason = (str(error).splitlines() or ["no more was given"])[0]
             return fail(f"not enough memory: {reason}; keelnet plan says what a recipe takes", 2)
+        if isinstance(error, (ValueError, OSError)):
+            return fail(str(error), 2)
         return fail(f"internal error, {type(error).__name__}: {error}; see it with --debug", 1)
-
-
-def _says_no_memory(error: Exception) -> bool:
-    """Python's own, numpy's, and torch's, which come without a class of their own on the CPU."""
-    from keelnet.experiments.resident import REFUSED
-
-    spoken = isinstance(error, RuntimeError) and REFUSED.search(str(error))
-    return bool(spoken) or isinstance(error, MemoryError)
 
 
 def _stopped() -> int:

@@ -1,7 +1,7 @@
 // What all drawings share: colours, marks, crisp canvases, ticks at round numbers.
 
 // Okabe and Ito, with a mark each for those who do not see the colours; as in drawing.py.
-const COLOURS = ["#0072B2", "#D55E00", "#C4B300", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8a8a8a"];
+const COLOURS = ["#0072B2", "#D55E00", "#C4B300", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666"];
 const DARK = ["#5AB0E8", "#FF8A45", "#DCCB1E", "#2CC79B", "#E8A0C8", "#A5DBFF", "#FFC04D", "#b4b4b4"];
 export const MARKS = ["●", "■", "▲", "◆", "▼", "◀", "▶", "⬟"];
 

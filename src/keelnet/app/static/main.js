@@ -32,7 +32,7 @@ async function begin() {
   listen();
   const query = new URLSearchParams(location.search);
   const first = given.presets.find((each) => each.key === (query.get("preset") ?? "fig2b")) ?? given.presets[0];
-  if (query.has("kernel")) {
+  if (query.get("kernel")) {
     settings.write(new URLSearchParams({ ...Object.fromEntries(new URLSearchParams(first.query)), ...Object.fromEntries(query) }).toString());
     choosePlane(query.get("across") ?? 0, query.get("up") ?? 1);
     if (query.has("layer")) layer = Number(query.get("layer"));

@@ -2,8 +2,8 @@
 
 export class Refused extends Error {}
 
-export async function fetchPicture(query, signal) {
-  const answer = await fetch(`/picture?${query}`, { signal });
+export async function fetchPicture(query) {
+  const answer = await fetch(`/picture?${query}`);
   // A refusal comes with status 200: browsers report every other one as an error of the page.
   if (answer.headers.get("content-type").startsWith("application/json")) throw new Refused((await answer.json()).error);
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);

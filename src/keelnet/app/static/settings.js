@@ -20,6 +20,8 @@ const WORDS = {
   abrupt: "changes abruptly (its sign)",
 };
 const PLAIN = ["step_size", "depth", "strength", "period", "cloud", "spread"];
+// Rows that some networks have no use for.
+const ROWS = { damping: "damping-row", strength: "variation-row", period: "variation-row" };
 const SLIDES = ["step_size", "depth", "damping"];
 const byId = (id) => document.getElementById(id);
 
@@ -78,13 +80,16 @@ export class Settings {
     const bias = entries("bias");
     this.scene.bias = bias.flat().every((value) => value !== "" && Number(value) === 0) ? "" : text(bias); // none is 0
     this.scene.features = text(this.features());
-    this.scene.damping = byId("damping-auto").checked ? "auto" : typed(byId("damping")) || "0";
+    if (!byId("damping-auto").checked && byId("damping").value === "") byId("damping").value = "0";
+    this.scene.damping = byId("damping-auto").checked ? "auto" : typed(byId("damping"));
     this.arrange();
     this.changed();
   }
 
+  // What matters for this network: a number in a row that is hidden can refuse none.
   query() {
-    return new URLSearchParams(this.scene).toString();
+    const shown = Object.entries(this.scene).filter(([name]) => !byId(ROWS[name])?.hidden);
+    return new URLSearchParams(shown).toString();
   }
 
   // Why the form says no scene, or null. A table goes as numbers between commas and semicolons, so a cell that
@@ -179,6 +184,8 @@ export class Settings {
   arrange() {
     for (const option of byId("integrator").options) option.disabled = !this.given.moves[option.value].includes(this.scene.field);
     for (const name of ["field", "integrator"]) byId(`${name}-words`).textContent = words(this.scene[name])[1] ?? "";
+    // Which part moves first: Verlet.shears.
+    if (this.scene.integrator === "verlet" && this.scene.field === "double_hamiltonian" && this.scene.start === "full") byId("integrator-words").textContent = "y first, then z with the new y";
     byId("start-row").hidden = !["verlet", "leapfrog"].includes(this.scene.integrator);
     byId("damping-row").hidden = this.scene.field !== "antisymmetric";
     byId("damping").disabled = byId("damping-slide").disabled = this.scene.damping === "auto";
