@@ -38,7 +38,7 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/compare.py --out benchmarks/results --overwrite
+	$(BIN)/python benchmarks/compare.py --out benchmarks/results
 
 bench-quick: $(VENV)/ready
 	$(BIN)/python benchmarks/compare.py --quick --out runs/bench-quick --overwrite

@@ -33,6 +33,11 @@ class Pace:
     patience: float
     pause: float = 0.03  # between two turns, and longer while threads of the last one still spin
 
+    @property
+    def is_exact(self) -> bool:
+        """Everyone runs so many rounds, whatever they take."""
+        return self.least_rounds == self.most_rounds
+
 
 QUICK = Pace(budget=4, least_rounds=3, most_rounds=25, patience=30)
 FULL = Pace(budget=30, least_rounds=5, most_rounds=50, patience=300)
@@ -115,6 +120,7 @@ class Contest:
         self.results = {one: Result.of(cell, one) for one in cell.contenders}
         self.last: dict[Contender, float] = {}
         self.norms: dict[Contender, dict[str, float]] = {}
+        self.no_reference = ""  # why there is nothing to compare with
 
     def held(self) -> list[Result]:
         """The contest."""
@@ -139,22 +145,23 @@ class Contest:
         return self.cell.case.shrunk() != self.cell.case
 
     def _agree(self, contender: Contender, result: Result) -> None:
-        """Refuse whoever finds another result, or another gradient."""
+        """Refuse whoever finds another result, or another gradient, or has nothing to be compared with."""
         name = "small" if self.shrunk else "full"
         case = self.cell.case.shrunk()
-        if self._prepared(contender, case, name, result):
+        if not self.no_reference and self._prepared(contender, case, name, result):
             out = self.folder / "found.npz"
             answer = self._asked(contender, result, "check", out=str(out))
-            if "refused" not in answer:
-                self._compare(result, out, self._reference(case, name))
+            if "refused" not in answer and (reference := self._reference(case, name)):
+                self._compare(result, out, reference)
                 if result.refused and contender.approximate:
                     text = f"{result.refused} (on {self.cell.case.name})"
                     self.arena.disagreed[contender, self.cell.pass_] = text
                 if not self.shrunk:
                     self.last[contender] = answer["seconds"]
+        result.refused = result.refused or self.no_reference
 
-    def _reference(self, case: Case, name: str) -> Path:
-        """Float64, computed once; every contender of the cell meets the same one."""
+    def _reference(self, case: Case, name: str) -> Path | None:
+        """Float64, computed once; every contender of the cell meets the same one. None where it cannot be had."""
         path = self.folder / f"{name}-reference.npz"
         if not path.exists():
             request = {"case": case.as_dict(), "pass": self.cell.pass_}
@@ -163,7 +170,8 @@ class Contest:
                 STORE_ALL, "reference", numbers=numbers, out=str(path), **request
             )
             if "refused" in answer:
-                raise RuntimeError(f"the reference of {self.cell.name}: {answer['refused']}")
+                self.no_reference = f"no reference: {answer['refused']}"
+                return None
         return path
 
     def _compare(self, result: Result, found: Path, reference: Path) -> None:
@@ -189,12 +197,15 @@ class Contest:
         self.norms[contender] = answer.get("norms", {})
 
     def _agree_at_full_size(self) -> None:
-        """On a grid too large for float64: norms of value and gradients against their median."""
-        entries = [norms for norms in self.norms.values() if norms]
-        if len(entries) < 3:
+        """On a grid too large for float64: norms of value and gradients against the median of the peers'."""
+        compared = {one: norms for one, norms in self.norms.items() if norms}
+        peers = [norms for one, norms in compared.items() if not one.is_ours]
+        if not peers:
+            for contender in compared:
+                self.results[contender].annotate("not compared at full size: no peer met")
             return
-        middle = {name: float(np.median([one[name] for one in entries])) for name in entries[0]}
-        for contender, norms in self.norms.items():
+        middle = {name: float(np.median([one[name] for one in peers])) for name in peers[0]}
+        for contender, norms in compared.items():
             for name, value in norms.items():
                 off = abs(value / middle[name] - 1)
                 if not off <= TOLERANCE:
@@ -217,6 +228,8 @@ class Contest:
     def _wanted(self, contender: Contender) -> int:
         """Rounds: all that fit, fewer for whoever would use up the time of the others."""
         pace, seconds = self.arena.pace, max(self.last[contender], 1e-6)
+        if pace.is_exact:
+            return pace.most_rounds
         if seconds > 3 * pace.budget:
             return 1
         if seconds > pace.budget / 6:
@@ -244,5 +257,6 @@ class Contest:
         request = {"case": case.as_dict(), "numbers": numbers, "pass": pass_}
         answer = self.arena.ask(contender, "prepare", **request)
         result.refused = answer.get("refused", "")
-        result.annotate(answer.get("note", ""))
+        if name == "full":  # a shrunk case may be another engine's
+            result.annotate(answer.get("note", ""))
         return not result.refused

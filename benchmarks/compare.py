@@ -13,6 +13,8 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -44,7 +46,7 @@ PEERS = (
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write after every cell: hours of them must not hang on the last."""
     arguments = _arguments()
     _require_free(arguments)
     cells = _cells(arguments)
@@ -54,28 +56,33 @@ def main() -> None:
         pace = replace(pace, least_rounds=arguments.rounds, most_rounds=arguments.rounds)
     found_on = machine()
     begin = time.monotonic()
-    results = _measured(cells, pace, unbuilt)
-    found_on["measured in"] = f"{time.monotonic() - begin:.0f} s"
+    results: list[Result] = []
+    with closing(_measured(cells, pace, unbuilt)) as measured:
+        for number, found in enumerate(measured, 1):
+            results += found
+            if not arguments.dry:
+                found_on["measured in"] = f"{time.monotonic() - begin:.0f} s"
+                found_on["cells"] = f"{number} of {len(cells)}"
+                write_report(arguments.out, found_on, results)
     if not arguments.dry:
-        write_report(arguments.out, found_on, results)
         print(f"\nwrote {arguments.out}/results.md")
 
 
-def _measured(cells: list[Cell], pace: Pace, unbuilt: dict[str, str]) -> list[Result]:
+def _measured(
+    cells: list[Cell], pace: Pace, unbuilt: dict[str, str]
+) -> Generator[list[Result], None, None]:
     """Cell after cell, each printed when it is done."""
-    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="keelnet-bench-") as scratch:
         arena = Arena(pace, Path(scratch), ROOT / "log", unbuilt)
         try:
             for number, cell in enumerate(cells, 1):
                 begin = time.monotonic()
                 found = weigh(arena, cell) if cell.part == "memory" else arena.meet(cell)
-                results += found
                 spent = time.monotonic() - begin
                 _say(f"[{number}/{len(cells)}, {spent:.0f} s] {cell.name}", found)
+                yield found
         finally:
             arena.stop()
-    return results
 
 
 def write_report(out: Path, found_on: dict[str, str], results: list[Result]) -> None:
@@ -108,12 +115,27 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a subset, under five minutes")
     parser.add_argument("--only", default=",".join(plan.PARTS), help="parts, comma separated")
     parser.add_argument("--peers", default=",".join(PEERS), help="peers, comma separated")
-    parser.add_argument("--case", default="", help="cells whose name matches this pattern")
-    parser.add_argument("--rounds", type=int, help="exactly so many rounds")
+    parser.add_argument(
+        "--case", type=_pattern, default="", help="cells whose name matches this pattern"
+    )
+    parser.add_argument("--rounds", type=_count, help="exactly so many rounds")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--dry", action="store_true", help="print, write nothing")
     return parser.parse_args()
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _cells(arguments: argparse.Namespace) -> list[Cell]:
@@ -125,11 +147,11 @@ def _cells(arguments: argparse.Namespace) -> list[Cell]:
     chosen = []
     for part in parts:
         for cell in plan.cells(part, arguments.quick):
-            if re.search(arguments.case, cell.name):
+            if arguments.case.search(cell.name):
                 contenders = tuple(one for one in cell.contenders if one.peer in peers)
                 chosen.append(replace(cell, contenders=contenders))
     if not chosen:
-        sys.exit(f"no cell of {', '.join(parts)} matches {arguments.case!r}")
+        sys.exit(f"no cell of {', '.join(parts)} matches {arguments.case.pattern!r}")
     return chosen
 
 

@@ -30,11 +30,16 @@ def machine() -> dict[str, str]:
         "load before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
         "versions": ", ".join(
-            [f"{name} {version(name)}" for name in ("keelnet", "torch", "numpy")]
+            [versions("keelnet", "torch", "numpy")]
             + [f"{name} {pins[name]}" for name in peers if name in pins]
         ),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def versions(*names: str) -> str:
+    """Of installed packages."""
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def processor() -> str:

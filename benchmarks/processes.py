@@ -58,7 +58,7 @@ class Process:
         readable, _, _ = select.select([self._child.stdout], [], [], timeout)
         if not readable:
             self.stop()
-            return {"refused": f"not finished after {timeout:.0f} s", "late": True}
+            return {"refused": f"not finished after {timeout:.0f} s"}
         line = self._child.stdout.readline()
         if not line:
             code = self._child.wait()

@@ -164,8 +164,8 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="then start no more runs"
     )
-    for name, kind in (("lengths", float), ("depths", int)):
-        parser.add_argument(f"--{name}", type=kind, nargs="+")
+    parser.add_argument("--lengths", type=float, nargs="+")
+    parser.add_argument("--depths", type=int, nargs="+", choices=DEPTHS)
     for name in ("size", "rods", "steps", "seeds"):
         parser.add_argument(f"--{name}", type=int)
     given = vars(parser.parse_args())

@@ -95,7 +95,7 @@ def _summary(own: Sequence[Standing]) -> list[str]:
                 reason(one),
             )
         )
-    header = ("cell", "ours ms", "best peer ms", "× ours", "ours × floor", "", "reason")
+    header = ("cell", "ours ms", "best peer ms", "× ours", "ours × floor", "", "likely reason")
     ratios = [one.ratio for one in own if one.ratio is not None]
     mean = geometric_mean(ratios)
     ahead = sum(ratio < 1 for ratio in ratios)
@@ -117,7 +117,7 @@ def _detail(standing: Standing) -> list[str]:
     header += [_rate_name(standing), "off by", "note"]
     lines = table(header, rows)
     if remark := reason(standing):
-        lines += ["", f"{WINS}: {standing.peer.name}. {remark}."]
+        lines += ["", f"{WINS}: {standing.peer.name}. Likely: {remark}."]
     return [*lines, *_floor_lines(standing)]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from keelnet.networks import architectures
 WIDTHS, FOLDS = (32, 64, 128), 1  # as in the recipe tumour
 SMALL = 32  # side of a first step, which leaves little behind
 ALL = ("ours-2", "ours-8", "ours-32", "segresnet-8", "segresnet-16", "unet")
+KNOWN = r"(ours|segresnet)-[1-9]\d*|unet"
 
 
 def network(name: str) -> nn.Module:
@@ -147,6 +149,8 @@ def main() -> None:
     parser.add_argument("--measure", choices=("memory", "time"))
     options = parser.parse_args()
     names = options.only.split(",")
+    if unknown := [name for name in names if not re.fullmatch(KNOWN, name)]:
+        parser.error(f"--only takes ours-N, segresnet-N and unet, got {', '.join(unknown)}")
     if options.measure == "memory":
         print(json.dumps(memory(names[0], options.side)))
         return

@@ -15,8 +15,6 @@ from contenders.eager import layer_of, looped
 from contenders.task import RefusedError
 from contenders.torch_task import TorchTask
 
-METHODS = ("layer",)
-
 
 def prepare(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) -> TorchTask:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):

@@ -15,8 +15,6 @@ from cases import Case, Pass
 from contenders.jax_task import JaxTask
 from contenders.task import RefusedError
 
-METHODS = ("checkpointed", "direct")
-
 
 def prepare(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) -> JaxTask:
     if case.dim:

@@ -14,8 +14,6 @@ from torch.utils.checkpoint import checkpoint
 
 from contenders.torch_task import TorchTask, arranged, leaves
 
-METHODS = ("autograd", "checkpoint")
-
 State = tuple[Tensor, ...]
 Layer = Callable[[State, Tensor], State]
 

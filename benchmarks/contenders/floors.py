@@ -17,10 +17,8 @@ from contenders.task import RefusedError, Task
 
 torch.set_num_threads(2)
 
-KINDS = ("apply", "adjoint", "weight")
 DENSE = ("torch", "onednn", "numpy")
 CONVOLUTION = ("channels_last", "contiguous", "onednn")
-METHODS = tuple(f"{kind} {library}" for kind in KINDS for library in (*DENSE, *CONVOLUTION))
 
 # Below this size a convolution of one sample leaves oneDNN for a slow path of torch.
 _SMALL = 20480

@@ -15,8 +15,6 @@ from contenders.memcnn_coupling import CouplingTask, coupling, turned
 from contenders.task import RefusedError
 from contenders.torch_task import leaves
 
-METHODS = ("coupling",)
-
 
 def prepare(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) -> CouplingTask:
     if not case.dim or case.scheme != "verlet":

@@ -11,8 +11,6 @@ from jax import lax
 from contenders.jax_task import JaxTask, Tree
 from contenders.task import RefusedError
 
-METHODS = ("scan", "components")
-
 
 def prepare(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) -> JaxTask:
     if case.dim:

@@ -19,8 +19,6 @@ from contenders.eager import CONVOLUTIONS
 from contenders.task import RefusedError
 from contenders.torch_task import TorchTask, leaves
 
-METHODS = ("coupling",)
-
 
 class Kick(nn.Module):
     """± h tanh of a convolution or its adjoint; the weight may be another module's too."""

@@ -14,8 +14,6 @@ from torch import nn
 from contenders.task import RefusedError
 from contenders.torch_task import TorchTask, arranged
 
-METHODS = ("units",)
-
 
 def prepare(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) -> TorchTask:
     if not case.dim:

@@ -13,8 +13,6 @@ import keelnet as kn
 from contenders.task import RefusedError
 from contenders.torch_task import TorchTask, arranged
 
-METHODS = ("store_all", "checkpointed", "reversible")
-
 
 def prepare(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) -> TorchTask:
     if method == "reversible" and case.scheme == "euler":
@@ -65,8 +63,8 @@ def _engine(
     case: Case,
     strategy: Any,
 ) -> str:
-    """Which engine the call takes."""
+    """Which engine the call takes, and why by its own account."""
     choice = kn.engine_of(
         integrator, field, y0, {"weight": weight}, case.step_size, strategy=strategy
     )
-    return f"engine: {choice.name}"
+    return f"engine: {choice.name}, {choice.reason}"

@@ -16,8 +16,6 @@ from torchdiffeq import odeint, odeint_adjoint
 from contenders.task import RefusedError
 from contenders.torch_task import TorchTask, leaves
 
-METHODS = ("autograd", "adjoint")
-
 
 class Rate(nn.Module):
     """tanh(y K(t)), K constant over a step."""

@@ -11,8 +11,6 @@ from torch import Tensor
 from contenders.task import RefusedError
 from contenders.torch_task import TorchTask, leaves
 
-METHODS = ("autograd",)
-
 
 def prepare(case: Case, numbers: dict[str, np.ndarray], method: str, pass_: Pass) -> TorchTask:
     if case.dim or case.scheme != "euler":

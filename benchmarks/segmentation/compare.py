@@ -14,7 +14,6 @@ import argparse
 import fcntl
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,13 +26,11 @@ sys.path.append(str(HERE.parent))  # after its own folder: environments.py, mach
 from ceiling import Ceiling  # noqa: E402
 from cohort import Cohort, make_missing  # noqa: E402
 from contestants import CONTESTANTS  # noqa: E402
-from drawing import draw  # noqa: E402
 from environments import ENVIRONMENTS  # noqa: E402
 from jobs import Kind, Records  # noqa: E402
 from machine import machine  # noqa: E402
-from page import page, record  # noqa: E402
+from publish import Publication  # noqa: E402
 from schedule import Schedule, Work  # noqa: E402
-from scores import scores_of  # noqa: E402
 from settings import Settings  # noqa: E402
 
 from keelnet.experiments.cache import cache_folder  # noqa: E402
@@ -63,26 +60,20 @@ class Comparison:
         settings = (old or Settings()).changed(words)
         if old is not None and not old.comparable(settings):
             raise ValueError(f"{out} holds runs of other settings; use another --out")
-        settings.write(records.settings)
+        if old is not None and settings.seeds < old.seeds:
+            raise ValueError(
+                f"{out} has seeds={old.seeds}, and seeds={settings.seeds} would hide runs; --seeds says which to train now"
+            )
         return cls(records, settings, asked)
 
     def cohorts(self, cases: Path) -> list[Cohort]:
         return [Cohort.of(cases, kind, self.settings) for kind in ("test", "validation", "training")]  # fmt: skip
 
     def write(self, refused: dict[str, str]) -> None:
-        """Into a folder beside it first; each file then takes its place at once."""
-        scores = scores_of(self.records, self.settings, list(CONTESTANTS), refused)
-        shown = [one for one in scores if one.runs or one.memory or one.searched or one.refused]
-        out, about = self.records.out, self._machine()
+        """Page, record and pictures of what there is."""
         ceiling = Ceiling.read(self.records.ceiling)
-        with tempfile.TemporaryDirectory(dir=self.records.runs, prefix=".page-") as scratch:
-            folder = Path(scratch)
-            pictures = draw(self.settings, shown, ceiling, folder)
-            written = page(self.settings, about, shown, ceiling, pictures)
-            (folder / "compare.md").write_text(written)
-            (folder / "compare.json").write_text(record(self.settings, about, shown, ceiling))
-            for path in folder.iterdir():
-                path.replace(out / path.name)
+        found = Publication(self.records, self.settings, self._machine(), ceiling, refused)
+        found.write(self.records.out / "compare.md")
 
     def _machine(self) -> dict[str, str]:
         found = machine()
@@ -98,6 +89,7 @@ def main() -> None:
         comparison = Comparison.begun(arguments.out, arguments.settings, asked)
         _require(arguments, comparison.settings)
         with _alone(comparison.records.runs):
+            comparison.settings.write(comparison.records.settings)
             _compare(comparison, arguments)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -120,7 +112,7 @@ def _compare(comparison: Comparison, arguments: argparse.Namespace) -> None:
     names = [name for name in comparison.asked if name not in refused]
     seeds = arguments.seeds if arguments.seeds is not None else range(settings.seeds)
     schedule = Schedule(comparison.records, settings, names, list(seeds), kinds)
-    work = Work(schedule, arguments.cases, arguments.processes, deadline, lambda: None, refused)
+    work = Work(comparison.records, schedule, arguments.cases, arguments.processes, deadline, lambda: None, refused)  # fmt: skip
     work.done = lambda: comparison.write(work.failed)
     try:
         work.run()

@@ -30,20 +30,25 @@ OTHERS = (("#000000", "*"), ("#000000", "<"), ("#000000", "h"), ("#000000", "d")
 
 
 def draw(
-    settings: Settings, scores: Sequence[Score], ceiling: Ceiling | None, folder: Path
-) -> list[str]:
-    """Writes what there are numbers for; the names of the files without .png."""
+    settings: Settings,
+    scores: Sequence[Score],
+    ceiling: Ceiling | None,
+    folder: Path,
+    prefix: str = "",
+) -> dict[str, str]:
+    """Writes what there are numbers for; which files they are in the folder, their names after ``prefix``."""
     makers = {
         "dice": lambda: _dice(settings, scores, ceiling),
         "loss": lambda: _loss(settings, scores),
         "memory": lambda: _memory(settings, scores),
     }
-    drawn = []
+    drawn = {}
     for name, make in makers.items():
         figure = make()
         if figure is not None:
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            drawn.append(name)
+            drawn[name] = f"{prefix}{name}.png"
+            (folder / drawn[name]).parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(folder / drawn[name], dpi=150)
     return drawn
 
 

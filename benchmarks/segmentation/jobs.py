@@ -7,11 +7,11 @@ import os
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from contestants import CONTESTANTS
 from environments import interpreter_of
-from machine import processor
+from machine import processor, versions
 
 HERE = Path(__file__).parent
 Record = dict[str, Any]
@@ -34,6 +34,26 @@ class Job:
         return f"{self.kind}-{self.contestant}{tail}"
 
 
+class Finished(Protocol):
+    """Where the records of finished jobs are."""
+
+    def get(self, job: Job) -> Record | None:
+        """None where there is none."""
+
+
+def own(job: Job, record: Record, path: Path) -> Record | None:
+    """The record; None for one that only says why nothing was measured, as earlier versions kept them.
+
+    Raises ValueError where it is of a contestant of this name that was another network.
+    """
+    if record["design"] != CONTESTANTS[job.contestant].described:
+        raise ValueError(
+            f"{path} is of another network called {job.contestant}: {record['design']};"
+            " give the new one another name, or use another --out"
+        )
+    return None if "refused" in record else record
+
+
 @dataclass(frozen=True)
 class Records:
     """The folder of a comparison: settings.json and, in runs/, a record a finished job, a log a job, and ceiling.json."""
@@ -54,23 +74,21 @@ class Records:
         return self.runs / "ceiling.json"
 
     def get(self, job: Job) -> Record | None:
-        """None while it is not finished. Raises ValueError for a record of a contestant of this name that was another network."""
+        """None while it is not finished. Raises ValueError as `own` does."""
         path = self.runs / f"{job.name}.json"
         if not path.exists():
             return None
-        record: Record = json.loads(path.read_text())
-        if record["design"] != CONTESTANTS[job.contestant].described:
-            raise ValueError(
-                f"{path} is of another network called {job.contestant}: {record['design']};"
-                " give the new one another name, or use another --out"
-            )
-        return record
+        return own(job, json.loads(path.read_text()), path)
 
     def keep(self, job: Job, record: Record) -> None:
         """Whole or not at all."""
         self.runs.mkdir(parents=True, exist_ok=True)
         temporary = self.runs / f".{job.name}.{os.getpid()}.new"
-        about = asdict(job) | {"design": CONTESTANTS[job.contestant].described, "processor": processor()}  # fmt: skip
+        about = asdict(job) | {
+            "design": CONTESTANTS[job.contestant].described,
+            "processor": processor(),
+            "versions": versions("keelnet", "torch"),
+        }
         temporary.write_text(json.dumps(rounded(about | record)) + "\n")
         temporary.replace(self.runs / f"{job.name}.json")
 

@@ -23,7 +23,7 @@ def page(
     machine: Mapping[str, str],
     scores: Sequence[Score],
     ceiling: Ceiling | None,
-    pictures: Sequence[str],
+    pictures: Mapping[str, str],
 ) -> str:
     """The whole file."""
     trained = sorted((one for one in scores if one.runs), key=lambda one: -one.dice("test"))
@@ -31,16 +31,21 @@ def page(
     lines += ["## Is this a test?", "", *_verdicts(is_test(scores)), ""]
     lines += ["## What was wanted", "", *_verdicts(targets(scores)), ""]
     lines += ["## Dice", "", *_dice(trained, "test", ceiling), "", *_explained(ceiling)]
-    lines += ["![Dice by contestant](dice.png)", ""] if "dice" in pictures else []
+    lines += _picture("Dice by contestant", pictures.get("dice"))
     lines += [f"With noise of {settings.perturbation:g} deviations of the brain added to every modality:", ""]  # fmt: skip
     lines += [*_dice(trained, "perturbed"), "", *_differences(scores)]
     lines += ["## Training", "", *_training(trained), "", *_by_seed(settings, trained)]
-    lines += ["![Training loss](loss.png)", ""] if "loss" in pictures else []
-    lines += ["## Memory", "", *_memory(settings, scores), ""]
-    lines += ["![Memory against depth](memory.png)", ""] if "memory" in pictures else []
+    lines += _picture("Training loss", pictures.get("loss"))
+    if any(one.memory for one in scores):
+        lines += ["## Memory", "", *_memory(settings, scores), ""]
+        lines += _picture("Memory against depth", pictures.get("memory"))
     lines += ["## Learning rates", "", *_rates(settings, scores), ""]
     lines += [*_missing(scores), "## Settings", "", *_settings(settings, scores, machine)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _picture(title: str, file: str | None) -> list[str]:
+    return [] if file is None else [f"![{title}]({file})", ""]
 
 
 def _opening(settings: Settings) -> list[str]:
@@ -123,10 +128,13 @@ def _differences(scores: Sequence[Score]) -> Iterator[str]:
     rows = []
     for one in sorted(others, key=lambda one: one.contestant.role not in ("peer", "control")):
         found = difference(ours, one)
+        if found is None:  # no seed of both
+            continue
         what = "best peer" if one is peer else one.contestant.role
         interval = f"{found.low:+.3f} … {found.high:+.3f}"
-        rows.append((one.title, what, f"{found.mean:+.3f}", interval, str(found.cases), str(found.seeds)))  # fmt: skip
-    yield "keelnet's mean Dice less another's, paired by case:"
+        seeds = f"{found.seeds}" if found.alike else f"{found.seeds}, on different processors"
+        rows.append((one.title, what, f"{found.mean:+.3f}", interval, str(found.cases), seeds))
+    yield "keelnet's mean Dice less another's, paired by case, over the seeds that both ran on the same processor:"
     yield ""
     yield from table(("keelnet less", "", "mean", "95 % interval", "cases", "seeds"), rows)
     yield ""
@@ -202,12 +210,11 @@ def _memory(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
 def _both(memory: Mapping[str, Any] | None) -> str:
     if memory is None:
         return "–"
-    refused: str = memory.get("refused", "")
-    return refused or f"{_mb(memory, 'saved_bytes')} / {_mb(memory, 'peak_bytes')}"
+    return f"{_mb(memory, 'saved_bytes')} / {_mb(memory, 'peak_bytes')}"
 
 
 def _mb(memory: Mapping[str, Any], entry: str) -> str:
-    return f"{memory[entry] / 1e6:,.0f}" if entry in memory else str(memory["refused"])
+    return f"{memory[entry] / 1e6:,.0f}"
 
 
 def _rates(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
@@ -231,7 +238,9 @@ def _missing(scores: Sequence[Score]) -> list[str]:
 def _settings(
     settings: Settings, scores: Sequence[Score], machine: Mapping[str, str]
 ) -> Iterator[str]:
-    yield from (f"- runs on {name}: {listed}" for name, listed in _by_processor(scores).items())
+    yield from _run_by(scores, "processor", "on", "a machine not noted")
+    if any("versions" in run for one in scores for run in one.runs):
+        yield from _run_by(scores, "versions", "with", "versions not noted")
     yield from (f"- {label}: {text}" for label, text in machine.items())
     yield ""
     yield from table(("setting", "value"), [(name, _plain(value)) for name, value in asdict(settings).items()], right=False)  # fmt: skip
@@ -244,19 +253,18 @@ def _settings(
     yield from table(("network", "role", "design"), rows, right=False)
 
 
-def _by_processor(scores: Sequence[Score]) -> dict[str, str]:
-    """Which seeds of whom were run where: seconds of one machine are not those of another."""
+def _run_by(scores: Sequence[Score], entry: str, word: str, unknown: str) -> Iterator[str]:
+    """Which seeds of whom were run where, or with what: numbers of one are not those of another."""
     seeds: dict[str, dict[tuple[int, ...], list[str]]] = {}
     for one in scores:
         own: dict[str, list[int]] = {}
         for run in one.runs:
-            own.setdefault(run.get("processor", "a machine not noted"), []).append(run["seed"])
+            own.setdefault(run.get(entry, unknown), []).append(run["seed"])
         for name, found in own.items():
             seeds.setdefault(name, {}).setdefault(tuple(found), []).append(one.title)
-    return {
-        name: "; ".join(f"seed {', '.join(map(str, each))} of {', '.join(titles)}" for each, titles in groups.items())
-        for name, groups in seeds.items()
-    }  # fmt: skip
+    for name, groups in seeds.items():
+        listed = (f"seed {', '.join(map(str, each))} of {', '.join(titles)}" for each, titles in groups.items())  # fmt: skip
+        yield f"- runs {word} {name}: {'; '.join(listed)}"
 
 
 def _plain(value: object) -> str:
@@ -268,6 +276,7 @@ def record(
     machine: Mapping[str, str],
     scores: Sequence[Score],
     ceiling: Ceiling | None,
+    refused: Mapping[str, str],
 ) -> str:
     """Everything that the page and the pictures are made of: a line a run."""
     head = {
@@ -276,6 +285,7 @@ def record(
         "is_test": [asdict(one) for one in is_test(scores)],
         "targets": [asdict(one) for one in targets(scores)],
         "ceiling": None if ceiling is None else ceiling.columns,
+        "refused": dict(refused),
     }
     lines = [f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in head.items()]
     rates = {one.contestant.name: {f"{rate:g}": value for rate, value in one.searched.items()} for one in scores if one.searched}  # fmt: skip

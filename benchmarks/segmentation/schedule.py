@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from contestants import CONTESTANTS
-from jobs import Job, Kind, Record, Records
+from jobs import Finished, Job, Kind, Record, Records
 from settings import Settings
 
 REGIONS = ("WT", "TC", "ET")
@@ -31,9 +31,9 @@ def worth(record: Record) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The jobs of contestants, by name, and seeds, that the records of a folder are still without."""
+    """The jobs of contestants, by name, and seeds, of which some are finished."""
 
-    records: Records
+    records: Finished
     settings: Settings
     names: Sequence[str]
     seeds: Sequence[int]
@@ -102,6 +102,7 @@ def _widened(rates: Sequence[float], values: Sequence[float]) -> list[float]:
 class Work:
     """Jobs of a schedule, ``processes`` at a time, memory alone among its like; ``done`` hears of each."""
 
+    records: Records
     schedule: Schedule
     cases: Path
     processes: int
@@ -123,11 +124,7 @@ class Work:
     def waiting(self) -> list[Job]:
         """Neither finished, nor failed, nor at work."""
         jobs = [job for job in self.schedule.jobs() if job.name not in self.failed]
-        return [
-            job
-            for job in jobs
-            if job not in self.running and self.schedule.records.get(job) is None
-        ]
+        return [job for job in jobs if job not in self.running and self.records.get(job) is None]
 
     def _fill(self) -> bool:
         """Start what there is room for; whether anything was."""
@@ -138,7 +135,7 @@ class Work:
             if job.kind == "memory" and any(one.kind == "memory" for one in self.running):
                 continue
             threads = self.schedule.settings.threads
-            self.running[job] = self.schedule.records.start(job, self.cases, threads)
+            self.running[job] = self.records.start(job, self.cases, threads)
             _say(f"{job.name} begins")
             started = True
         return started
@@ -149,7 +146,7 @@ class Work:
             time.sleep(0.2)
         for job in ended:
             code = self.running.pop(job).returncode
-            if reason := self.schedule.records.failure(job, code):
+            if reason := self.records.failure(job, code):
                 self.failed[job.name] = reason
             _say(f"{job.name} {reason or 'is finished'}, {len(self.waiting())} known jobs wait")
         self.done()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from contestants import CONTESTANTS, Contestant
-from jobs import Job, Record, Records
+from jobs import Finished, Job, Record
 from numpy.typing import NDArray
 from schedule import REGIONS, Schedule, mean_dice
 from settings import Settings
@@ -78,29 +78,37 @@ def fall_of(losses: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of mean Dice over the same cases, with a 95 % interval."""
+    """Of mean Dice over the same cases, with a 95 % interval. alike: each seed ran on one processor for both."""
 
     mean: float
     low: float
     high: float
     cases: int
     seeds: int
+    alike: bool
 
 
-def difference(one: Score, other: Score, on: str = "test") -> Difference:
-    """One less the other, paired by case over the seeds that both have; bootstrap over cases, percentiles.
-
-    Seeds of which both ran on the same processor, if there are any: equal seconds are other steps on another one.
-    """
+def shared_seeds(one: Score, other: Score) -> list[int]:
+    """Those that both ran on the same processor: equal seconds are other steps on another one."""
     mine, theirs = ({run["seed"]: run.get("processor") for run in s.runs} for s in (one, other))
-    both = mine.keys() & theirs.keys()
-    shared = {seed for seed in both if mine[seed] == theirs[seed]} or both
+    return sorted(seed for seed in mine.keys() & theirs.keys() if mine[seed] == theirs[seed])
+
+
+def difference(one: Score, other: Score, on: str = "test") -> Difference | None:
+    """One less the other, paired by case over `shared_seeds`; bootstrap over cases, percentiles.
+
+    Where there are none, over all seeds that both have, not ``alike``; None where there are none of these either.
+    """
+    alike = shared_seeds(one, other)
+    seeds = alike or {run["seed"] for run in one.runs} & {run["seed"] for run in other.runs}
+    if not seeds:
+        return None
     a, b = (
-        np.mean([_column(run[on], "mean") for run in score.runs if run["seed"] in shared], axis=0)
+        np.mean([_column(run[on], "mean") for run in score.runs if run["seed"] in seeds], axis=0)
         for score in (one, other)
     )  # fmt: skip
     low, high = interval(a - b)
-    return Difference(float((a - b).mean()), low, high, len(a), len(shared))
+    return Difference(float((a - b).mean()), low, high, len(a), len(seeds), bool(alike))
 
 
 def interval(values: Cases, draws: int = 10_000) -> tuple[float, float]:
@@ -111,14 +119,14 @@ def interval(values: Cases, draws: int = 10_000) -> tuple[float, float]:
 
 
 def scores_of(
-    records: Records, settings: Settings, names: Sequence[str], refused: dict[str, str]
+    records: Finished, settings: Settings, names: Sequence[str], refused: Mapping[str, str]
 ) -> list[Score]:
     """Of these contestants, as far as they have come. refused: reasons by the name of a job or contestant."""
     schedule = Schedule(records, settings, names, range(settings.seeds))
     return [_score(schedule, CONTESTANTS[name], refused) for name in names]
 
 
-def _score(schedule: Schedule, contestant: Contestant, refused: dict[str, str]) -> Score:
+def _score(schedule: Schedule, contestant: Contestant, refused: Mapping[str, str]) -> Score:
     records, name = schedule.records, contestant.name
     jobs = [Job("train", name, 0.0, seed) for seed in range(schedule.settings.seeds)]
     runs = [run for job in jobs if (run := records.get(job)) is not None]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from keelnet.experiments.scan_sets import EDITION
 
 Space = tuple[int, int, int]
 
@@ -89,18 +91,29 @@ class Settings:
         return (self.crop, self.crop, self.crop)
 
     @classmethod
-    def read(cls, path: Path) -> Settings:
-        known = {field.name for field in fields(cls)}
-        values: dict[str, Any] = json.loads(path.read_text())
-        if values.keys() != known:
+    def of(cls, values: Mapping[str, Any], path: Path) -> Settings:
+        """As JSON has them, in ``path``. Raises ValueError where there are others."""
+        if values.keys() != {field.name for field in fields(cls)}:
             raise ValueError(f"{path} is of another version of the comparison; use another --out")
-        return cls(**values | {"rates": tuple(values["rates"])})
+        return cls(**{**values, "rates": tuple(values["rates"])})
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """What `write` wrote. Raises ValueError where the generator has since begun to make other cases."""
+        values: dict[str, Any] = json.loads(path.read_text())
+        edition = values.pop("edition", EDITION)
+        if edition != EDITION:
+            raise ValueError(
+                f"{path.parent} holds runs on cases of edition {edition} of the generator, which now makes"
+                f" edition {EDITION}; use another --out"
+            )
+        return cls.of(values, path)
 
     def write(self, path: Path) -> None:
-        """Whole or not at all."""
+        """With the generator's edition; whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        temporary.write_text(json.dumps(asdict(self) | {"edition": EDITION}, indent=1) + "\n")
         temporary.replace(path)
 
     def changed(self, words: Sequence[str]) -> Settings:
@@ -118,7 +131,7 @@ class Settings:
         return replace(self, **values)
 
     def comparable(self, other: Settings) -> bool:
-        """Whether runs of both stand in one table: seeds may be added."""
+        """Whether runs of both stand in one table, whatever their seeds."""
         return replace(self, seeds=1, deep_seeds=1) == replace(other, seeds=1, deep_seeds=1)
 
 

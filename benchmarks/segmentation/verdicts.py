@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from contestants import DEPTHS
-from scores import Difference, Score, best_peer, difference, named
+from scores import Difference, Score, best_peer, difference, named, shared_seeds
 
 CASES = 30  # the least that a paired difference is taken over
 
@@ -61,12 +61,15 @@ def _behind(control: Score, peer: Score | None) -> Verdict:
     if peer is None or not control.runs:
         return Verdict(statement, wanted, "–", None)
     found = difference(peer, control, "validation")
-    met = found.mean >= 0.05 and found.cases >= CASES
+    met = None if found is None else found.mean >= 0.05 and found.cases >= CASES
     return Verdict(f"{statement}, {peer.title}", wanted, _shown(found), met)
 
 
-def _shown(found: Difference) -> str:
-    return f"{found.mean:+.3f} ({found.low:+.3f} … {found.high:+.3f}), {found.cases} cases"
+def _shown(found: Difference | None) -> str:
+    if found is None:
+        return "– (no seed of both)"
+    where = "" if found.alike else ", on different processors"
+    return f"{found.mean:+.3f} ({found.low:+.3f} … {found.high:+.3f}), {found.cases} cases{where}"
 
 
 def targets(scores: Sequence[Score]) -> list[Verdict]:
@@ -83,7 +86,8 @@ def _dice(scores: Sequence[Score]) -> Iterator[Verdict]:
             continue
         found = difference(ours, other)
         statement = f"mean Dice above {title} ({other.title})" if other is peer else f"mean Dice above {title}"  # fmt: skip
-        yield Verdict(statement, f"≥ {margin:+}", _shown(found), found.mean >= margin)
+        met = None if found is None else found.mean >= margin
+        yield Verdict(statement, f"≥ {margin:+}", _shown(found), met)
 
 
 def _speed(scores: Sequence[Score]) -> Iterator[Verdict]:
@@ -94,9 +98,9 @@ def _speed(scores: Sequence[Score]) -> Iterator[Verdict]:
         return
     # Seed by seed: these runs are of one machine, those of another seed may be of another.
     mine, other = ({run["seed"]: run["seconds_without_loading"] for run in one.runs} for one in (ours, peer))  # fmt: skip
-    ratios = [mine[seed] / other[seed] for seed in sorted(mine.keys() & other.keys())]
+    ratios = [mine[seed] / other[seed] for seed in shared_seeds(ours, peer)]
     if not ratios:
-        yield Verdict(statement, "≤ 0.6", "–", None)
+        yield Verdict(statement, "≤ 0.6", "– (no seed of both on one processor)", None)
         return
     ratio = fmean(ratios)
     shown = f"{ratio:.2f} ({', '.join(f'{each:.2f}' for each in ratios)} by seed)"
@@ -105,6 +109,8 @@ def _speed(scores: Sequence[Score]) -> Iterator[Verdict]:
 
 def _memory(scores: Sequence[Score]) -> Iterator[Verdict]:
     weighed = {one.contestant.name: one.memory for one in scores if one.memory}
+    if not weighed:
+        return
     ours = [weighed.get(f"keelnet-{layers}") for layers in DEPTHS]
     least, *_, most = ours
     peer = weighed.get("segresnet8")

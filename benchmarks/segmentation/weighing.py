@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -28,6 +29,8 @@ _M_MMAP_THRESHOLD = -3  # glibc's number of that limit
 def weighed(contestant: Contestant, settings: Settings) -> dict[str, Any]:
     """Of batch × 4 × side³, in a fresh process: the peak first, for counting runs the network too.
 
+    Where there is no room the process ends with the reason, so that the job is tried again when there is more.
+
     glibc keeps free pieces of up to 32 MB in its heap, where gaps between them count as resident: as much again as
     what is in use, and another number every time. Here they go back, for everyone alike.
     """
@@ -36,7 +39,7 @@ def weighed(contestant: Contestant, settings: Settings) -> dict[str, Any]:
     network = contestant.network(0, settings.scale, settings.shift)
     count = _held if contestant.environment == "iunets" else _saved
     if contestant.role == "weighed" and (reason := _too_large(network, settings, count)):
-        return {"refused": reason}
+        sys.exit(reason)
     _step(network, *_batch(settings.batch, SMALL))
     network.zero_grad(set_to_none=True)
     x, classes = _batch(settings.batch, settings.side)

@@ -1,0 +1,133 @@
+"""Publishing: the page of a comparison, its record and its pictures, while it is at work or from a record alone.
+
+python benchmarks/segmentation/publish.py FOLDER/compare.json --out docs/PAGE.md --pictures pictures/PAGE_
+python benchmarks/segmentation/publish.py docs/PAGE.json --out docs/PAGE.md --pictures pictures/PAGE_
+
+The record lies beside the page as PAGE.json; --pictures is what the names of the pictures begin with, seen from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))  # after its own folder: environments.py, machine.py
+
+from ceiling import Ceiling  # noqa: E402
+from contestants import CONTESTANTS  # noqa: E402
+from drawing import draw  # noqa: E402
+from jobs import Finished, Job, Record, own  # noqa: E402
+from page import page, record  # noqa: E402
+from schedule import REGIONS  # noqa: E402
+from scores import scores_of  # noqa: E402
+from settings import Settings  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Published:
+    """The finished jobs that a record tells of; of a search it has the rates and their Dice alone."""
+
+    path: Path
+    found: Mapping[str, Record]  # by the name of the job
+
+    @classmethod
+    def of(cls, path: Path, content: Mapping[str, Any]) -> Published:
+        """Raises ValueError for runs of a contestant that there is none of."""
+        runs: list[Record] = [*content["runs"], *content["memory"]]
+        names = {run["contestant"] for run in runs} | content["rates"].keys()
+        if unknown := sorted(names - CONTESTANTS.keys()):
+            raise ValueError(f"{path} has runs of {', '.join(unknown)}, no contestants here; there are {', '.join(CONTESTANTS)}")  # fmt: skip
+        jobs = [Job(run["kind"], run["contestant"], run["rate"], run["seed"]) for run in runs]
+        found = {job.name: run for job, run in zip(jobs, runs, strict=True)}
+        for name, rates in content["rates"].items():
+            for rate, value in rates.items():
+                found[Job("search", name, float(rate)).name] = _search(name, value)
+        return cls(path, found)
+
+    def get(self, job: Job) -> Record | None:
+        """As `Records.get`."""
+        return own(job, self.found[job.name], self.path) if job.name in self.found else None
+
+
+def _search(name: str, value: float) -> Record:
+    """What `schedule.worth` asks a record of a search for."""
+    return {
+        "design": CONTESTANTS[name].described,
+        "diverged": "it diverged" if value != value else "",
+        "validation": {region: [value] for region in REGIONS},
+    }
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a page is made of. refused: reasons by the name of a job or contestant."""
+
+    finished: Finished
+    settings: Settings
+    machine: Mapping[str, str]
+    ceiling: Ceiling | None
+    refused: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Publication:
+        """Of what `write` left. Raises ValueError where that is another program's or another version's."""
+        content = json.loads(path.read_text())
+        parts = {"settings", "machine", "ceiling", "rates", "memory", "runs"}
+        if not isinstance(content, dict) or not parts <= content.keys():
+            raise ValueError(f"{path} is no record of a comparison; wanted is a compare.json, with {', '.join(sorted(parts))}")  # fmt: skip
+        columns = content["ceiling"]
+        return cls(
+            Published.of(path, content),
+            Settings.of(content["settings"], path),
+            content["machine"],
+            None if columns is None else Ceiling(columns),
+            content.get("refused", {}),
+        )
+
+    def write(self, out: Path, pictures: str = "") -> None:
+        """The page ``out`` and what belongs to it, in a folder beside it first; each file then takes its place at once.
+
+        pictures: what the names of the pictures begin with, a folder included.
+        """
+        scores = scores_of(self.finished, self.settings, list(CONTESTANTS), self.refused)
+        shown = [one for one in scores if one.runs or one.memory or one.searched or one.refused]
+        about = (self.settings, self.machine, shown, self.ceiling)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as scratch:
+            folder = Path(scratch)
+            drawn = draw(self.settings, shown, self.ceiling, folder, pictures)
+            (folder / out.name).write_text(page(*about, drawn))
+            (folder / out.with_suffix(".json").name).write_text(record(*about, self.refused))
+            for path in [path for path in folder.rglob("*") if path.is_file()]:
+                place = out.parent / path.relative_to(folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+
+
+def main() -> None:
+    """Write the page of a record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("record", type=Path, help="compare.json, or the record of a page")
+    parser.add_argument("--out", type=Path, required=True, help="the page, a file PAGE.md")
+    parser.add_argument("--pictures", default="", help="what their names begin with, such as pictures/PAGE_")  # fmt: skip
+    given = parser.parse_args()
+    if given.out.suffix != ".md":
+        parser.error(f"--out is the page, a file PAGE.md, got {given.out}")
+    try:
+        Publication.read(given.record).write(given.out, given.pictures)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
