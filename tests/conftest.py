@@ -15,6 +15,13 @@ settings.load_profile("laws")
 
 
 @pytest.fixture
+def unrendered(monkeypatch):
+    """Pictures of runs are composed alone: to render them takes longer than small trainings do."""
+    for room in ("pictures", "planes"):
+        monkeypatch.setattr(f"keelnet.experiments.{room}.png", lambda figure, dpi=150: b"")
+
+
+@pytest.fixture
 def as_a_user():
     """Types and shapes are checked under test only; here the user's own view, without those checks."""
     before = jaxtyping.config.jaxtyping_disable

@@ -6,6 +6,7 @@ A new integrator is one row in METHODS, a new field one row in FIELDS, a new ker
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -317,11 +318,54 @@ def solved(scheme: Scheme, y0: Tensor, theta: dict[str, Tensor], time: float) ->
     return final[: parts[0].numel()].reshape(parts[0].shape)
 
 
-def leaves_of(scheme: Scheme, depth: int, dtype=torch.float64) -> tuple[torch.Tensor, dict]:
+def leaves_of(
+    scheme: Scheme,
+    depth: int,
+    dtype: torch.dtype = torch.float64,
+    batch: int = 2,
+    device: str = "cpu",
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Features and controls that need gradients."""
-    y0 = scheme.case.y0(dtype=dtype).requires_grad_()
+    y0 = scheme.case.y0(batch, dtype=dtype).to(device).requires_grad_()
     controls = scheme.case.controls(depth, dtype=dtype)
-    return y0, {name: value.requires_grad_() for name, value in controls.items()}
+    return y0, {name: value.to(device).requires_grad_() for name, value in controls.items()}
+
+
+def pulled(
+    scheme: Scheme,
+    strategy: object,
+    depth: int = 6,
+    h: float = 0.1,
+    dtype: torch.dtype = torch.float64,
+    batch: int = 2,
+    device: str = "cpu",
+    under: AbstractContextManager | None = None,
+) -> list[Tensor]:
+    """y(T) and the gradient of a fixed functional by y0 and every control; the way forward ``under`` an engine."""
+    y0, controls = leaves_of(scheme, depth, dtype, batch, device)
+    with under or nullcontext():
+        value = scheme.run(y0, controls, h, strategy=strategy)
+    push = randn(*value.shape, seed=5, dtype=dtype).to(device)
+    return [value, *torch.autograd.grad((value * push).sum(), [y0, *controls.values()])]
+
+
+def check_alike(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
+    """Each in its norm; of zeros the law would say nothing."""
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.dtype, one.shape, one.device) == (other.dtype, other.shape, other.device)
+        size = float(other.detach().norm())
+        assert size > 0
+        assert float((one - other).detach().norm()) <= tolerance * size
+
+
+def choice_of(engine: str, scheme: Scheme, batch: int = 2) -> object | None:
+    """What takes the scheme where this engine is asked for; None where it cannot."""
+    y0, controls = scheme.case.y0(batch), scheme.case.controls(2)
+    try:
+        with kn.engine(engine):
+            return kn.engine_of(scheme.integrator, scheme.field, y0, controls, 0.1)
+    except ValueError:
+        return None
 
 
 class Around(nn.Module):

@@ -1,6 +1,7 @@
 """The house itself: imports go down, a file holds one noun, and the promised names exist as written."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 from pathlib import Path
@@ -23,6 +24,11 @@ FLOORS = {
     "__main__": 7,
 }
 FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+    if path.parent != SOURCE
+}
 NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
 EVERY_FILE = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
@@ -69,6 +75,26 @@ def test_imports_only_go_down(path):
     for used in rooms_used(ast.parse(path.read_text())) - {room}:
         assert used in FLOORS, f"{used} is no room"
         assert FLOORS[used] < FLOORS[room]
+
+
+def files_used(tree: ast.AST) -> set[str]:
+    """Every file that a file imports, as the name of a module; also late, and for a type checker alone."""
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            used |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            used |= parts & MODULES.keys() or {node.module}
+    return used & MODULES.keys()
+
+
+def test_imports_make_no_cycle():
+    used = {
+        name: files_used(ast.parse(path.read_text(encoding="utf-8")))
+        for name, path in MODULES.items()
+    }
+    graphlib.TopologicalSorter(used).prepare()
 
 
 @pytest.mark.parametrize(
@@ -224,8 +250,23 @@ def test_every_public_name_can_be_reached():
         _ = kn.Trainer
 
 
-@pytest.mark.parametrize("room", ["dynamics", "propagation", "networks", "data"])
+LISTING = [
+    ".".join(path.parent.relative_to(SOURCE.parent).parts)
+    for path in FILES
+    if path.name == "__init__.py" and "__all__ = [" in path.read_text(encoding="utf-8")
+]
+
+
+def test_the_package_lists_what_its_rooms_list():
+    """A type checker reads the rooms, Python the package's own list of them."""
+    for room, names in kn._ROOMS.items():
+        module = importlib.import_module(room)
+        values = [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
+        assert sorted(names.split()) == sorted(values)
+
+
+@pytest.mark.parametrize("room", LISTING)
 def test_a_room_offers_what_it_lists(room):
-    module = importlib.import_module(f"keelnet.{room}")
+    module = importlib.import_module(room)
     assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(module, name) for name in module.__all__)

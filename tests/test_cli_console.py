@@ -46,7 +46,7 @@ def out_of_memory(error):
 )
 def test_a_lack_of_memory_is_said_as_such(monkeypatch, capsys, error, words, code):
     monkeypatch.setattr(cli, "app", out_of_memory(error))
-    assert cli._guarded(["train", "digits"], False) == code
+    assert cli.invoke(["train", "digits"]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
 
@@ -56,5 +56,5 @@ def test_numpy_says_what_it_could_not_have(monkeypatch, capsys):
         np.empty(2**62, np.int8)
 
     monkeypatch.setattr(cli, "app", command)
-    assert cli._guarded([], False) == 2
+    assert cli.invoke([]) == 2
     assert "not enough memory: Unable to allocate" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keelnet.cli import _guarded
+from keelnet.cli import invoke
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from keelnet.cli import _guarded
 )
 def test_what_is_given_twice_is_refused(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    assert _guarded(arguments.split(), False) == 2
+    assert invoke(arguments.split()) == 2
     said = capsys.readouterr()
     assert words in said.err and said.err.count("\n") == 1 and not said.out
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
 """keelnet plan: what was found is not lost by what comes after it."""
 
-from keelnet.cli import _guarded
+from keelnet.cli import invoke
 from keelnet.experiments import fits
 from keelnet.experiments import plan as plans
 from keelnet.experiments.rehearsal import Measured
@@ -17,6 +17,6 @@ def test_the_plan_is_printed_before_what_fits_is_looked_for(monkeypatch, capsys)
 
     monkeypatch.setattr(plans, "plan", lambda recipe, note: compute(recipe, rehearse=rehearse))
     monkeypatch.setattr(fits, "advice", fail)
-    assert _guarded(["plan", "digits", "--memory", "64GB"], False) == 2
+    assert invoke(["plan", "digits", "--memory", "64GB"]) == 2
     said = capsys.readouterr()
     assert "a training step" in said.out and said.err == "keelnet: nothing more is known\n"

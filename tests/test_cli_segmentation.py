@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keelnet.cli import _guarded
+from keelnet.cli import invoke
 from keelnet.experiments import evaluate, segment
 from keelnet.experiments.segment import Segmented
 
@@ -23,7 +23,7 @@ def test_a_run_is_named_by_its_folder(tmp_path, monkeypatch, given):
 
     monkeypatch.setattr(segment, "segmenting_of", lambda *given, **named: None)
     monkeypatch.setattr(evaluate, "evaluate", scored)
-    assert _guarded(["evaluate", given.format(run=run), str(tmp_path)], False) == 2
+    assert invoke(["evaluate", given.format(run=run), str(tmp_path)]) == 2
     assert names == ["liver"]
 
 
@@ -32,5 +32,5 @@ def test_volumes_of_small_animals_are_printed(tmp_path, monkeypatch, capsys):
     done = Segmented("mouse", "mouse.nii.gz", "brats2023", {}, volumes)
     monkeypatch.setattr(segment, "segmenting_of", lambda *given, **named: None)
     monkeypatch.setattr(segment, "segment", lambda *given: iter([done]))
-    assert _guarded(["segment", str(tmp_path), str(tmp_path)], False) == 0
+    assert invoke(["segment", str(tmp_path), str(tmp_path)]) == 0
     assert "WT 0.000125 ml, TC 0.0 ml, ET 12.3 ml" in capsys.readouterr().out

@@ -2,13 +2,13 @@
 
 import pytest
 
-from keelnet.cli import _guarded
+from keelnet.cli import invoke
 
 RECIPE = ["stability", "--recipe", "swiss_roll", "--set", "depth=3", "--set", "final_time=0.5"]
 
 
 def test_a_recipe_is_judged_on_the_terminal(capsys):
-    assert _guarded(RECIPE, False) == 0
+    assert invoke(RECIPE) == 0
     text = capsys.readouterr().out
     assert "Stability, block by block" in text and "stages.0" in text
     assert "step size" in text and "layer by layer" not in text
@@ -16,20 +16,20 @@ def test_a_recipe_is_judged_on_the_terminal(capsys):
 
 def test_with_out_there_are_numbers_and_pictures_and_nothing_is_overwritten(tmp_path, capsys):
     out = tmp_path / "out"
-    assert _guarded([*RECIPE, "--out", str(out), "--layers", "2"], False) == 0
+    assert invoke([*RECIPE, "--out", str(out), "--layers", "2"]) == 0
     names = sorted(each.name for each in out.iterdir())
     assert names == ["growth-stages.0.png", "spectra-stages.0.png", "stability.json"]
     assert "layer by layer" in capsys.readouterr().out
-    assert _guarded([*RECIPE, "--out", str(out)], False) == 2
+    assert invoke([*RECIPE, "--out", str(out)]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert _guarded([*RECIPE, "--out", str(out), "--layers", "0", "--overwrite"], False) == 0
+    assert invoke([*RECIPE, "--out", str(out), "--layers", "0", "--overwrite"]) == 0
     assert sorted(each.name for each in out.iterdir()) == names  # files of other names stay
 
 
 def test_an_experiment_is_run_by_its_name(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["stability", "--experiment", "damping", "--set", "depth=5", "--set", "count=2"]
-    assert _guarded([*arguments, "--out", str(out)], False) == 0
+    assert invoke([*arguments, "--out", str(out)]) == 0
     assert sorted(each.name for each in out.iterdir()) == ["damping.json", "damping.png"]
     assert "damping.png" in capsys.readouterr().out
 
@@ -52,6 +52,6 @@ def test_an_experiment_is_run_by_its_name(tmp_path, capsys):
     ],
 )
 def test_bad_use_is_one_sentence(arguments, words, capsys):
-    assert _guarded(["stability", *arguments], False) == 2
+    assert invoke(["stability", *arguments]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert words in error

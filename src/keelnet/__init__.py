@@ -14,15 +14,17 @@ __version__ = "0.1.0"
 _ROOMS = {
     "keelnet.dynamics": (
         "Activation AntisymmetricField ChannelNorm Control ConvKernel DenseKernel"
-        " DoubleHamiltonianField Field HamiltonianField InstanceNorm Kernel ModuleField"
-        " Dynamics Norm PartitionedField SingleField Slot SymmetricField"
+        " DoubleHamiltonianField Dynamics Field HamiltonianField InstanceNorm Kernel ModuleField"
+        " Norm PartitionedField SingleField Slot SymmetricField"
     ),
     "keelnet.propagation": (
         "DenseDiffusion Diffusion Euler IMEX Integrator LaplacianDiffusion Leapfrog Midpoint RK4 Shear ShearIntegrator"
-        " StabilityWarning StepBound Verlet checkpointed engine engine_of propagate reversible step_bound"
+        " StabilityWarning StepBound Strategy Verlet checkpointed engine engine_of propagate reversible step_bound"
         " store_all trajectory"
     ),
-    "keelnet.networks": "Affine Augment Block Classifier Network Pool Segmenter Upsample stabilised",
+    "keelnet.networks": (
+        "Affine Augment Block Classifier Network Pool Segmenter SpatialClassifier Upsample stabilised"
+    ),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 _SUBPACKAGES = {"analysis": "keelnet.analysis", "architectures": "keelnet.networks.architectures"}

@@ -11,7 +11,7 @@ import keelnet as kn
 from keelnet.analysis import spectra
 from keelnet.analysis.derivatives import Jacobian
 from keelnet.analysis.layers import euler_damping, jacobian_at
-from keelnet.analysis.singular import extremes
+from keelnet.analysis.singular import direction, extremes
 from keelnet.analysis.spectra import as_matrix, basis_of, edge_of, oscillation_of, spectrum_of
 
 
@@ -148,6 +148,15 @@ def test_the_first_direction_lies_on_the_cpu_whatever_the_default_device():
     with torch.device("meta"):
         found = extremes(derivative, small=0)
     assert found.largest == pytest.approx(2)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 70), (2, 3, 4)])
+def test_a_drawn_direction_has_size_1_at_each_sample(shape):
+    y = torch.zeros(shape).double()
+    v = direction(y, 1)
+    torch.testing.assert_close(v.reshape(len(v), -1).norm(dim=1), torch.ones(len(v)).double())
+    assert torch.equal(v, direction(y, 1)) and not torch.equal(v.abs(), direction(y, 2))
+    assert v.shape == y.shape and v.dtype == y.dtype
 
 
 @pytest.mark.parametrize("rows", [1, 4, 18])

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import keelnet as kn
-from keelnet.analysis.derivatives import Jacobian, largest_growth
+from keelnet.analysis.derivatives import Jacobian
+from keelnet.analysis.singular import extremes
 from keelnet.dynamics import Dynamics, Field, Slot
+from keelnet.dynamics.hamiltonian import SeparableHamiltonian
 
 
 def block(integrator, field, weight, depth=10, final_time=1.0):
@@ -26,10 +28,10 @@ def test_growth_is_the_largest_singular_value(seed):
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(6, 4, dtype=torch.float64, generator=generator)
     y = torch.randn(3, 6, dtype=torch.float64, generator=generator)
-    growth = largest_growth(lambda x: (x @ matrix).tanh(), y, iterations=300)
+    growth = extremes(Jacobian(lambda x: (x @ matrix).tanh(), y), iterations=300, small=0).largest
     for sample, found in zip(y, growth, strict=True):
         jacobian = torch.func.jacrev(lambda x: (x @ matrix).tanh())(sample)
-        torch.testing.assert_close(found, torch.linalg.matrix_norm(jacobian, 2), rtol=1e-6, atol=0)
+        assert found == pytest.approx(float(torch.linalg.matrix_norm(jacobian, 2)), rel=1e-6)
 
 
 def test_products_are_those_of_the_jacobian():
@@ -558,6 +560,50 @@ def test_layers_of_one_s_own_states_and_modules_are_looked_at(method, field, eig
     ).blocks
     assert [len(each.spectrum.eigenvalues) for each in row.layers] == 3 * [eigenvalues]
     assert row.course[-1][0] == pytest.approx(row.growth, rel=1e-5)
+
+
+class Doubled(SeparableHamiltonian):
+    """Another field with an energy: 2 H."""
+
+    def __init__(self, field):
+        self.field, self.activation, self.norm = field, field.activation, field.norm
+
+    widths = property(lambda self: self.field.widths)
+    reader = property(lambda self: self.field.reader)
+
+    def theta_shapes(self):
+        return self.field.theta_shapes()
+
+    def rate_of_y(self, z, theta):
+        return 2 * self.field.rate_of_y(z, theta)
+
+    def rate_of_z(self, y, theta):
+        return 2 * self.field.rate_of_z(y, theta)
+
+    def energy(self, y, z, theta):
+        return 2 * self.field.energy(y, z, theta)
+
+    def frequencies(self, controls):
+        return 2 * self.field.frequencies(controls)
+
+
+def test_every_field_with_an_energy_is_measured_by_it():
+    weight = 0.5 * torch.eye(2, dtype=torch.float64)
+    y = torch.ones(1, 4).double()
+
+    def measured(field, final_time):
+        subject = block(kn.Verlet(), field, weight, final_time=final_time)
+        return kn.analysis.stability(subject, y).blocks[0]
+
+    once = kn.HamiltonianField(kn.DenseKernel(2), "sin")
+    found, wanted = measured(Doubled(once), 0.5), measured(once, 1.0)
+    assert found.energy_deviation == pytest.approx(wanted.energy_deviation, rel=1e-9)
+    assert found.reach == wanted.reach and "may be negative" in found.reach
+    normed = Doubled(kn.HamiltonianField(kn.DenseKernel(2), norm=kn.ChannelNorm()))
+    controls = {"weight": weight, "scale": torch.ones(2)}
+    depth = {name: value.double().expand(3, *value.shape) for name, value in controls.items()}
+    report = kn.analysis.stability(kn.Block(kn.Verlet(), normed, 3, 1.0, kn.Control(depth)), y)
+    assert any("under norm=" in note for note in report.notes)
 
 
 class Unbounded(kn.Euler):

@@ -13,7 +13,7 @@ from fastapi import Request
 
 from keelnet.app import server
 from keelnet.app.presets import PRESETS
-from keelnet.cli import _guarded
+from keelnet.cli import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore::keelnet.propagation.StabilityWarning")
 
@@ -27,7 +27,7 @@ def refused(capsys):
     """The one line that bad use gives; exit code 2."""
 
     def line_of(*arguments):
-        assert _guarded(["explore", "--no-browser", *map(str, arguments)], debug=False) == 2
+        assert invoke(["explore", "--no-browser", *map(str, arguments)]) == 2
         printed = capsys.readouterr()
         (line,) = printed.err.strip().splitlines()
         assert printed.out == "" and line.startswith("keelnet: ")

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+import tomli_w
 from fastapi import FastAPI, Request
 from nicegui import Client, ui
 from nicegui.page import page
@@ -18,6 +19,7 @@ from shelves import write_labels, write_run
 from keelnet.app import viewer
 from keelnet.app.shelf import Entry, Shelf
 from keelnet.app.viewer import _Page
+from keelnet.experiments.recipes import recipe_named
 
 
 @pytest.fixture
@@ -110,10 +112,14 @@ def test_the_recipe_is_that_of_the_run_whose_curves_are_shown(tmp_path, visitor)
     seen.look()
     assert seen.state.text == "No epoch is finished yet."
     assert 'name = "digits"' in seen.panel.recipe.text, "kept until there is a new one"
-    (staged / "recipe.toml").write_text('name = "tumour"\ndata = "tumour"\n')
+    text = tomli_w.dumps(recipe_named("tumour").as_table())
+    (staged / "recipe.toml").write_text(text)
     seen.look()
-    assert seen.panel.recipe.text == 'name = "tumour"\ndata = "tumour"\n'
+    assert seen.panel.recipe.text == text
     assert seen.panel.hint.visible and f"keelnet segment {tmp_path / 'run'}" in seen.panel.hint.text
+    (staged / "recipe.toml").write_text(f"{text}sharpness = 2\n")
+    seen.look()
+    assert not seen.panel.hint.visible, "keelnet segment refuses a recipe that it cannot read"
 
 
 def test_the_hint_names_commands_that_can_be_copied(tmp_path, visitor):

@@ -13,6 +13,8 @@ from keelnet.experiments.openings import MARK, STATE
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_run, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = replace(recipe_named("digits"), width=4, depth=2, epochs=3, batch=1024)
 
 

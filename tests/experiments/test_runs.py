@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from keelnet.experiments import problems
-from keelnet.experiments.classification import Digits
+from keelnet.experiments.classification import Grey
 from keelnet.experiments.problems import problem
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import (
@@ -180,7 +180,7 @@ def test_what_is_refused_while_it_trains_is_no_divergence_and_can_be_gone_on_wit
         raise ValueError("a case cannot be read")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Digits, "validated", refuse)
+        patch.setattr(Grey, "validated", refuse)
         with pytest.raises(ValueError, match="cannot be read") as caught:
             list(train(recipe, run, resume=True))
     assert not isinstance(caught.value, DivergenceError)

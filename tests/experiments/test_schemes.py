@@ -16,6 +16,8 @@ from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest, sc
 from keelnet.learning.multilevel import refine
 from keelnet.learning.validation import predicted
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 EVERY = (*METHODS, *SOLVERS)
 SMALL = ("width=4", "depth=4", "samples=40", "inner=4", "classifier_tikhonov=1e-2", "batch=0")
 SEGMENTER = ("architecture=segmenter", "width=4,4", "depth=2,2", "rise=2", "knots=none")

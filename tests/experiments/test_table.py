@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from keelnet.experiments import schemes, table
+from keelnet.experiments import pictures, schemes, table
 from keelnet.experiments.classification import Plane
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.problems import problem
@@ -29,6 +29,7 @@ def without_pictures():
     """They take longer than these trainings, and a table does not look at them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Plane, "pictures", lambda task, network: {})
+        patch.setattr(pictures, "curves", lambda title, history: b"")
         yield
 
 

@@ -19,10 +19,10 @@ SPACES = st.tuples(*[st.integers(1, 70)] * 3)
 @given(space=SPACES, side=st.sampled_from([24, 32, 40]), margin=st.sampled_from([0, 3, 8]))
 @settings(max_examples=60, deadline=None)
 def test_between_tiles_each_labels_only_what_it_sees_the_margin_around(space, side, margin):
-    tiling = Tiling((side,) * 3, margin, 8).fitted(space)
-    assert all(own <= side and own % 8 == 0 for own in tiling.side)
-    for target, inside in tiling.places(space):
-        for whole, own, length, limit in zip(target, inside, space, tiling.side, strict=True):
+    tiles = Tiling((side,) * 3, margin, 8).fitted(space)
+    assert all(own <= side and own % 8 == 0 for own in tiles.side)
+    for target, inside in tiles.places(space):
+        for whole, own, length, limit in zip(target, inside, space, tiles.side, strict=True):
             assert whole.start == 0 or own.start >= margin
             assert whole.stop == length or own.stop <= limit - margin
 
@@ -30,12 +30,12 @@ def test_between_tiles_each_labels_only_what_it_sees_the_margin_around(space, si
 @given(space=SPACES, margin=st.sampled_from([0, 3, 8]))
 @settings(max_examples=60, deadline=None)
 def test_every_voxel_is_labelled_once_from_its_own_place(space, margin):
-    tiling = Tiling((24, 32, 24), margin, 8).fitted(space)
+    tiles = Tiling((24, 32, 24), margin, 8).fitted(space)
     x = np.arange(1, 1 + np.prod(space), dtype=np.float64).reshape(1, *space)
     seen, found = np.zeros(space, int), np.zeros(space)
-    for target, inside in tiling.places(space):
+    for target, inside in tiles.places(space):
         seen[target] += 1
-        found[target] = tiling.cut(x.astype(np.float32), target, inside)[0][inside]
+        found[target] = tiles.cut(x.astype(np.float32), target, inside)[0][inside]
     assert (seen == 1).all()
     np.testing.assert_array_equal(found, x[0].astype(np.float32))
 

@@ -21,7 +21,7 @@ from keelnet.data.patients import patient_of
 from keelnet.data.prepared import Prepared
 from keelnet.data.scans import read_scans, settle
 from keelnet.data.synthetic import Synthesis
-from keelnet.experiments import crews, tumours
+from keelnet.experiments import crews, problems
 from keelnet.experiments.evaluate import trained_on
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
@@ -36,6 +36,7 @@ from keelnet.experiments.segment import segmenting_of
 from keelnet.experiments.tumours import tumour_task
 
 NAMES = ("a", "b", "ü c")
+UNRENDERED = pytest.mark.usefixtures("unrendered")
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,7 @@ def test_a_run_holds_scores_by_region_the_split_and_pictures(folder, tmp_path):
     assert (tmp_path / "run" / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
+@UNRENDERED
 def test_a_run_says_where_its_cases_lie_and_what_its_labels_mean(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     list(train(small("scans", epochs=1), tmp_path / "run"))
@@ -94,6 +96,7 @@ def test_a_run_says_where_its_cases_lie_and_what_its_labels_mean(folder, tmp_pat
     assert sorted(seen) == split["training"]
 
 
+@UNRENDERED
 def test_a_network_is_read_without_its_scans(folder, tmp_path):
     list(train(small(folder), tmp_path / "run"))
     for path in folder.rglob("*.nii.gz"):
@@ -102,12 +105,14 @@ def test_a_network_is_read_without_its_scans(folder, tmp_path):
         assert load_network(tmp_path / "run")(torch.zeros(1, 4, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
 
 
+@UNRENDERED
 @pytest.mark.parametrize("changes", [{"average": 0.5}, {"products": "bfloat16"}, {"spacing": 4.0}, {"workers": 1}, {"folds": 1}])  # fmt: skip
 def test_options_of_training_work(folder, tmp_path, changes):
     steps = list(train(small(folder, patch=(4,), epochs=1, **changes), tmp_path / "run"))
     assert np.isfinite(steps[0].terms["loss"])
 
 
+@UNRENDERED
 def test_workers_cut_the_patches_that_the_caller_would(folder, tmp_path):
     one, other = (
         list(train(small(folder, workers=workers), tmp_path / f"run{workers}"))
@@ -207,6 +212,7 @@ def test_scans_of_one_patient_cannot_be_split(tmp_path):
         scan_set(small(tmp_path), lambda line: None)
 
 
+@UNRENDERED
 @pytest.mark.parametrize("change", ["came", "went"])
 def test_a_run_is_not_gone_on_with_on_other_cases(change, folder, tmp_path):
     write_case(folder, "d", seed=7)
@@ -229,6 +235,7 @@ def test_a_run_is_not_gone_on_with_on_other_cases(change, folder, tmp_path):
     assert load_run(tmp_path / "run").scores["best_epoch"]
 
 
+@UNRENDERED
 def test_a_run_is_not_gone_on_with_on_other_voxels(folder, tmp_path):
     steps = train(small(folder, epochs=3), tmp_path / "run")
     next(steps)
@@ -265,6 +272,7 @@ def test_where_voxels_are_not_known_a_run_of_an_earlier_version_is_gone_on_with(
     gone_on_with(task, content=split["content"] | {each.name: "0" for each in task.withheld})
 
 
+@UNRENDERED
 def test_a_run_is_not_gone_on_with_where_labels_are_read_otherwise(folder, tmp_path):
     steps = train(small(folder, epochs=3), tmp_path / "run")
     next(steps)
@@ -351,6 +359,7 @@ def test_what_is_hardly_a_scan_is_said_when_it_is_prepared(folder):
     assert "case a: t2 is 5 wherever it is not 0, as a mask is" in heard
 
 
+@UNRENDERED
 def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
     (folder / "b" / "b_t1.nii.gz").unlink()
     write(folder / "a" / "a_t2.nii.gz", np.full(SHAPE, np.nan, np.float32))
@@ -389,7 +398,7 @@ def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
     ],
 )
 def test_settings_that_cannot_work_are_named(folder, tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr(tumours, "scan_set", None)  # nothing is made before
+    monkeypatch.setattr(problems, "_task", None)  # nothing is made before
     with pytest.raises(ValueError, match=message):
         list(train(replace(small(folder), **changes), tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from rings import accuracy
 
 import keelnet as kn
 from keelnet.data.samples import InMemory
@@ -40,15 +41,11 @@ def training(epochs=5, method=None, **changes):
     return Training(method or Adam(1e-2), Budget(epochs), 16, "accuracy", **changes)
 
 
-def score(logits, labels):
-    return {"accuracy": float((logits.argmax(1) == labels).double().mean())}
-
-
 def network(seed=0):
     return kn.architectures.hamiltonian(2, 2, width=4, depth=4, seed=seed)
 
 
-def run(model, settings, samples=None, seed=0, scoring=score, **changes):
+def run(model, settings, samples=None, seed=0, scoring=accuracy, **changes):
     generator = torch.Generator().manual_seed(seed)
     samples = samples or blobs()
     validate = scored(samples, scoring, settings.batch_size)
@@ -132,7 +129,7 @@ def test_a_non_finite_objective_ends_with_the_best_iterate():
                 Objective(loss=lambda logits, labels: logits.sum() * math.nan),
                 blobs(),
                 training(),
-                scored(blobs(), score, 16),
+                scored(blobs(), accuracy, 16),
                 torch.Generator(),
             )
         )
@@ -242,7 +239,7 @@ def test_a_trial_of_lbfgs_without_a_finite_objective_is_a_shorter_step(wall):
 
     training, validation = ((x.double(), labels) for x, labels in (blobs().training, blobs().validation))  # fmt: skip
     samples, model = InMemory(training, validation, ("left", "right")), network().double()
-    validate = scored(samples, score, 48)
+    validate = scored(samples, accuracy, 48)
     steps = descend(model, Objective(loss), samples, whole_batch(6), validate, torch.Generator())
     losses = [step.terms["loss"] for step in steps]
     assert any(met) and not met[0]
@@ -258,7 +255,7 @@ def test_a_trial_of_lbfgs_without_a_finite_objective_is_a_shorter_step(wall):
 def test_what_to_change_is_what_the_method_reads(settings, remedy):
     samples = blobs()
     lost = Objective(lambda logits, labels: math.nan * logits.sum())
-    validate = scored(samples, score, 48)
+    validate = scored(samples, accuracy, 48)
     with pytest.raises(ValueError, match=f"became nan in epoch 1, batch 1; use .*{remedy}"):
         next(descend(network(), lost, samples, settings, validate, torch.Generator()))
 
@@ -325,7 +322,7 @@ def test_an_empty_validation_is_refused():
     empty = blobs()
     object.__setattr__(empty, "validation", (torch.zeros(0, 2), torch.zeros(0).long()))
     with pytest.raises(ValueError, match="validation set is empty"):
-        scored(empty, score, 16)
+        scored(empty, accuracy, 16)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from launches import free_port
 
 import keelnet as kn
-from keelnet.cli import _guarded
+from keelnet.cli import invoke
 from keelnet.data.samples import InMemory, Share
 from keelnet.learning import Adam, Budget, Objective, Training, descend
 from keelnet.learning.multilevel import multilevel
@@ -221,5 +221,5 @@ def test_what_stops_one_process_stops_all_and_is_said_by_one(ran):
 @pytest.mark.parametrize("place", [0, 1])
 def test_bad_use_is_said_once_on_each_machine(monkeypatch, capsys, wrong, place):
     monkeypatch.setenv("LOCAL_RANK", str(place))
-    assert _guarded([*wrong], debug=False) == 2
+    assert invoke([*wrong]) == 2
     assert capsys.readouterr().err.count("keelnet:") == (1 if place == 0 else 0)

@@ -6,7 +6,13 @@ from problems import randn
 
 import keelnet as kn
 from keelnet.networks import Classifier, Network, SpatialClassifier
-from keelnet.networks.network import blocks_of, classifier_of, named_blocks
+from keelnet.networks.network import (
+    blocks_of,
+    classifier_of,
+    every_block,
+    named_blocks,
+    propagating,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,21 @@ def test_other_parameters_can_stand_in_by_functional_call(name):
     found = torch.func.functional_call(net, others, (x,))
     net.load_state_dict(others)
     torch.testing.assert_close(found, net(x))
+
+
+def test_blocks_and_those_within_them_have_their_own_settings_back():
+    branch = kn.Block(kn.Euler(), kn.ModuleField(torch.nn.Linear(3, 3)), 2)
+    net = kn.Block(kn.Euler(), kn.ModuleField(branch), 2, strategy=kn.checkpointed)
+    outer, inner = every_block(net)
+    inner.checked = False
+    with (
+        pytest.raises(KeyError),
+        propagating(torch.nn.Sequential(net, net), strategy=kn.reversible, checked=True),
+    ):
+        assert all(each.strategy is kn.reversible and each.checked for each in (inner, outer))
+        raise KeyError
+    assert (inner.strategy, inner.checked) == (kn.store_all, False)
+    assert (outer.strategy, outer.checked) == (kn.checkpointed, True)
 
 
 def test_blocks_within_a_block_are_its_field_and_shared_ones_have_every_place():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keelnet.analysis.layers import LayerStability
-from keelnet.analysis.spectra import Complex
+from keelnet.analysis.spectra import Complex, rounded_off
 from keelnet.propagation import Leapfrog, Midpoint, Verlet
 
 GROWS = 1e-3  # a residual block that grows by less is not said to grow
@@ -39,7 +39,7 @@ def advice_for(layer: LayerStability | None) -> str:
             f"no eigenvalue{seen} grows, |1 + μ| ≤ {max(1.0, layer.amplification):.4g}: the growth is that of one pass"
             " (∂F/∂y is not normal), and equal blocks would not compound it"
         )
-    values = _cleaned(values)
+    values = rounded_off(values, ROUNDING * float(np.abs(values).max()))
     ways = _ways(layer, values)
     found = f"eigenvalues μ of ∂F/∂y{seen}: {_described(values)}"
     verlet = float(Verlet().amplification(1.0, 1j * values).max())
@@ -77,12 +77,6 @@ def _floored(h: float) -> str:
     """Three digits, none of them rounded up."""
     unit = 10.0 ** (int(np.floor(np.log10(h))) - 2)
     return f"{np.floor(h / unit) * unit:.3g}"
-
-
-def _cleaned(values: Complex) -> Complex:
-    limit = ROUNDING * float(np.abs(values).max())
-    real = np.where(np.abs(values.real) <= limit, 0.0, values.real)
-    return real + 1j * np.where(np.abs(values.imag) <= limit, 0.0, values.imag)
 
 
 def _described(values: Complex) -> str:

@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from keelnet.analysis.linear import Applied, linearised
-from keelnet.analysis.singular import DENSE, Derivative, extremes
+from keelnet.analysis.singular import DENSE, Derivative, direction
 
 Map = Callable[[Tensor], Tensor]
 AGREE = 1e-3  # of ⟨J v, w⟩ and ⟨v, Jᵀ w⟩: what rounding and a slope at a kink leave
@@ -160,15 +160,10 @@ def _by_graph(function: Map, y: Tensor) -> Jacobian | None:
 
 def agrees(derivative: Derivative) -> bool:
     """Whether J v and Jᵀ w are of one J: ⟨J v, w⟩ = ⟨v, Jᵀ w⟩ at every sample, for a v and a w that are drawn."""
-    generator = torch.Generator("cpu").manual_seed(0)
-
-    def drawn(like: Tensor) -> Tensor:
-        return _unit(torch.randn(like.shape, generator=generator, device="cpu").to(like))
-
-    v = drawn(derivative.y)
+    v = direction(derivative.y, 0)
     pushed = derivative.pushed(v)
     # Along J v no digit is lost by cancellation; a J v that was lost itself shows along another direction.
-    w = _unit(pushed) + 0.5 * drawn(pushed)
+    w = _unit(pushed) + 0.5 * direction(pushed, 1)
     forward, reverse = _products(pushed, w), _products(v, derivative.pulled(w))
     return not bool(
         ((forward - reverse).abs() > AGREE * torch.maximum(forward.abs(), reverse.abs())).any()
@@ -287,12 +282,3 @@ def matrix_of(function: Map, y: Tensor) -> Tensor:
         many = function(leaf.clone())
         (pulled,) = torch.autograd.grad(paired(many, identity), leaf)
     return pulled.reshape(rows, -1)
-
-
-def largest_growth(function: Map, y: Tensor, iterations: int = 30, seed: int = 0) -> Tensor:
-    """σ_max of the Jacobian at each sample of y, (samples,), from products with J and Jᵀ.
-
-    A lower bound that converges from below; the seed draws the first direction.
-    """
-    found = extremes(Jacobian(function, y), iterations, seed, small=0)
-    return torch.from_numpy(found.largest).to(y)

@@ -8,7 +8,7 @@ from torch import Tensor
 from keelnet.analysis.calls import Call
 from keelnet.analysis.derivatives import differentiated, exact_attention, nodes_of, paired
 from keelnet.analysis.linear import linearised
-from keelnet.analysis.singular import Derivative
+from keelnet.analysis.singular import Derivative, direction
 
 APART = 0.1  # of the larger: kinks and curves within the difference make less
 # Of the features' size. What is hidden is missing at every one; what is rounded (TF32, autocast) is apart at
@@ -43,7 +43,7 @@ def moves_apart(call: Call) -> bool:
     y = call.y[:1].detach()
     size = float(y.norm()) or 1.0
     # Features are often exactly 0, where activations have their kink; beside it they have a slope.
-    y, v = y + BESIDE * size * _direction(y, 0), _direction(y, 1)
+    y, v = y + BESIDE * size * direction(y, 0), direction(y, 1)
     try:
         derivative = differentiated(call, y)
         return all(_is_apart(call, derivative, v, step * size) for step in STEPS)
@@ -64,10 +64,3 @@ def _is_apart(call: Call, derivative: Derivative, v: Tensor, step: float) -> boo
         told = w * paired(derivative.pulled(w), v)
     least = max(rounding, APART * float(told.norm()), APART * float(found.norm()))
     return float((told - found).norm()) > least
-
-
-def _direction(y: Tensor, seed: int) -> Tensor:
-    """Of size 1."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    v = torch.randn(y.shape, generator=generator, device="cpu").to(y)
-    return v / v.norm()

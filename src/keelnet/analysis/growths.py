@@ -12,7 +12,7 @@ from torch import Tensor
 from keelnet.analysis.courses import course_of
 from keelnet.analysis.layers import precise
 from keelnet.analysis.path import Path, PathDerivative
-from keelnet.analysis.singular import SMALL, Derivative, Extremes, Real, extremes
+from keelnet.analysis.singular import SMALL, Derivative, Extremes, Real, direction, extremes
 
 KEPT = 2**20  # bytes of features that are looked at together in any case
 PARTS = 4  # of a larger batch: one after the other, in a part of the memory that the network itself needs
@@ -87,8 +87,7 @@ def growth_by_layer(path: Path, y: Tensor) -> Real:
 
 def _followed(path: Path, y: Tensor) -> Real:
     derivative = PathDerivative(path, y)
-    generator = torch.Generator("cpu").manual_seed(0)
-    v = torch.randn(y.shape, generator=generator, device="cpu").to(y)
+    v = direction(y, 0)
     for _ in range(POWER):
         v = derivative.pulled(derivative.pushed(v / v.norm()))
     sizes = [float(tangent.norm()) for tangent in path.tangents(y, v / v.norm())]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from keelnet.analysis.path import Path
 from keelnet.dynamics.fields import SymmetricField, Theta
-from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField, PartitionedField
+from keelnet.dynamics.hamiltonian import PartitionedField, SeparableHamiltonian
 from keelnet.propagation.bounds import explain_non_finite
 from keelnet.propagation.checks import all_finite
 from keelnet.propagation.integrators import State
@@ -72,7 +72,7 @@ def _energy(path: Path, state: State, layer: int) -> Tensor | None:
     """After ``layer`` (−1: before the first), with the momentum brought to the time of y."""
     field, theta = path.field, path.theta(max(layer, 0))
     try:
-        if isinstance(field, (HamiltonianField, DoubleHamiltonianField)):
+        if isinstance(field, SeparableHamiltonian):
             y, z = _in_step(path, path.integrator.finish(state), layer)
             return field.energy(y, z, theta)
         if isinstance(field, SymmetricField) and isinstance(path.integrator, Leapfrog):

@@ -25,8 +25,9 @@ from keelnet.analysis.spectra import (
     spectrum_of,
 )
 from keelnet.dynamics.activations import activation_from
-from keelnet.dynamics.fields import AntisymmetricField, Dynamics, KernelField, SymmetricField
-from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField, PartitionedField
+from keelnet.dynamics.bends import Bender
+from keelnet.dynamics.fields import AntisymmetricField, Dynamics, SymmetricField
+from keelnet.dynamics.hamiltonian import PartitionedField, SeparableHamiltonian
 from keelnet.propagation.bounds import answered
 from keelnet.propagation.integrators import Euler, Integrator, State
 from keelnet.propagation.shears import Leapfrog, Midpoint, Verlet
@@ -162,10 +163,10 @@ def _is_radial(path: Path) -> bool:
 
 def _oscillates(field: Dynamics) -> bool:
     """Whether every frozen layer has its spectrum on the imaginary axis: a Hamiltonian one of rising f."""
-    return isinstance(field, (HamiltonianField, DoubleHamiltonianField)) and _rises(field)
+    return isinstance(field, SeparableHamiltonian) and _rises(field)
 
 
-def _rises(field: KernelField | HamiltonianField | DoubleHamiltonianField) -> bool:
+def _rises(field: Bender) -> bool:
     return field.norm is None and activation_from(field.activation).rising
 
 

@@ -9,18 +9,17 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from keelnet.analysis.outlines import outline
+from keelnet.analysis.outlines import outline, scaled
+from keelnet.analysis.palette import BLUE, GREEN, VERMILION
 from keelnet.analysis.reports import BlockStability
-from keelnet.propagation import Integrator, Leapfrog
+from keelnet.propagation import Integrator
 from keelnet.propagation.bounds import answered
 
-# Okabe and Ito: apart for every kind of colour vision.
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 REGION = "#DCE9F2"
 
 
 def spectra_figure(block: BlockStability) -> Figure:
-    """h λ of every layer that was looked at (h² λ under Leapfrog) on the region where |R| ≤ 1.
+    """h λ of every layer that was looked at (h² λ of a method of second order in time) on the region where |R| ≤ 1.
 
     Raises ValueError for a block without such layers.
     """
@@ -29,10 +28,8 @@ def spectra_figure(block: BlockStability) -> Figure:
             f'block {block.name} holds no spectra; ask for them with layers="all" (diagnose: spectra=True)'
         )
     method, h = block.integrator, block.step_size or 1.0
-    second = isinstance(method, Leapfrog)
-    scale = h * h if second else h
-    points = [scale * layer.spectrum.eigenvalues for layer in block.layers]
-    window = _window(np.concatenate(points), second)
+    points = [h**method.time_order * layer.spectrum.eigenvalues for layer in block.layers]
+    window = _window(np.concatenate(points), method.time_order == 2)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
     _region(axes, method)
@@ -44,12 +41,11 @@ def spectra_figure(block: BlockStability) -> Figure:
     if many:
         bar = figure.colorbar(ScalarMappable(colours, "cividis"), ax=axes, label="layer")
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    symbol = "h² λ" if second else "h λ"
     axes.set(
         xlim=window[:2],
         ylim=window[2:],
-        xlabel=f"real part of {symbol}",
-        ylabel=f"imaginary part of {symbol}",
+        xlabel=f"real part of {scaled(method)}",
+        ylabel=f"imaginary part of {scaled(method)}",
     )
     axes.set_aspect("equal")
     lost = "" if any(map(len, points)) else "; no eigenvalue converged"

@@ -121,7 +121,7 @@ def _powers(derivative: Derivative, iterations: int, seed: int, settled: float) 
 
     (The least of them bounds σ_min of a J of no more rows than columns; of others it is |J v|.)
     """
-    v = _first(derivative.y, seed)
+    v = direction(derivative.y, seed)
     largest, smallest, before = np.zeros(len(v)), np.full(len(v), np.inf), np.zeros(len(v))
     for count in range(1, iterations + 1):
         w = derivative.pushed(v)
@@ -146,7 +146,7 @@ class _Bidiagonal:
     def __init__(self, derivative: Derivative, seed: int) -> None:
         self.derivative = derivative
         y = derivative.y
-        self.v = _first(y, seed)
+        self.v = direction(y, seed)
         self.u: Tensor | None = None
         self.rows, self.columns = 0, y[0].numel()
         self.beta = y.new_zeros(len(y))
@@ -225,11 +225,11 @@ class _Bidiagonal:
         return float(values[0]), float(values[-1]), float(shares[0]), float(shares[-1])
 
 
-def _first(y: Tensor, seed: int) -> Tensor:
-    """A direction for each sample."""
+def direction(y: Tensor, seed: int) -> Tensor:
+    """One of size 1 for each sample of y (samples, …), drawn: the same on every device, whatever the default one."""
     generator = torch.Generator("cpu").manual_seed(seed)
     v = torch.randn(y.shape, generator=generator, device="cpu").to(y)
-    return v / _shaped(_norms(v), v)
+    return v / _shaped(v.reshape(len(v), -1).norm(dim=1), v)
 
 
 def _norms(x: Tensor) -> Tensor:

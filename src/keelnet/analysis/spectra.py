@@ -152,7 +152,7 @@ def _beyond(matrix: Matrix, centre: float, radius: float, steps: int) -> tuple[C
     limits = TOLERANCE * np.abs(found)
     clear = np.abs(found.real + centre) > 10 * limits
     values = (found + centre)[clear]
-    return _cleaned(values, float(limits.max(initial=0))), sure and bool(clear.all())
+    return rounded_off(values, float(limits.max(initial=0))), sure and bool(clear.all())
 
 
 def _spectrum(values: Complex, numerical: float, complete: bool, converged: bool) -> Spectrum:
@@ -176,7 +176,7 @@ def _eigenvalues(
         values = np.concatenate([found for found, _ in parts])
         size = float(np.abs(values).max()) if len(values) else 0.0
         share, sure = TOLERANCE, all(each for _, each in parts)
-    return _cleaned(values, max(share * size, unknown(size))), sure
+    return rounded_off(values, max(share * size, unknown(size))), sure
 
 
 def _dense_if_few(matrix: Matrix) -> Matrix:
@@ -186,7 +186,7 @@ def _dense_if_few(matrix: Matrix) -> Matrix:
     return matrix @ np.eye(matrix.shape[0])
 
 
-def _cleaned(values: Complex, limit: float) -> Complex:
+def rounded_off(values: Complex, limit: float) -> Complex:
     """Without real and imaginary parts up to ``limit``: rounding, which would take λ off the imaginary axis."""
     real = np.where(np.abs(values.real) <= limit, 0.0, values.real)
     imaginary = np.where(np.abs(values.imag) <= limit, 0.0, values.imag)

@@ -30,15 +30,14 @@ from keelnet.analysis.spectra import Complex
 from keelnet.analysis.tables import listed
 from keelnet.analysis.visits import cleaned, evaluating, measuring, visit, written
 from keelnet.dynamics.activations import activation_from
+from keelnet.dynamics.bends import Bender
 from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import (
     AntisymmetricField,
     Dynamics,
-    KernelField,
     SingleField,
     slope_of,
 )
-from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField
 from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
 from keelnet.networks.network import named_blocks
@@ -230,7 +229,7 @@ def _with_bound_of_layers(row: BlockStability) -> BlockStability:
 
 def _orientation(field: Dynamics) -> str | None:
     """Why the spectrum at the largest f' bounds that of no other; None where it does."""
-    if not isinstance(field, (KernelField, HamiltonianField, DoubleHamiltonianField)):
+    if not isinstance(field, Bender):
         return None
     activation = activation_from(field.activation)
     if isinstance(field, SingleField):
@@ -239,8 +238,7 @@ def _orientation(field: Dynamics) -> str | None:
 
 
 def _is_normed(field: Dynamics) -> bool:
-    kinds = (KernelField, HamiltonianField, DoubleHamiltonianField)
-    return isinstance(field, kinds) and field.norm is not None
+    return isinstance(field, Bender) and field.norm is not None
 
 
 def _norm_notes(normed: Sequence[BlockStability]) -> list[str]:

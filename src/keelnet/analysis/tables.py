@@ -64,8 +64,11 @@ def plain(value: Any) -> Any:
         return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, np.ndarray):
         if np.iscomplexobj(value):
-            return [[float(each.real), float(each.imag)] for each in value]
-        return value.tolist()
+            return plain([[float(each.real), float(each.imag)] for each in value])
+        # Looked through at once: there may be millions of numbers.
+        return value.tolist() if np.isfinite(value).all() else plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(each) for each in value]
     if isinstance(value, float):

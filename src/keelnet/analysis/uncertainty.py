@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from keelnet.analysis.conditions import recorded, require_finite
 from keelnet.analysis.derivatives import Jacobian, Recomputed, sound
+from keelnet.analysis.singular import direction
 from keelnet.analysis.visits import evaluating, measuring
-from keelnet.networks.network import every_block
+from keelnet.networks.network import propagating
 from keelnet.propagation import store_all
 
 CONVERGED = 1e-3  # relative change of σ_max from one iteration to the next
@@ -75,22 +76,14 @@ def sensitivity(
     if len(x) != 1:
         raise ValueError(f"one sample (1, channels, *space) was wanted, got {tuple(x.shape)}")
     x = recorded(network, x)
-    strategies = [(block, block.strategy) for block in every_block(network)]
-    try:
-        for block, _ in strategies:
-            block.strategy = store_all
-        with evaluating(network):
-            jacobian = sound(network, x)
-            growth, count, converged = _growth(jacobian, iterations, seed)
-            return Sensitivity(growth, count, converged, _flip(jacobian, edges, seed), x.numel())
-    finally:
-        for block, strategy in strategies:
-            block.strategy = strategy
+    with propagating(network, strategy=store_all), evaluating(network):
+        jacobian = sound(network, x)
+        growth, count, converged = _growth(jacobian, iterations, seed)
+        return Sensitivity(growth, count, converged, _flip(jacobian, edges, seed), x.numel())
 
 
 def _growth(jacobian: Jacobian | Recomputed, iterations: int, seed: int) -> tuple[float, int, bool]:
-    generator = torch.Generator("cpu").manual_seed(seed)
-    v = torch.randn(jacobian.y.shape, generator=generator, device="cpu").to(jacobian.y)
+    v = direction(jacobian.y, seed)
     found, before = 0.0, 0.0
     for count in range(1, iterations + 1):
         w = jacobian.pushed(v / v.norm().clamp(min=1e-30))

@@ -10,14 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from keelnet.analysis.outlines import outline
+from keelnet.analysis.outlines import outline, scaled
+from keelnet.analysis.palette import BLUE, GREEN, OCHRE, ORANGE, PURPLE, SKY, VERMILION
 from keelnet.app.message import ARROWS, NEAR, Picture
 from keelnet.app.paths import arrows
 from keelnet.experiments.figures import field_arrows
 from keelnet.experiments.pictures import png as png_bytes
 
-# Okabe and Ito, with a marker each for those who do not see the colours; as on the page.
-COLOURS = ("#0072B2", "#D55E00", "#C4B300", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
+# With a marker each for those who do not see the colours; as on the page.
+COLOURS = (BLUE, VERMILION, OCHRE, GREEN, PURPLE, SKY, ORANGE, "#666666")
 MARKERS = "os^Dv<>p"
 
 
@@ -89,16 +90,14 @@ def _plane(axes: Axes, picture: Picture) -> None:
 def _spectrum(axes: Axes, picture: Picture) -> None:
     model = picture.paths.model
     edge = outline(model.integrator)
-    squared = picture.scene.integrator == "leapfrog"
-    scale = picture.scene.step_size ** (2 if squared else 1)
+    scale = picture.scene.step_size**model.integrator.time_order
     values = scale * picture.eigenvalues[1][:, 0]
-    axes.fill(*edge.T, color="#009E73", alpha=0.25)
-    axes.plot(*edge.T, color="#009E73", linewidth=2 if len(edge) == 2 else 1)
+    axes.fill(*edge.T, color=GREEN, alpha=0.25)
+    axes.plot(*edge.T, color=GREEN, linewidth=2 if len(edge) == 2 else 1)
     axes.plot(values.real.ravel(), values.imag.ravel(), ".", color="#777777", markersize=3)
-    axes.plot(values[0].real, values[0].imag, "X", color="#D55E00", markersize=8)
-    name = "h² λ" if squared else "h λ"
+    axes.plot(values[0].real, values[0].imag, "X", color=VERMILION, markersize=8)
     axes.set_title(
-        f"{name} at layer 0 (×) and later (·);\ngreen: where {type(model.integrator).__name__} does not grow",
+        f"{scaled(model.integrator)} at layer 0 (×) and later (·);\ngreen: where {type(model.integrator).__name__} does not grow",
         fontsize=8,
     )
     axes.set(xlabel="real", ylabel="imaginary", aspect="equal")

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from keelnet import __version__
+from keelnet.analysis.tables import plain
 from keelnet.app.drawing import png, svg
 from keelnet.app.message import Picture
 from keelnet.app.scene import TWO_PARTS, Scene
@@ -41,37 +40,20 @@ def as_json(picture: Picture) -> bytes:
         "keelnet": __version__,
         "convention": "features are rows: a weight acts as y @ weight; layer 0 first; float64",
         "scene": asdict(picture.scene),
-        "verdict": asdict(picture.verdict),
-        "y0": paths.model.y0.tolist(),
-        "y": paths.y.tolist(),
-        "z": None if paths.z is None else paths.z.tolist(),
-        "v": None if paths.v is None else paths.v.tolist(),
-        "energy": {"formula": formula, "values": energy.tolist()},
-        "distances": {f"{a + 1},{b + 1}": d.tolist() for (a, b), d in paths.distances},
+        "verdict": picture.verdict,
+        "y0": paths.model.y0.numpy(),
+        "y": paths.y,
+        "z": paths.z,
+        "v": paths.v,
+        "energy": {"formula": formula, "values": energy},
+        "distances": {f"{a + 1},{b + 1}": d for (a, b), d in paths.distances},
         "growth": {
-            "layers": grown.layers.tolist(),
-            "log10_largest": grown.largest.tolist(),
-            "log10_smallest": grown.smallest.tolist(),
+            "layers": grown.layers,
+            "log10_largest": grown.largest,
+            "log10_smallest": grown.smallest,
         },
     }
-    return json.dumps(_finite(table), allow_nan=False).encode()
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN: null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [_finite(each) for each in value]
-    if isinstance(value, list):  # of numbers alone: states, looked through at once
-        return value if np.isfinite(np.array(value, dtype=float)).all() else _holed(value)
-    return _holed(value)
-
-
-def _holed(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_holed(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return json.dumps(plain(table), allow_nan=False).encode()
 
 
 def as_python(picture: Picture) -> bytes:

@@ -8,11 +8,10 @@ at some layers. Coordinates are rounded to float32, of which no pixel sees anyth
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from keelnet.analysis.courses import Course, course_of, sampled
 from keelnet.analysis.outlines import outline
+from keelnet.analysis.tables import plain
 from keelnet.app.density import density
 from keelnet.app.model import Model
 from keelnet.app.paths import Paths, arrows
@@ -109,7 +109,7 @@ class Picture:
             "region": outline(self.paths.model.integrator),
         }
         header = {
-            "verdict": _finite(asdict(self.verdict)),
+            "verdict": plain(self.verdict),
             "window": self.window,
             "names": self.paths.names,
             "plane": self.plane,
@@ -120,7 +120,7 @@ class Picture:
             "damping": self._damping(),
             "arrows": words,
             "energy": formula,
-            "squared": self.scene.integrator == "leapfrog",
+            "squared": self.paths.model.integrator.time_order == 2,
             "query": self.scene.as_query(),
         }
         return header, arrays
@@ -190,12 +190,3 @@ def _as_sent(array: Array) -> Array:
 
 def _padded(content: bytes, with_: bytes = b"\0") -> bytes:
     return content + with_ * (-len(content) % 4)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity: null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

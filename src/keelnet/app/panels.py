@@ -13,6 +13,7 @@ from keelnet.app.shelf import Entry
 from keelnet.app.slices import PLANE_NAMES, labelled
 from keelnet.data.conventions import CLASS_NAMES, MODALITIES
 from keelnet.experiments.pictures import LESIONS
+from keelnet.experiments.recipes import Recipe
 
 
 class RunPanel:
@@ -49,7 +50,7 @@ class RunPanel:
         if (epochs, table, recipe) != self.seen:
             self.seen = (epochs, table, recipe)
             self.recipe.set_text(recipe)
-            self.hint.set_visibility('data = "tumour"' in recipe)
+            self.hint.set_visibility(_on_scans(recipe))
             for kind, chart in self.charts.items():
                 chart.options.clear()
                 chart.options.update(curve_options(self.entry, kind))
@@ -65,6 +66,14 @@ class RunPanel:
                 source = urlencode({"run": self.entry.name, "name": name, "epoch": epochs})
                 words = name.removesuffix(".png").replace("_", " ")
                 ui.element("img").props(f'src="/runs/picture?{source}" alt="{words}"')
+
+
+def _on_scans(recipe: str) -> bool:
+    """Whether keelnet segment takes a run of this recipe; not of one that cannot be read, or not any more."""
+    try:
+        return Recipe.from_toml(recipe).on_scans
+    except ValueError:
+        return False
 
 
 class LabelsPanel:

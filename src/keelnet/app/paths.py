@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keelnet.app.model import Model
-from keelnet.dynamics import DoubleHamiltonianField, Field, HamiltonianField, SymmetricField
+from keelnet.dynamics import Field, HamiltonianField, SymmetricField
 from keelnet.dynamics.activations import activation_from
 from keelnet.dynamics.fields import Theta
+from keelnet.dynamics.hamiltonian import SeparableHamiltonian
 from keelnet.propagation import Leapfrog, trajectory
 
 Array = NDArray[np.float64]
@@ -118,7 +119,7 @@ class Paths:
         field = self.model.field
         if activation_from(self.model.scene.activation).primitive is None:
             return "½ |y|²", self._by_layer(_half_square)
-        if isinstance(field, (HamiltonianField, DoubleHamiltonianField)):
+        if isinstance(field, SeparableHamiltonian):
             return "H(y, z)", self._by_layer(field.energy)
         if not isinstance(field, SymmetricField):
             return "½ |y|²", self._by_layer(_half_square)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor
 from keelnet.analysis.courses import sampled
 from keelnet.app.model import Model
 from keelnet.app.paths import Paths
-from keelnet.dynamics import DoubleHamiltonianField, HamiltonianField
 from keelnet.dynamics.activations import Activation
-from keelnet.dynamics.fields import Dynamics, KernelField, Theta, slope_of
+from keelnet.dynamics.bends import Bender
+from keelnet.dynamics.fields import Dynamics, Theta, slope_of
 
 SAMPLES = 64
 Complex = NDArray[np.complex128]
@@ -47,9 +46,9 @@ def steepest(model: Model) -> Complex:
     ``field.spectrum`` gives the extreme ones alone: among those between them one may lie on the edge.
     """
     field = model.resolved
-    assert isinstance(field, (KernelField, HamiltonianField, DoubleHamiltonianField))
+    assert isinstance(field, Bender)
     slope = slope_of(field.activation)
-    linear = replace(field, activation=Activation("linear", lambda x: slope * x))
+    linear = field.holding({"activation": Activation("linear", lambda x: slope * x)})
     controls = {name: value for name, value in model.controls.items() if "weight" in name}
     if not model.swings:  # identical layers have identical spectra
         controls = {name: value[:1] for name, value in controls.items()}

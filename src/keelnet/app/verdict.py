@@ -10,11 +10,12 @@ import numpy as np
 
 from keelnet.analysis.courses import Course
 from keelnet.analysis.levels import TOLERANCE, Level, level
+from keelnet.analysis.outlines import scaled
 from keelnet.app.model import Model
 from keelnet.app.paths import Paths
 from keelnet.app.spectra import Complex, steepest
 from keelnet.dynamics import AntisymmetricField
-from keelnet.propagation import Euler, Leapfrog
+from keelnet.propagation import Euler
 from keelnet.propagation.integrators import numbers
 
 SLOW = 2.0  # growth that an eye takes for none
@@ -85,11 +86,6 @@ class _Found:
     @property
     def method(self) -> str:
         return type(self.model.integrator).__name__
-
-    @property
-    def scaled(self) -> str:
-        """What the region is of: R of Leapfrog is a function of h² λ."""
-        return "h² λ" if isinstance(self.model.integrator, Leapfrog) else "h λ"
 
 
 def verdict(paths: Paths, grown: Course, eigenvalues: Complex) -> Verdict:
@@ -212,7 +208,8 @@ _WHAT: dict[Level, Callable[[_Found], str]] = {
 
 
 def _why(found: _Found) -> str:
-    name, amplification, scaled = found.method, found.amplification, found.scaled
+    name, amplification = found.method, found.amplification
+    symbol = scaled(found.model.integrator)
     if amplification > 1 + TOLERANCE:
         return _growing(found)
     left = (
@@ -224,11 +221,11 @@ def _why(found: _Found) -> str:
             "Each layer alone is stable, but the kernel changes in step with the features and pumps them up"
             " (parametric resonance); a kernel that changes smoothly and slowly does not."
         )
-    place = f"Every {scaled} (f′ at its largest) lies inside the region of {name}: |R({scaled})| ≤ {amplification:.4g}."
+    place = f"Every {symbol} (f′ at its largest) lies inside the region of {name}: |R({symbol})| ≤ {amplification:.4g}."
     if not found.inside:
         edge = f"on the edge of the region of {name}, where a layer neither adds nor takes"
         place = (
-            f"The {scaled} lie inside or {edge}" if found.partly else f"Every {scaled} lies {edge}"
+            f"The {symbol} lie inside or {edge}" if found.partly else f"Every {symbol} lies {edge}"
         )
         if found.level == "marginal":
             return f"{place}: {_room(found)}.{left}"
@@ -236,7 +233,7 @@ def _why(found: _Found) -> str:
     if found.level == "dissipative":
         return place + left
     if left:
-        return f"No {scaled} leaves the region of {name} while f′ is at its largest.{left}"
+        return f"No {symbol} leaves the region of {name} while f′ is at its largest.{left}"
     before = " before they shrink" * found.inside
     return (
         f"{place} But eigenvectors that are nearly parallel, or that turn as f′ changes on the way, let differences"

@@ -40,10 +40,11 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no γ shows its number
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_guarded(arguments or ["--help"], debug))
+    sys.exit(invoke(arguments or ["--help"], debug))
 
 
-def _guarded(arguments: list[str], debug: bool) -> int:
+def invoke(arguments: list[str], debug: bool = False) -> int:
+    """The exit code of a command in this process; an error is one line, after its traceback where ``debug`` asks for it."""
     try:
         code = app(arguments, prog_name="keelnet", standalone_mode=False)
         return _stopped() if code == 130 else (code if isinstance(code, int) else 0)

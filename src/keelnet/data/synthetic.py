@@ -86,7 +86,7 @@ def write_cases(
     convention = CONVENTIONS[layout]
     for number in range(first, first + cases):
         case = synthesis.case(number)
-        name = _name(layout, number)
+        name = case_name(layout, number)
         files = dict(_files(case, out, name, layout, convention))
         for path in files:
             if path.exists():
@@ -96,7 +96,8 @@ def write_cases(
         yield name, case
 
 
-def _name(layout: str, number: int) -> str:
+def case_name(layout: str, number: int) -> str:
+    """What case ``number`` of a set of this layout is called."""
     return {
         "brats2021": f"BraTS2021_{number:05d}",
         "brats2023": f"BraTS-GLI-{number:05d}-000",

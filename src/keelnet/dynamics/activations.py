@@ -49,6 +49,12 @@ class Activation:
     slope: float = 1.0
     rising: bool = False
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is one of `KNOWN`: no subclass of its own, and no function that only bears the name."""
+        known = KNOWN.get(self.name)
+        return type(self) is Activation and known is not None and known.function is self.function
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(x)
 

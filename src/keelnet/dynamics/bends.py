@@ -14,9 +14,10 @@ from keelnet.dynamics.norms import Norm
 
 
 class Bender(Holder):
-    """A holder of one activation, which may be a module."""
+    """A field that bends linear maps: by one activation, which may be a module, after one norm or none."""
 
     activation: ActivationChoice
+    norm: Norm | None
 
     def held(self) -> dict[str, nn.Module | nn.Parameter]:
         return activation_from(self.activation).held()

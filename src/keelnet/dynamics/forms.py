@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keelnet.dynamics.activations import KNOWN, Activation, activation_from
+from keelnet.dynamics.activations import Activation, activation_from
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics, SingleField, SymmetricField
 from keelnet.dynamics.hamiltonian import DoubleHamiltonianField, HamiltonianField
 from keelnet.dynamics.kernels import ConvKernel, DenseKernel, Kernel
@@ -90,10 +90,7 @@ def forms_of(dynamics: Dynamics) -> tuple[Form, ...] | None:
 
 def _is_own(form: Form) -> bool:
     """No subclass, and no function that might read tensors of its own."""
-    known = KNOWN.get(form.activation.name)
-    plain = known is not None and known.function is form.activation.function
-    plain = plain and type(form.activation) is Activation
-    return plain and type(form.kernel) in _PARTS and type(form.norm) in _PARTS
+    return form.activation.is_known and type(form.kernel) in _PARTS and type(form.norm) in _PARTS
 
 
 def identity_weight(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> Tensor:

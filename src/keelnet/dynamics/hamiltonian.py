@@ -49,10 +49,8 @@ class PartitionedField(Dynamics):
         return self.rate_of_y(z, theta), self.rate_of_z(y, theta)
 
 
-class _KernelPair(Bender, PartitionedField):
-    """What the Hamiltonian fields share: the channel counts of their parts, the split, an energy."""
-
-    norm: Norm | None
+class SeparableHamiltonian(Bender, PartitionedField):
+    """What the fields of an energy H(y, z) = U(y) + T(z) share: the channel counts of their parts, the split, the energy."""
 
     @property
     @abstractmethod
@@ -105,7 +103,7 @@ class _KernelPair(Bender, PartitionedField):
 
 
 @dataclass(frozen=True)
-class HamiltonianField(_KernelPair):
+class HamiltonianField(SeparableHamiltonian):
     """One kernel: z' = −f(y K + u), y' = f(z Kᵀ + u) (Haber & Ruthotto 2018, eq. 4.13; the source paper).
 
     y has the kernel's input channels n, z its output channels k. Controls: ``weight`` (N, n, k);
@@ -158,7 +156,7 @@ class HamiltonianField(_KernelPair):
 
 
 @dataclass(frozen=True)
-class DoubleHamiltonianField(_KernelPair):
+class DoubleHamiltonianField(SeparableHamiltonian):
     """Two kernels: y' = f(z K₁ + u₁) K₁ᵀ, z' = −f(y K₂ + u₂) K₂ᵀ (Chang et al. 2018).
 
     y and z have the same channels n; K₁ (``kernel_y``, it drives y) and K₂ (``kernel_z``) may be

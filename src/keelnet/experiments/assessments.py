@@ -75,7 +75,7 @@ def _assessed(recipe: Recipe, network: nn.Module, subject: str, layers: int | No
 
 
 def _inputs(recipe: Recipe, device: torch.device) -> tuple[Tensor, str]:
-    if recipe.data == "tumour":  # a scan is normalised to zero mean and unit spread
+    if recipe.on_scans:  # a scan is normalised to zero mean and unit spread
         side = max(SIDE, unit_of(recipe))  # both are powers of 2
         x = torch.randn(
             1, 4, side, side, side, generator=torch.Generator().manual_seed(recipe.seed)

@@ -80,12 +80,6 @@ def _spread(pair: Batch, count: int) -> Batch:
     return pair[0][::step], pair[1][::step]
 
 
-class Digits(Classification):
-    """Handwritten digits, 8 × 8."""
-
-    inputs, outputs = 1, 10
-
-
 class Plane(Classification):
     """Points in the plane; a picture shows which class the network sees where."""
 
@@ -114,7 +108,7 @@ class Peaks(Plane):
 
 
 class Grey(Classification):
-    """MNIST and what has its form: 28 × 28, ten classes."""
+    """Ten classes: digits, MNIST and what has its form."""
 
     inputs, outputs = 1, 10
 
@@ -133,7 +127,7 @@ class Colour100(Classification):
 
 Maker = Callable[[Path | None, int], InMemory]
 KINDS: dict[str, tuple[type[Classification], Maker]] = {
-    "digits": (Digits, lambda folder, seed: digits(seed=seed)),
+    "digits": (Grey, lambda folder, seed: digits(seed=seed)),
     "ellipses": (TwoClasses, lambda folder, seed: ellipses(seed)),
     "swiss_roll": (TwoClasses, lambda folder, seed: swiss_roll(seed)),
     "peaks": (Peaks, lambda folder, seed: peaks(seed)),

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from keelnet.analysis.tables import plain
+from keelnet.experiments.provenance import machine
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.report import machine
 from keelnet.experiments.table import AGAIN, ARCHITECTURES, Outcome
 
 APART = ("seed", *AGAIN)  # what runs of one row may differ in
@@ -144,8 +145,8 @@ def as_json(groups: Sequence[Group], folder: Path) -> str:
                 "architecture": group.architecture,
                 "settings": group.settings,
                 "failed": group.failed,
-                "mean": {measure: _number(group.mean(measure)) for measure in group.measures},
-                "spread": {measure: _number(group.spread(measure)) for measure in group.measures},
+                "mean": {measure: plain(group.mean(measure)) for measure in group.measures},
+                "spread": {measure: plain(group.spread(measure)) for measure in group.measures},
                 "runs": [
                     {
                         "folder": _relative(outcome.folder, folder),
@@ -257,8 +258,3 @@ def _origin(groups: Sequence[Group]) -> str:
 
 def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def _number(value: float | None) -> float | None:
-    """JSON knows neither nan nor infinity."""
-    return value if value is not None and math.isfinite(value) else None

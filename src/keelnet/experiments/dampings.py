@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from keelnet.analysis.layers import euler_damping
-from keelnet.experiments.pictures import BLUE, ORANGE, VERMILION, png
+from keelnet.analysis.palette import BLUE, ORANGE, VERMILION
+from keelnet.experiments.pictures import png
 from keelnet.experiments.seed import KERNELS, STEP_SIZE, antisymmetric
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from keelnet.analysis.regions import RegionScore, region_scores
+from keelnet.analysis.regions import region_scores
 from keelnet.analysis.uncertainty import Sensitivity, entropy, sensitivity
 from keelnet.data.case import Case
 from keelnet.data.cases import Found, find_cases
@@ -21,34 +21,15 @@ from keelnet.data.patients import patient_of
 from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_voxels, write_map
+from keelnet.experiments.evaluated import Evaluated
 from keelnet.experiments.evaluation_tables import as_table, cases_of, summary_of
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.segment import checked, refusal, require_apart
 from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
-from keelnet.experiments.tiles import Tiling
+from keelnet.experiments.tiles import Tiles
 
 PATCH = 48  # voxels a side of what the sensitivity is taken on, where the tumour is
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One case: scores by region, mean entropy in bits over the brain, sensitivity, and ml found on look-alikes.
-
-    mimics_ml is None where the case has no file of look-alikes, as published sets have none. trained_on: the network
-    has seen the case in training, or another scan of its patient.
-    """
-
-    name: str
-    regions: dict[str, RegionScore]
-    entropy: float
-    sensitivity: Sensitivity
-    mimics_ml: float | None
-    trained_on: bool = False
-
-    @property
-    def mean_dice(self) -> float:
-        return float(np.mean([score.dice for score in self.regions.values()]))
 
 
 def evaluate(
@@ -123,6 +104,7 @@ def _scored(
     folder: OutputFolder,
     maps: bool,
 ) -> Evaluated | None:
+    # Late, as Matplotlib is: what is wrong with the input is said at once.
     from keelnet.experiments.evaluation_pictures import case_picture
 
     try:
@@ -206,19 +188,19 @@ def sensitivity_of(segmenting: Segmenting, scan: Scan, classes: NDArray[np.uint8
         int(min(max(0, place - side / 2), max(0, length - side)))
         for place, length in zip(middle * share, x.shape[1:], strict=True)
     ]
-    tiling = Tiling((side,) * 3, 0, segmenting.tiling.unit)
     labelled = tuple(
         slice(begin, min(begin + side, length))
         for begin, length in zip(start, x.shape[1:], strict=True)
     )
     whole = tuple(slice(0, cut.stop - cut.start) for cut in labelled)
-    patch = torch.from_numpy(tiling.cut(x, labelled, whole))[None].to(segmenting.device)
-    return sensitivity(segmenting.network, patch)
+    patch = Tiles((side,) * 3, margin=0).cut(x, labelled, whole)
+    return sensitivity(segmenting.network, torch.from_numpy(patch)[None].to(segmenting.device))
 
 
 def _write(
     folder: OutputFolder, run: str, done: Sequence[Evaluated], refused: dict[str, str]
 ) -> None:
+    # Late, as Matplotlib is.
     from keelnet.experiments.evaluation_report import evaluation_report
 
     summary = summary_of(done, refused)

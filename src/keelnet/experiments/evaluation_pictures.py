@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from keelnet.analysis.palette import BLUE, ORANGE, VERMILION
 from keelnet.analysis.regions import region_dice
 from keelnet.data.conventions import MODALITIES, REGIONS
 from keelnet.data.scans import Scan
+from keelnet.experiments.evaluated import Evaluated
 from keelnet.experiments.overlays import handles
-from keelnet.experiments.pictures import BLUE, LESIONS, ORANGE, VERMILION, level_shown, png
-
-if TYPE_CHECKING:
-    from keelnet.experiments.evaluate import Evaluated
+from keelnet.experiments.pictures import LESIONS, level_shown, png
 
 _COLOURS = dict(zip(REGIONS, (BLUE, ORANGE, VERMILION), strict=True))
 _MARKERS = dict(zip(REGIONS, "osD", strict=True))

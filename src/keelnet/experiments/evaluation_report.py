@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
-
-import jinja2
+from typing import Any
 
 from keelnet.experiments import evaluation_pictures as pictures
-from keelnet.experiments.report import Picture, machine
-
-if TYPE_CHECKING:
-    from keelnet.experiments.evaluate import Evaluated
+from keelnet.experiments.evaluated import Evaluated
+from keelnet.experiments.pages import Picture, page
 
 TITLES = {
     "dice": "Dice",
@@ -48,23 +42,19 @@ def evaluation_report(
         }
         for rank, (name, content) in zip(ranks, shown.items(), strict=True)
     ]
-    template = files("keelnet.experiments").joinpath("evaluation.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["figure"] = _figure
-    return environment.from_string(template).render(
-        run=run,
-        summary=summary,
-        titles=TITLES,
-        cases=cases,
-        done=sorted(done, key=lambda each: each.mean_dice),
-        dice=Picture.of(pictures.dice_picture(done), "Dice of every case, by region."),
-        volumes=Picture.of(
+    values = {
+        "run": run,
+        "summary": summary,
+        "titles": TITLES,
+        "cases": cases,
+        "done": sorted(done, key=lambda each: each.mean_dice),
+        "dice": Picture.of(pictures.dice_picture(done), "Dice of every case, by region."),
+        "volumes": Picture.of(
             pictures.volume_picture(done),
             "Predicted against true volumes; on the dashed line they agree.",
         ),
-        machine=machine(),
-        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-    )
+    }
+    return page("evaluation.html", values, {"figure": _figure})
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

@@ -8,15 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from keelnet.analysis.regions import RegionScore
 from keelnet.data.conventions import REGIONS
-
-if TYPE_CHECKING:
-    from keelnet.experiments.evaluate import Evaluated
+from keelnet.experiments.evaluated import Evaluated
 
 METRICS = tuple(each.name for each in fields(RegionScore))
 

@@ -19,6 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, withStroke
 from matplotlib.ticker import MaxNLocator
 
+from keelnet.analysis.palette import BLUE, OCHRE, VERMILION, YELLOW
 from keelnet.experiments.seed import VERLET_DEPTHS, VERLET_KERNEL, Array, Trajectory, experiments
 
 Rate = Callable[[Array], Array]
@@ -42,11 +43,11 @@ class FeatureStyle:
     layer: int
 
 
-# The source's blue, orange and yellow, from the palette of Okabe and Ito.
+# The source's blue, orange and yellow.
 STYLES = (
-    FeatureStyle("y₁", "#0072B2", "#0072B2", "white", "o", 6),
-    FeatureStyle("y₂", "#D55E00", "#D55E00", "white", "s", 6),
-    FeatureStyle("y₃", "#F0E442", "#C4B300", INK, "^", 5),
+    FeatureStyle("y₁", BLUE, BLUE, "white", "o", 6),
+    FeatureStyle("y₂", VERMILION, VERMILION, "white", "s", 6),
+    FeatureStyle("y₃", YELLOW, OCHRE, INK, "^", 5),
 )
 
 

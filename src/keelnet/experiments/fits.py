@@ -139,7 +139,7 @@ def advice(
 ) -> dict[str, Plan | None]:
     """The plans that make the most of a memory: by "patch" (of recipes on scans) and by "width"."""
     ladders = [widths(planned)]
-    if planned.recipe.data == "tumour":
+    if planned.recipe.on_scans:
         ladders.insert(0, patches(planned))
     return {each.key: largest(planned, each, memory, report, rehearse) for each in ladders}
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from keelnet.analysis.path import Path, PathDerivative
 from keelnet.analysis.singular import extremes
+from keelnet.analysis.tables import plain
 from keelnet.experiments.pictures import png
 from keelnet.networks import architectures
 from keelnet.networks.network import blocks_of
@@ -63,8 +64,8 @@ class GradientMaps:
             y = torch.randn(1, self.width, dtype=torch.float64, generator=generator)
             found = extremes(PathDerivative(Path.of(block, y), y))
             least = found.smallest[0] if found.smallest_converged[0] else np.nan
-            ends = np.log10([found.largest[0], least])
-        return [float(each) if np.isfinite(each) else None for each in ends]
+            ends: list[float | None] = plain(np.log10([found.largest[0], least]))
+        return ends
 
     def pictures(self, found: Mapping[str, Any]) -> dict[str, bytes]:
         """A column an architecture; above how much gradients may explode, below how much they may vanish."""

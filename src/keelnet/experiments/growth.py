@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from keelnet.analysis.growths import growth_by_layer
+from keelnet.analysis.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from keelnet.analysis.path import Path
 from keelnet.analysis.singular import SMALL
+from keelnet.analysis.tables import plain
 from keelnet.dynamics import (
     AntisymmetricField,
     Control,
@@ -24,7 +26,7 @@ from keelnet.dynamics import (
     SingleField,
 )
 from keelnet.dynamics.fields import Dynamics
-from keelnet.experiments.pictures import BLUE, GREEN, ORANGE, PURPLE, VERMILION, png
+from keelnet.experiments.pictures import png
 from keelnet.networks import Block
 from keelnet.propagation import Euler, Integrator, StabilityWarning, Verlet
 
@@ -63,10 +65,7 @@ class GrowthAgainstDepth:
         """Growth by layer of every case; None beyond the largest number."""
         return {
             "settings": asdict(self),
-            "growth": {
-                name: [float(each) if np.isfinite(each) else None for each in values]
-                for name, values in self.curves().items()
-            },
+            "growth": plain(self.curves()),
         }
 
     def curves(self) -> dict[str, Any]:
@@ -129,13 +128,11 @@ class GrowthAgainstDepth:
             f"Growth of a perturbation, linear layers of h ω ≤ {self.step_size * self.fast:g}"
         )
         grid = figure.subplots(1, 2)
-        colours = (VERMILION, ORANGE, GREEN, BLUE, PURPLE, "#56B4E9")
+        colours = (VERMILION, ORANGE, GREEN, BLUE, PURPLE, SKY)
         styles = ("-", "--", "-.", "-", "--", ":")
         for axes, kind in zip(grid, ("Euler", "Verlet"), strict=True):
             own = {name: values for name, values in found["growth"].items() if kind in name}
-            palette = (
-                colours if kind == "Euler" else (GREEN, BLUE, "#56B4E9", ORANGE, PURPLE, VERMILION)
-            )
+            palette = colours if kind == "Euler" else (GREEN, BLUE, SKY, ORANGE, PURPLE, VERMILION)
             for (name, values), colour, style in zip(own.items(), palette, styles, strict=False):
                 layers = range(1, len(values) + 1)
                 label = f"{name.removeprefix('Verlet, ')}: {_short(values[-1])}"

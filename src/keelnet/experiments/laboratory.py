@@ -13,7 +13,7 @@ from keelnet.experiments.dampings import DampingSweep
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.gradient_maps import GradientMaps
 from keelnet.experiments.growth import GrowthAgainstDepth
-from keelnet.experiments.reproduce import versions
+from keelnet.experiments.provenance import versions
 from keelnet.experiments.settings import assignments, read
 from keelnet.experiments.starts import StartOfTheGrid
 

@@ -9,8 +9,9 @@ import torch
 from matplotlib.figure import Figure
 
 from keelnet.analysis.memory import saved_bytes
+from keelnet.analysis.palette import BLUE, ORANGE, VERMILION
 from keelnet.dynamics import ConvKernel, HamiltonianField
-from keelnet.experiments.pictures import BLUE, ORANGE, VERMILION, png
+from keelnet.experiments.pictures import png
 from keelnet.propagation import Verlet, checkpointed, propagate, reversible, store_all
 
 STRATEGIES = (store_all, checkpointed, reversible)

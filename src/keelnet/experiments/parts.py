@@ -15,7 +15,7 @@ BRAIN = (174, 214, 168)  # mm, right, anterior, superior, with a margin: few are
 
 def smallest_part(recipe: Recipe) -> Rehearsal:
     """A few samples, or of recipes on scans a small cube of each: next to nothing but what every run needs."""
-    if recipe.data != "tumour":
+    if not recipe.on_scans:
         few = max(1, recipe.batch // 8)
         return Rehearsal(asdict(recipe), few / recipe.batch, few)
     patch = patch_of(recipe)
@@ -29,7 +29,7 @@ def largest_part(recipe: Recipe, share: float) -> Rehearsal:
 
     Slabs are cut off the patch along its last axis: what torch does depends on the others.
     """
-    if recipe.data != "tumour":
+    if not recipe.on_scans:
         batch = max(1, min(recipe.batch, int(share * recipe.batch)))
         return Rehearsal(asdict(recipe), batch / recipe.batch, batch)
     patch, unit = patch_of(recipe), unit_of(recipe)
@@ -42,14 +42,14 @@ def largest_part(recipe: Recipe, share: float) -> Rehearsal:
 
 def voxels_of(recipe: Recipe) -> int:
     """The most voxels of a scan that the network is shown at once; 0 of recipes on other data."""
-    if recipe.data != "tumour":
+    if not recipe.on_scans:
         return 0
     return max(recipe.batch * math.prod(patch_of(recipe)), math.prod(tile_of(recipe)) // 2)
 
 
 def case_bytes(recipe: Recipe) -> int:
     """Of a prepared case: four modalities of 2 bytes and a class of 1, mapped while it is in use."""
-    return 0 if recipe.data != "tumour" else 9 * math.prod(brain_of(recipe))
+    return 9 * math.prod(brain_of(recipe)) if recipe.on_scans else 0
 
 
 def tile_of(recipe: Recipe) -> Space:

@@ -17,14 +17,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keelnet.analysis.portraits import BLUE, GREEN, ORANGE, VERMILION
+from keelnet.analysis.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from keelnet.analysis.regions import region_dice
 from keelnet.data.conventions import CLASS_NAMES, MODALITIES, REGIONS
 from keelnet.data.prepared import Volume
 
-# With those of portraits.py, of Okabe and Ito: apart for every kind of colour vision.
-PURPLE = "#CC79A7"
-TISSUES = ("#000000", "#56B4E9", "#E69F00", "#F7F7F2")
+TISSUES = (BLACK, SKY, ORANGE, "#F7F7F2")
 LESIONS = (BLUE, GREEN, ORANGE, PURPLE)  # necrosis, edema, enhancing, cavity
 LINES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE)
 

@@ -88,7 +88,7 @@ def plan(
         raise ValueError(
             f"a batch is planned (all samples at once are not): use batch=1 or more, got {recipe.batch}"
         )
-    if recipe.data == "tumour":
+    if recipe.on_scans:
         require_settings(recipe)
     if recipe.folder and not Path(recipe.folder).exists():
         raise ValueError(f"folder {recipe.folder} does not exist")

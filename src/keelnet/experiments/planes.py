@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from keelnet.analysis.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from keelnet.data.samples import InMemory
-from keelnet.experiments.pictures import BLUE, GREEN, ORANGE, PURPLE, VERMILION, png
+from keelnet.experiments.pictures import png
 
 CLASSES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE)
 MARKS = "os^Dv"  # a shape a class too, for those who do not see the colours

@@ -17,6 +17,7 @@ from keelnet.experiments.classification import (
 )
 from keelnet.experiments.qtips import Qtips, qtips_task
 from keelnet.experiments.recipes import Recipe
+from keelnet.experiments.scan_sets import Scans, scan_set
 from keelnet.experiments.schemes import METHODS, Scheme, coarsest, scheme_of
 from keelnet.experiments.spaces import unit_of
 from keelnet.experiments.tasks import Report, Task, Tissue, tissue_task
@@ -50,15 +51,19 @@ class Problem:
 
 
 def problem(
-    recipe: Recipe, report: Report = lambda line: None, device: torch.device | None = None
+    recipe: Recipe,
+    report: Report = lambda line: None,
+    device: torch.device | None = None,
+    scans: Scans = scan_set,
 ) -> Problem:
     """Task, network and training of a recipe; raises ValueError where its values cannot work.
 
-    ``report`` is given a line now and then while data are made ready; ``device`` stands before that of the recipe.
+    ``report`` is given a line now and then while data are made ready; ``device`` stands before that of the recipe;
+    ``scans`` makes those of a recipe on scans ready.
     """
     device = device or device_named(recipe.device)
     network = network_to_train(recipe, device)
-    task = _task(recipe, device, report)
+    task = _task(recipe, device, report, scans)
     batch = recipe.batch or _every(task)
     try:
         _require_batch(task, batch)
@@ -79,7 +84,7 @@ def network_to_train(recipe: Recipe, device: torch.device | None = None) -> nn.M
     Raises ValueError for whatever can be known to be wrong before any data are made ready, which may take minutes.
     """
     device = device or device_named(recipe.device)
-    if recipe.data == "tumour":
+    if recipe.on_scans:
         require_settings(recipe)
     kind, network = TASKS[recipe.data], network_of(coarsest(recipe), device)
     scheme = scheme_of(recipe, kind.goal, recipe.batch or 1, device)
@@ -157,12 +162,12 @@ def _unbuildable(recipe: Recipe, error: Exception) -> ValueError:
     )
 
 
-def _task(recipe: Recipe, device: torch.device, report: Report) -> Task:
+def _task(recipe: Recipe, device: torch.device, report: Report, scans: Scans) -> Task:
     if recipe.data in KINDS:
         return classification_task(recipe, device)
     makers: dict[str, Callable[[], Task]] = {
         "tissue": lambda: tissue_task(recipe.batch, device),
-        "tumour": lambda: tumour_task(recipe, device, report),
+        "tumour": lambda: tumour_task(recipe, device, report, scans),
         "qtips": lambda: qtips_task(recipe, device),
     }
     return makers[recipe.data]()

@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 
+from keelnet.analysis.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from keelnet.experiments.comparison import Group
-from keelnet.experiments.pictures import BLUE, GREEN, ORANGE, PURPLE, VERMILION, png
+from keelnet.experiments.pictures import png
 
 WAYS = ("method", "levels")  # settings that say how a recipe is trained
-COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, "#56B4E9", "#000000")
+COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK)
 NOTE = """\
 Seconds leave out the validations. *Objective*: median over seeds of its least value. *To its objective*, *to equal accuracy*:
 seconds to the least objective of the first way, and to the best validation accuracy that both reach, seed by seed, of those that

@@ -12,6 +12,9 @@ from typing import Any, Literal, get_args, get_type_hints
 from keelnet.experiments.classification_recipes import CLASSIFICATION
 from keelnet.experiments.settings import assignments, described, fits, read
 
+OnFiles = Literal["mnist", "fashion_mnist", "cifar10", "cifar100", "stl10"]
+Whole = Literal["digits", "ellipses", "swiss_roll", "peaks", "mnist5k", OnFiles]  # a label an input
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -44,21 +47,7 @@ class Recipe:
     """
 
     name: str
-    data: Literal[
-        "digits",
-        "tissue",
-        "tumour",
-        "qtips",
-        "ellipses",
-        "swiss_roll",
-        "peaks",
-        "mnist5k",
-        "mnist",
-        "fashion_mnist",
-        "cifar10",
-        "cifar100",
-        "stl10",
-    ]
+    data: Literal[Whole, "tissue", "tumour", "qtips"]
     architecture: Literal[
         "residual",
         "antisymmetric",
@@ -132,13 +121,13 @@ class Recipe:
                 raise ValueError(f"{key} must be at most {DEEPEST}, got {value}")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes must be a finite number above 0, got {self.minutes!r}")
-        for keys, data, on in (
-            (ON_SCANS, ("tumour",), "scans"),
-            (ON_RODS, ("qtips",), "rods"),
-            (("folder",), ("tumour", *ON_FILES), "files of yours"),
-            (("samples",), WHOLE, "inputs with one label"),
+        for keys, fit, on in (
+            (ON_SCANS, self.on_scans, "scans"),
+            (ON_RODS, self.data == "qtips", "rods"),
+            (("folder",), self.on_scans or self.data in ON_FILES, "files of yours"),
+            (("samples",), self.data in WHOLE, "inputs with one label"),
         ):
-            if self.data not in data and (changed := self._changed(keys)):
+            if not fit and (changed := self._changed(keys)):
                 raise ValueError(
                     f"{changed[0]} is a setting of recipes on {on}, which {self.name} is not"
                 )
@@ -162,6 +151,11 @@ class Recipe:
             raise ValueError(
                 f"batch=0 (all samples at once) is for inputs with one label, which {self.name} has not"
             )
+
+    @property
+    def on_scans(self) -> bool:
+        """Whether its data are volumes, which are cut into patches and tiles."""
+        return self.data == "tumour"
 
     def _changed(self, keys: Sequence[str]) -> list[str]:
         """Those of these keys that are not as they are by default."""
@@ -236,8 +230,7 @@ OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("average", "products"): ("adam", "sgd", "lbfgs"),
     ("bound", "schedule"): ("adam", "sgd"),
 }
-ON_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
-WHOLE = ("digits", "ellipses", "swiss_roll", "peaks", "mnist5k", *ON_FILES)  # a label an input
+ON_FILES, WHOLE = get_args(OnFiles), get_args(Whole)
 ON_SCANS = (
     "labels",
     "skip_bad",

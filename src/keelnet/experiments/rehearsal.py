@@ -15,9 +15,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
+from keelnet.data.samples import WHOLE, Batch, Share, Source
 from keelnet.experiments.resident import STATUS, peak_since, private_of_children, status_of
+
+if TYPE_CHECKING:
+    from keelnet.data.prepared import Volume
+    from keelnet.experiments.problems import Problem
+    from keelnet.experiments.recipes import Recipe
+    from keelnet.experiments.scan_sets import ScanSet
 
 STEPS, EPOCHS = 2, 4  # what comes and goes leaves gaps: the heap has about its size after these
 SMALLER = (
@@ -114,18 +124,19 @@ def _alone() -> dict[str, str]:
 class _Few:
     """The first steps of a source's epochs, the seconds of each, and the last step, whose batch may be smaller."""
 
-    source: Any
+    source: Source
     seconds: list[float] = field(default_factory=list)
     workers: int = 0
 
     @property
     def count(self) -> int:
         """As many as the source's epochs have: the rates are then those of a run."""
-        found: int = self.source.count
-        return found
+        return self.source.count
 
-    def batches(self, *arguments: Any) -> Iterator[Any]:
-        left = iter(self.source.batches(*arguments))
+    def batches(
+        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Iterator[Batch]:
+        left = self.source.batches(batch_size, generator, share)
         begin = time.perf_counter()
         for batch in islice(left, STEPS):
             self.workers = max(self.workers, private_of_children())
@@ -138,8 +149,6 @@ class _Few:
 
 def _rehearse(rehearsal: Rehearsal) -> Measured:
     """In the fresh process: what `keelnet train` makes and does, for a few steps."""
-    import torch
-
     from keelnet.experiments.pictures import curves
     from keelnet.experiments.runs import as_line, weights_as_bytes
 
@@ -152,7 +161,7 @@ def _rehearse(rehearsal: Rehearsal) -> Measured:
     generator = torch.Generator().manual_seed(recipe.seed)
     trained, judged = [], []
 
-    def validate(network: Any) -> dict[str, float]:
+    def validate(network: nn.Module) -> dict[str, float]:
         trained.append(peak_since())
         return made.task.validated(network)
 
@@ -178,12 +187,12 @@ def _bytes_in(tree: Any) -> int:
     return sum(getattr(leaf, "nbytes", 0) for leaf in trees.tree_leaves(tree))
 
 
-def _kept(made: Any, batch: int, generator: Any) -> tuple[int, int]:
+def _kept(made: Problem, batch: int, generator: torch.Generator) -> tuple[int, int]:
     """Bytes saved for the backward pass of one batch, and bytes of the batch."""
     from keelnet.analysis.memory import saved_bytes
 
     made.network.train()
-    x, labels = next(iter(made.task.source.batches(batch, generator)))
+    x, labels = next(made.task.source.batches(batch, generator))
     own = [*made.network.parameters(), x, labels]
     kept = saved_bytes(
         lambda: made.objective.terms(made.network, made.network(x), labels), excluded=own
@@ -191,7 +200,7 @@ def _kept(made: Any, batch: int, generator: Any) -> tuple[int, int]:
     return kept, x.nbytes + labels.nbytes
 
 
-def _recipe(rehearsal: Rehearsal) -> Any:
+def _recipe(rehearsal: Rehearsal) -> Recipe:
     """The recipe, for a few epochs of a smaller batch, with all its layers from the start."""
     from keelnet.experiments.recipes import Recipe
 
@@ -202,32 +211,27 @@ def _recipe(rehearsal: Rehearsal) -> Any:
     return replace(recipe, epochs=rehearsal.epochs, minutes=None)
 
 
-def _problem(recipe: Any, rehearsal: Rehearsal) -> Any:
+def _problem(recipe: Recipe, rehearsal: Rehearsal) -> Problem:
     """The recipe's problem; its cases, if it is on scans, are made up: none is read or prepared."""
-    from keelnet.experiments import tumours
     from keelnet.experiments.problems import problem
     from keelnet.experiments.spaces import unit_of
     from keelnet.experiments.tiles import Tiling
+    from keelnet.experiments.tumours import Tumour
 
     patch, tile = rehearsal.patch, rehearsal.tile
     if patch is None or tile is None:
         return problem(recipe)
-    room: Any = tumours
-    room.scan_set = lambda recipe, report: _scans(patch, tile)  # of this process alone
+    scans = _scans(patch, tile)
+    few = STEPS * recipe.batch + recipe.patches % recipe.batch
     made = problem(
-        replace(
-            recipe,
-            patch=patch,
-            patches=STEPS * recipe.batch + recipe.patches % recipe.batch,
-            judged=2,
-        )
+        replace(recipe, patch=patch, patches=few, judged=2), scans=lambda recipe, report: scans
     )
-    task: Any = made.task
-    task.tiling = Tiling(tile, margin=0, unit=unit_of(recipe))
+    assert isinstance(made.task, Tumour)
+    made.task.tiling = Tiling(tile, margin=0, unit=unit_of(recipe))
     return made
 
 
-def _scans(patch: tuple[int, int, int], tile: tuple[int, int, int]) -> Any:
+def _scans(patch: tuple[int, int, int], tile: tuple[int, int, int]) -> ScanSet:
     """A case of a patch to train on, and two to validate, of a tile and before it of somewhat less."""
     from keelnet.experiments.scan_sets import ScanSet
 
@@ -242,11 +246,11 @@ class _Cases:
 
     sides: dict[str, Any]
 
-    def volumes(self, names: Sequence[str]) -> list[Any]:
+    def volumes(self, names: Sequence[str]) -> list[Volume]:
         return [_volume(self.sides[name]) for name in names]
 
 
-def _volume(space: tuple[int, int, int]) -> Any:
+def _volume(space: tuple[int, int, int]) -> Volume:
     """A volume that takes no memory: one row of numbers, seen again and again, and as many classes."""
     import numpy as np
 

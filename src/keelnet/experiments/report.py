@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import platform
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import torch
-
-from keelnet import __version__
 from keelnet.experiments.memory import Kept, memory_picture, strategy_memory
+from keelnet.experiments.pages import Picture, page
 from keelnet.experiments.runs import Run, load_run
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG inside the page, with the sentence under it and the words for those who do not see it."""
-
-    source: str
-    caption: str
-
-    @staticmethod
-    def of(content: bytes, caption: str) -> Picture:
-        data = base64.b64encode(content).decode()
-        return Picture(f"data:image/png;base64,{data}", caption)
-
 
 CAPTIONS = {
     "figure2_euler": "Fig. 2 of the source: explicit Euler on 21 identical layers.",
@@ -51,29 +27,26 @@ def report(folder: Path, shown_as: Path) -> str:
     seed = json.loads((folder / "reproduce" / "results.json").read_text(encoding="utf-8"))
     digits, tissue = load_run(folder / "digits"), load_run(folder / "tissue")
     memory = strategy_memory()
-    template = files("keelnet.experiments").joinpath("report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template).render(
-        verdicts=seed["verdicts"],
-        figures=_figures(folder / "reproduce"),
-        digits=digits,
-        digits_pictures=_pictures(digits, {"curves.png": "Training on handwritten digits."}),
-        tissue=tissue,
-        tissue_pictures=_pictures(
+    values = {
+        "verdicts": seed["verdicts"],
+        "figures": _figures(folder / "reproduce"),
+        "digits": digits,
+        "digits_pictures": _pictures(digits, {"curves.png": "Training on handwritten digits."}),
+        "tissue": tissue,
+        "tissue_pictures": _pictures(
             tissue,
             {
                 "overlay.png": "Truth beside prediction on withheld slices of the real T1.",
                 "curves.png": "Training on tissue slices.",
             },
         ),
-        memory=_memory_table(memory),
-        memory_picture=Picture.of(
+        "memory": _memory_table(memory),
+        "memory_picture": Picture.of(
             memory_picture(memory), "Bytes saved for backward, parameters excluded."
         ),
-        commands=_commands(shown_as),
-        machine=machine(),
-        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-    )
+        "commands": _commands(shown_as),
+    }
+    return page("report.html", values)
 
 
 def _figures(folder: Path) -> list[Picture]:
@@ -109,17 +82,4 @@ def _commands(folder: Path) -> dict[str, str]:
         "tissue": f"keelnet train tissue --out {out('tissue')}",
         "memory": "python -c 'from keelnet.experiments.memory import strategy_memory;"
         " print(*strategy_memory(), sep=chr(10))'",
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What the times on the page depend on."""
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "keelnet": __version__,
     }

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-import torch
-
-import keelnet
 from keelnet.experiments.figures import save, seed_figures
 from keelnet.experiments.folders import OutputFolder
+from keelnet.experiments.provenance import versions
 from keelnet.experiments.seed import (
     FEATURES,
     LONG_DEPTH,
@@ -77,17 +72,6 @@ def record(trajectories: Mapping[str, Trajectory], judged: Sequence[Verdict]) ->
     table["verdicts"] = [asdict(verdict) | {"holds": verdict.holds} for verdict in judged]
     table["settings"] = {name: experiment.settings() for name, experiment in experiments().items()}
     return table | {"versions": versions()}
-
-
-def versions() -> dict[str, str]:
-    """The programs that the numbers and pictures depend on."""
-    return {
-        "keelnet": keelnet.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "matplotlib": matplotlib.__version__,
-    }
 
 
 def _parts(reading: str, trajectory: Trajectory) -> tuple[tuple[str, Any], tuple[str, Any]]:

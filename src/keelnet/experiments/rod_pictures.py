@@ -11,10 +11,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keelnet.experiments.pictures import BLUE, ORANGE, VERMILION, png
+from keelnet.analysis.palette import BLACK, BLUE, ORANGE, VERMILION
+from keelnet.experiments.pictures import png
 
-BACKGROUND = "#000000"
-KINDS = (BACKGROUND, BLUE, ORANGE, "#F0E9C0")  # by bright ends: none, one, two
+KINDS = (BLACK, BLUE, ORANGE, "#F0E9C0")  # background; by bright ends: none, one, two
 
 
 def overlay(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from keelnet import __version__
+from keelnet.analysis.tables import plain
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.openings import STATE, Opening, opening, require_finished, state_as_bytes
 from keelnet.experiments.problems import Problem, device_named, network_of, problem
@@ -232,16 +233,10 @@ def as_line(progress: Progress, judging: float = 0.0) -> dict[str, Any]:
         "judging": round(judging, 3),
         "rate": progress.rate,
         "terms": progress.terms,
-        "scores": {name: _number(value) for name, value in progress.scores.items()},
+        "scores": plain(progress.scores),
         "best": progress.best,
     }
-    details = {name: _number(value) for name, value in progress.details.items()}
-    return line | ({"details": details} if details else {})
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no nan."""
-    return value if math.isfinite(value) else None
+    return line | ({"details": plain(progress.details)} if progress.details else {})
 
 
 def final_scores(

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from keelnet.data.cases import Found, find_cases
 from keelnet.data.conventions import convention_named
 from keelnet.data.prepared import Prepared
 from keelnet.data.scans import ScanWarning, read_scan, settle
-from keelnet.data.synthetic import Synthesis, write_cases
+from keelnet.data.synthetic import Synthesis, case_name, write_cases
 from keelnet.data.volumes import read_geometry
 from keelnet.experiments.cache import cache_folder
 from keelnet.experiments.crews import Work, crew
@@ -52,6 +52,9 @@ class ScanSet:
     files: dict[str, str] = field(default_factory=dict)
     patients: dict[str, str] = field(default_factory=dict)
     labels: str | None = None
+
+
+Scans = Callable[[Recipe, Report], ScanSet]  # how those of a recipe are come by
 
 
 def scan_set(recipe: Recipe, report: Report) -> ScanSet:
@@ -209,12 +212,8 @@ def _making(resolution: float) -> Work:
     return Work(f"making synthetic cases at {resolution} mm", LOADED + MAKING * cells)
 
 
-def _case_name(number: int) -> str:
-    return f"BraTS-GLI-{number:05d}-000"
-
-
 def _made(folder: Path, number: int) -> bool:
-    return (folder / _case_name(number)).is_dir()
+    return (folder / case_name(SYNTHETIC, number)).is_dir()
 
 
 def _make(synthesis: Synthesis, folder: Path, number: int) -> None:

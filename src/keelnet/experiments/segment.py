@@ -51,7 +51,7 @@ def segmenting_of(
 ) -> Segmenting:
     """The trained network of a run on scans; raises ValueError where it is none."""
     recipe = load_run(run).recipe
-    if recipe.data != "tumour":
+    if not recipe.on_scans:
         raise ValueError(f"{run} was trained on {recipe.data}, not on tumours of scans")
     place = device_named(device)
     return Segmenting(

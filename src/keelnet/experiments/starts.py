@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from keelnet.experiments.pictures import BLUE, VERMILION, png
+from keelnet.analysis.palette import BLUE, VERMILION
+from keelnet.experiments.pictures import png
 from keelnet.experiments.seed import STARTS, Array, verlet
 from keelnet.propagation.shears import Start
 

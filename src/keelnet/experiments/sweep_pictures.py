@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from keelnet.analysis.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from keelnet.experiments.comparison import Group
-from keelnet.experiments.pictures import BLUE, GREEN, ORANGE, PURPLE, VERMILION, png
+from keelnet.experiments.pictures import png
 from keelnet.experiments.table import ARCHITECTURES
 
-SKY = "#56B4E9"
 COLOURS = (VERMILION, ORANGE, BLUE, SKY, GREEN, PURPLE)
 STYLES = dict(zip(ARCHITECTURES, zip(COLOURS, "osD^vP", strict=True), strict=True))
 FIRST = ("depth", "samples")  # of several settings that vary, what is drawn against

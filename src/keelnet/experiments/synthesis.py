@@ -93,9 +93,11 @@ def _overlay(axis: object, case: SyntheticCase, level: int) -> None:
     from matplotlib.axes import Axes
     from matplotlib.colors import ListedColormap
 
+    from keelnet.experiments.pictures import LESIONS
+
     assert isinstance(axis, Axes)
     classes = case.lesions.classes[:, :, level].T
-    colours = ListedColormap(["#0072B2", "#009E73", "#E69F00"])
+    colours = ListedColormap(LESIONS[:3])
     shown = np.ma.masked_where(classes == 0, classes)
     axis.imshow(shown, cmap=colours, vmin=1, vmax=3, alpha=0.75, origin="lower", interpolation="nearest")  # fmt: skip
     mimics = case.lesions.mimics[:, :, level].T > 0

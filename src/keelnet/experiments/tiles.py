@@ -40,10 +40,10 @@ class Tiling:
                     f" {self.margin}, got {side}"
                 )
 
-    def fitted(self, space: Space) -> Tiling:
+    def fitted(self, space: Space) -> Tiles:
         """For this volume: as few tiles as there must be, each no larger than that asks for."""
         sides = [self._side(own, length) for own, length in zip(self.side, space, strict=True)]
-        return Fitted((sides[0], sides[1], sides[2]), self.margin, self.unit)
+        return Tiles((sides[0], sides[1], sides[2]), self.margin)
 
     def _side(self, own: int, length: int) -> int:
         if length <= own:
@@ -54,6 +54,14 @@ class Tiling:
 
     def _rounded(self, length: int) -> int:
         return -(-length // self.unit) * self.unit
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of one size for one volume, which may be smaller than two margins."""
+
+    side: Space
+    margin: int
 
     def places(self, space: Space) -> Iterator[tuple[Slices, Slices]]:
         """What is labelled of the volume, and where it lies in the tile."""
@@ -86,14 +94,6 @@ class Tiling:
             target.append(slice(0, stop - start))
         tile[(slice(None), *target)] = x[(slice(None), *source)]
         return tile
-
-
-@dataclass(frozen=True)
-class Fitted(Tiling):
-    """Tiles for one volume, which may be smaller than two margins."""
-
-    def __post_init__(self) -> None:
-        """Sides follow from the volume."""
 
 
 def labelled(
@@ -145,13 +145,13 @@ def _seen(
     Raises ValueError where they are not finite.
     """
     space: Space = (x.shape[1], x.shape[2], x.shape[3])
-    tiling = tiling.fitted(space)
+    tiles = tiling.fitted(space)
     mode = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            for target, inside in tiling.places(space):
-                tile = tiling.cut(x, target, inside)
+            for target, inside in tiles.places(space):
+                tile = tiles.cut(x, target, inside)
                 if tile.any():
                     batch = torch.from_numpy(tile)[None].to(device)
                     batch = batch.contiguous(memory_format=torch.channels_last_3d)

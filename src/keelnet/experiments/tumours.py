@@ -19,7 +19,7 @@ from keelnet.data.conventions import REGIONS, convention_named
 from keelnet.data.patches import Patches, require_workers
 from keelnet.data.prepared import Volume
 from keelnet.experiments.recipes import Recipe
-from keelnet.experiments.scan_sets import SYNTHETIC, ScanSet, scan_set
+from keelnet.experiments.scan_sets import SYNTHETIC, Scans, ScanSet, scan_set
 from keelnet.experiments.spaces import patch_of, tiling_of
 from keelnet.experiments.tasks import Report, Task
 from keelnet.experiments.tiles import Tiling, labelled
@@ -195,14 +195,16 @@ def require_settings(recipe: Recipe) -> None:
             )
 
 
-def tumour_task(recipe: Recipe, device: torch.device, report: Report) -> Tumour:
+def tumour_task(
+    recipe: Recipe, device: torch.device, report: Report, scans: Scans = scan_set
+) -> Tumour:
     """The task on the recipe's scans; `require_settings` has let its settings pass."""
-    scans = scan_set(recipe, report)
+    found = scans(recipe, report)
     patches = Patches(
-        scans.prepared.volumes(scans.training),
+        found.prepared.volumes(found.training),
         patch_of(recipe),
         recipe.patches,
         recipe.lesion,
         workers=recipe.workers,
     )
-    return Tumour(scans, patches, recipe.judged, device, tiling_of(recipe))
+    return Tumour(found, patches, recipe.judged, device, tiling_of(recipe))

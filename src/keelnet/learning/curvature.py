@@ -16,10 +16,10 @@ from keelnet.propagation.effects import Generators, alike
 class Curvature:
     """The objective on (x, labels) at the parameters that the network holds.
 
-    terms: its terms by name; value: their sum; gradient: in the unknowns. ``product`` is v ↦
-    (Jᵀ B J + R) v, with J = d logits / dθ, B the Hessian of the loss in the logits and R that of the
-    regularisers: symmetric and positive. J v is taken by ``tangent``, Jᵀ w by back-propagation under the
-    strategy of each block (by `Stored`, both of the matrix). samples: how many, the first ones, the products with B see (None: all).
+    terms: its terms by name; value: their sum; gradient: in the unknowns. ``of_the_loss`` is v ↦ Jᵀ B J v, with
+    J = d logits / dθ and B the Hessian of the loss in the logits: symmetric and positive (that of the regularisers is
+    `Unknowns.curved`). J v is taken by ``tangent``, Jᵀ w by back-propagation under the strategy of each block (by
+    `Stored`, both of the matrix). samples: how many, the first ones, the products see (None: all).
 
     The parameters must not change while products are asked for. Raises ValueError for a loss that is
     not convex, labels that torch's cross_entropy would ignore, a network that gives another value each time, and
@@ -57,10 +57,6 @@ class Curvature:
         part = x if whole else x[:samples]
         self._logits = logits if whole else network(part)
         self._linear = (tangent or Forward()).at(network, unknowns, part)
-
-    def product(self, v: Tensor) -> Tensor:
-        """(Jᵀ B J + R) v."""
-        return self.of_the_loss(v) + self.unknowns.curved(0.0)(v)
 
     def of_the_loss(self, v: Tensor) -> Tensor:
         """Jᵀ B J v."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from keelnet.dynamics.kernels import require_count
+from keelnet.learning.solvers import Linear
 from keelnet.learning.unknowns import Unknowns
-from keelnet.networks.network import every_block
+from keelnet.networks.network import propagating
 from keelnet.propagation import engine, store_all
-
-Linear = Callable[[Tensor], Tensor]
 
 
 class Linearised(NamedTuple):
@@ -150,15 +148,6 @@ class Stored(Tangent):
         return torch.cat(columns, dim=1), (len(x), *shape[1:])
 
 
-@contextmanager
-def _stored(network: nn.Module) -> Iterator[None]:
-    """Within the block every Block propagates by store_all, unchecked: torch.func can transform that alone."""
-    blocks = every_block(network)
-    before = [(block.strategy, block.checked) for block in blocks]
-    try:
-        for block in blocks:
-            block.strategy, block.checked = store_all, False
-        yield
-    finally:
-        for block, (strategy, checked) in zip(blocks, before, strict=True):
-            block.strategy, block.checked = strategy, checked
+def _stored(network: nn.Module) -> AbstractContextManager[None]:
+    """Within it every Block propagates by store_all, unchecked: torch.func can transform that alone."""
+    return propagating(network, strategy=store_all, checked=False)

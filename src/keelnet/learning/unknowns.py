@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from keelnet.learning.objective import Objective
 from keelnet.learning.quadratics import Quadratic
+from keelnet.learning.solvers import Linear
 
 LARGEST_MATRIX = 256  # knots up to which an operator in time is multiplied as a matrix
-Linear = Callable[[Tensor], Tensor]
 
 
 class Unknowns:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from keelnet.data.samples import Source
-from keelnet.learning.classifier import ClassifierNewton
 from keelnet.learning.evaluations import Reduced, require_linear_end
 from keelnet.learning.gauss_newton import GaussNewton, GaussNewtonSolver
 from keelnet.learning.iterations import iterate
@@ -44,19 +43,3 @@ def varpro(
     return iterate(
         network, solver, samples, settings.stage, validate, generator, clock, state, team
     )
-
-
-def reduced_gradient(
-    network: nn.Module,
-    objective: Objective,
-    x: Tensor,
-    labels: Tensor,
-    newton: ClassifierNewton | None = None,
-) -> tuple[float, dict[str, Tensor]]:
-    """φ(θ) and dφ/dθ by parameter name, exact as far as the classifier is solved; puts it in place."""
-    evaluation = Reduced(network, objective, newton or ClassifierNewton())
-    evaluation.settle(x, labels)
-    unknowns = Unknowns(network, objective, fixed=require_linear_end(network).classifier)
-    total = torch.stack([*objective.terms(network, network(x), labels).values()]).sum()
-    gradients = torch.autograd.grad(total, unknowns.parameters, allow_unused=True)
-    return float(total.detach()), unknowns.named(unknowns.flat(gradients))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,25 @@ def classifier_of(network: nn.Module) -> AnyClassifier:
 def every_block(network: nn.Module) -> list[Block]:
     """All blocks, those within the field of another as well: what runs, and by which strategy."""
     return [part for part in network.modules() if isinstance(part, Block)]
+
+
+@contextmanager
+def propagating(network: nn.Module, **settings: Any) -> Iterator[None]:
+    """Within it every block, those within fields as well, has these attributes: a ``strategy``, or ``checked``."""
+    blocks = every_block(network)
+    before = [{name: getattr(block, name) for name in settings} for block in blocks]
+    try:
+        for block in blocks:
+            _set(block, settings)
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            _set(block, own)
+
+
+def _set(block: Block, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        setattr(block, name, value)
 
 
 def blocks_of(network: nn.Module) -> list[Block]:

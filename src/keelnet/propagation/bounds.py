@@ -22,7 +22,7 @@ from keelnet.propagation.checks import (
     require_types,
     step_from,
 )
-from keelnet.propagation.gradients import march
+from keelnet.propagation.gradients import Controls, march
 from keelnet.propagation.integrators import (
     Complex,
     Integrator,
@@ -31,8 +31,6 @@ from keelnet.propagation.integrators import (
     State,
     numbers,
 )
-
-Controls = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,18 +75,6 @@ def answered(question: Callable[..., Real], *given: object) -> Real | None:
         return question(*given)
     except NotImplementedError:
         return None
-
-
-def largest_amplification(
-    integrator: Integrator, field: Dynamics, controls: Controls, h: float
-) -> float | None:
-    """The largest |R(h λ)| over all layers, f' at its largest; None where no spectrum or no R is known.
-
-    Raises ValueError as `step_bound` does.
-    """
-    layers = _checked_spectra(integrator, field, controls, h)
-    found = None if layers is None else answered(integrator.amplification, h, layers)
-    return None if found is None else float(found.max())
 
 
 def _checked_spectra(

@@ -67,7 +67,7 @@ def _settled(
     return after.effect(look()) is None and alike(moved, again)
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Whether an operation draws random numbers in this thread; all threads share torch's generators."""
 
     seen = False
@@ -87,7 +87,7 @@ def _draws(layer: Callable[[], State], moved: State, device: torch.device) -> bo
     if torch.compiler.is_compiling():
         return True
     once = _torch_states(device)
-    with torch.no_grad(), _Draws() as draws:
+    with torch.no_grad(), _Draws() as draws:  # type: ignore[no-untyped-call]
         again = layer()
     found = draws.seen or not alike(moved, again)
     if found:

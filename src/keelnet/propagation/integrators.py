@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,8 +27,11 @@ class StabilityWarning(UserWarning):
 class Integrator(Holder):
     """A method for y' = f(y, θ(t)): the state before the loop, one layer, the parts after it.
 
-    A state is a tuple of tensors whose first entry is y at the layer's time.
+    A state is a tuple of tensors whose first entry is y at the layer's time. ``time_order`` 2 is a method for
+    y'' = f(y, θ(t)): λ is an eigenvalue of ∂f/∂y all the same, and R a function of h² λ in the place of h λ.
     """
+
+    time_order: ClassVar[Literal[1, 2]] = 1
 
     def adapted(self, field: Dynamics) -> Dynamics:
         """The face of the field that this method moves; raises ValueError where it has none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -11,11 +10,9 @@ from torch import Tensor
 
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics
 from keelnet.dynamics.forms import Form, forms_of
+from keelnet.propagation.gradients import Controls, Strategy
 from keelnet.propagation.integrators import RK4, Euler, Integrator, State
 from keelnet.propagation.shears import Leapfrog, Midpoint, ShearIntegrator, Verlet
-
-Controls = dict[str, Tensor]
-Strategy = Callable[[Integrator, Dynamics, State, Controls, float, int], State]
 
 
 class Move(NamedTuple):

@@ -149,6 +149,8 @@ class Leapfrog(_OnePart):
 
     start: Start = "full"
 
+    time_order = 2
+
     def __post_init__(self) -> None:
         _require_start(self.start)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
 import torch
-from problems import FIELDS, SCHEMES, randn
+from problems import FIELDS, SCHEMES, check_alike, choice_of, leaves_of, pulled, randn
 
 import keelnet as kn
-from keelnet.propagation.engines import block_loop
+from keelnet.propagation.engines import block_loop, choice
+from keelnet.propagation.problem import Problem
 
 H = 0.1
 STRATEGIES = [kn.store_all, kn.checkpointed, kn.reversible]
@@ -23,9 +25,19 @@ NAMES = [
 ON_ROWS = ["narrow", "dense", "blocks"]
 
 
+def engine_with(name: str) -> str:
+    """The engine of this name, or that of the loop of this name."""
+    return "dense" if name == "blocks" else name
+
+
 def using(name: str):
     """Calls take the engine or loop of this name."""
-    return kn.engine("dense" if name == "blocks" else name)
+    return kn.engine(engine_with(name))
+
+
+def both(scheme, name: str, strategy, **sizes):
+    """What is pulled under the engine or loop of this name, and under the reference."""
+    return [pulled(scheme, strategy, under=using(each), **sizes) for each in (name, "reference")]
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +49,10 @@ def loop(request, monkeypatch):
         monkeypatch.setattr(block_loop, "WEIGHTS_A_SAMPLE", 1 << 40)
 
 
-def takes(name: str, scheme, strategy=kn.store_all, dtype=torch.float64) -> bool:
-    """Whether the engine takes the scheme."""
-    batch = block_loop.FEWEST if name == "blocks" else 2
-    y0, controls = scheme.case.y0(batch, dtype=dtype), scheme.case.controls(2, dtype=dtype)
-    try:
-        with using(name):
-            choice = kn.engine_of(scheme.integrator, scheme.field, y0, controls, H, strategy)
-    except ValueError:
-        return False
-    return name != "blocks" or choice.reason.endswith(", compiled")
+def takes(name: str, scheme) -> bool:
+    """Whether the engine or loop takes the scheme."""
+    found = choice_of(engine_with(name), scheme, block_loop.FEWEST if name == "blocks" else 2)
+    return found is not None and (name != "blocks" or found.reason.endswith(", compiled"))
 
 
 TAKEN = [(name, key) for name in NAMES for key in SCHEMES if takes(name, SCHEMES[key])]
@@ -54,27 +60,6 @@ EVERY_ON_ROWS = pytest.mark.parametrize(
     ("name", "key"), [each for each in TAKEN if each[0] != "conv"], ids=lambda each: each
 )
 EVERY = pytest.mark.parametrize(("name", "key"), TAKEN, ids=[f"{n}: {k}" for n, k in TAKEN])
-
-
-def leaves(scheme, depth: int, batch: int, dtype: torch.dtype):
-    y0 = scheme.case.y0(batch, dtype=dtype).requires_grad_()
-    controls = scheme.case.controls(depth, dtype=dtype)
-    return y0, {name: value.requires_grad_() for name, value in controls.items()}
-
-
-def pulled(scheme, engine, strategy, depth=6, batch=5, dtype=torch.float64):
-    """y(T) and the gradient of a fixed functional by y0 and every control."""
-    y0, controls = leaves(scheme, depth, batch, dtype)
-    with using(engine):
-        value = scheme.run(y0, controls, H, strategy=strategy)
-    cost = (value * randn(*value.shape, seed=5, dtype=dtype)).sum()
-    return [value, *torch.autograd.grad(cost, [y0, *controls.values()])]
-
-
-def check_alike(found, wanted, tolerance):
-    for one, other in zip(found, wanted, strict=True):
-        assert one.dtype == other.dtype and one.shape == other.shape
-        assert float((one - other).detach().norm()) <= tolerance * float(other.detach().norm())
 
 
 def test_every_engine_takes_every_scheme_that_it_promises():
@@ -111,19 +96,16 @@ def test_values_and_gradients_are_those_of_the_reference(name, key, strategy):
     scheme = SCHEMES[key]
     if strategy is kn.reversible and not scheme.reversible:
         with pytest.raises(ValueError, match="checkpointed"):
-            pulled(scheme, name, strategy)
+            pulled(scheme, strategy, under=using(name))
         return
-    check_alike(pulled(scheme, name, strategy), pulled(scheme, "reference", strategy), 1e-13)
-    single = [pulled(scheme, each, strategy, dtype=torch.float32) for each in (name, "reference")]
-    check_alike(*single, 1e-5)
+    check_alike(*both(scheme, name, strategy, batch=5), 1e-13)
+    check_alike(*both(scheme, name, strategy, batch=5, dtype=torch.float32), 1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 16, 17, 65, 200])
 @EVERY_ON_ROWS
 def test_tiles_and_threads_leave_no_sample_out(name, key, batch):
-    scheme, strategy = SCHEMES[key], kn.store_all
-    found = pulled(scheme, name, strategy, depth=3, batch=batch)
-    check_alike(found, pulled(scheme, "reference", strategy, depth=3, batch=batch), 1e-13)
+    check_alike(*both(SCHEMES[key], name, kn.store_all, depth=3, batch=batch), 1e-13)
 
 
 @EVERY
@@ -208,7 +190,7 @@ def test_a_learned_damping_gets_its_gradient(name):
 @pytest.mark.parametrize("name", ON_ROWS)
 def test_the_memory_of_a_gradient_can_be_asked_for_twice(name):
     scheme = SCHEMES["verlet on hamiltonian"]
-    y0, controls = leaves(scheme, 4, 3, torch.float64)
+    y0, controls = leaves_of(scheme, 4, batch=3)
     with using(name):
         cost = scheme.run(y0, controls, H).square().sum()
     first = torch.autograd.grad(cost, y0, retain_graph=True)
@@ -285,6 +267,25 @@ def test_an_engine_that_is_asked_for_and_cannot_is_an_error():
         pass
 
 
+@pytest.mark.parametrize("asked", choice.NAMES)
+def test_what_is_chosen_is_what_is_explained(asked):
+    """Whatever is asked for, and whatever stands in its way."""
+    y0, weight = randn(5, 3), randn(4, 3, 3)
+    dense = kn.SingleField(kn.DenseKernel(3))
+    for y, field in ((y0, dense), (y0[:0], dense), (y0, kn.SingleField(kn.DenseKernel(3), "gelu"))):
+        problem = Problem(kn.Euler(), field, (y,), {"weight": weight}, H, 4, kn.store_all)
+        with kn.engine(asked):
+            try:
+                found = choice.chosen(problem)
+            except ValueError as error:
+                with pytest.raises(ValueError, match=re.escape(str(error))):
+                    choice.explained(problem)
+            else:
+                assert choice.explained(problem).name == (
+                    "reference" if found is None else found.name
+                )
+
+
 def test_a_subclass_may_have_a_rate_of_its_own():
     class Doubled(kn.SingleField):
         def rate(self, y, theta):
@@ -318,7 +319,7 @@ def test_convolutions_take_any_layout(layout, batch):
 
 def test_products_in_bfloat16_keep_the_state_and_come_near():
     scheme = SCHEMES["verlet on hamiltonian conv3"]
-    y0, controls = leaves(scheme, 6, 3, torch.float32)
+    y0, controls = leaves_of(scheme, 6, torch.float32, batch=3)
     with kn.engine(products="bfloat16"):
         assert "bfloat16" in str(kn.engine_of(kn.Verlet(), scheme.field, y0, controls, H))
         value = scheme.run(y0, controls, H, strategy=kn.reversible)

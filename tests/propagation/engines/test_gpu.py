@@ -14,7 +14,7 @@ import warnings
 
 import pytest
 import torch
-from problems import SCHEMES, randn
+from problems import SCHEMES, check_alike, choice_of, pulled, randn
 from torch import Tensor
 
 import keelnet as kn
@@ -35,18 +35,12 @@ COMPILES = pytest.mark.skipif(
 )
 
 
-def takes(name: str, scheme) -> bool:
-    """Whether the engine takes the scheme."""
-    y0, controls = scheme.case.y0(), scheme.case.controls(2)
-    try:
-        with kn.engine(name):
-            kn.engine_of(scheme.integrator, scheme.field, y0, controls, H)
-    except ValueError:
-        return False
-    return True
-
-
-TAKEN = [(name, key) for name in ("dense", "conv") for key in SCHEMES if takes(name, SCHEMES[key])]
+TAKEN = [
+    (name, key)
+    for name in ("dense", "conv")
+    for key, scheme in SCHEMES.items()
+    if choice_of(name, scheme) is not None
+]
 EVERY = pytest.mark.parametrize(("name", "key"), TAKEN, ids=[f"{n}: {k}" for n, k in TAKEN])
 EACH_STRATEGY = pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda each: each.__name__)
 
@@ -77,31 +71,15 @@ def without_numba(monkeypatch) -> None:
     monkeypatch.setattr(passes, "_compiled", lambda *_: None)
 
 
-def pulled(scheme, engine: str, strategy, dtype, device="cpu", depth=6, batch=5) -> list[Tensor]:
-    """y(T) and the gradient of a fixed functional by y0 and every control."""
-    y0 = scheme.case.y0(batch, dtype=dtype).to(device).requires_grad_()
-    controls = {
-        name: value.to(device).requires_grad_()
-        for name, value in scheme.case.controls(depth, dtype=dtype).items()
-    }
-    with kn.engine(engine):
-        value = scheme.run(y0, controls, H, strategy=strategy)
-    cost = (value * randn(*value.shape, seed=5, dtype=dtype).to(device)).sum()
-    return [value, *torch.autograd.grad(cost, [y0, *controls.values()])]
-
-
 def check_law(scheme, name: str, strategy, device: str = "cpu", dtypes=tuple(TOLERANCE)) -> None:
     """Value and gradients are those of the reference on the same device."""
     if strategy is kn.reversible and not scheme.reversible:
         return
     for dtype in dtypes:
-        tolerance = TOLERANCE[dtype]
-        found = pulled(scheme, name, strategy, dtype, device)
-        wanted = pulled(scheme, "reference", strategy, dtype, device)
-        for one, other in zip(found, wanted, strict=True):
-            assert one.dtype == other.dtype and one.shape == other.shape
-            assert one.device == other.device
-            assert float((one - other).detach().norm()) <= tolerance * float(other.detach().norm())
+        sizes = {"dtype": dtype, "batch": 5, "device": device}
+        found = pulled(scheme, strategy, under=kn.engine(name), **sizes)
+        wanted = pulled(scheme, strategy, under=kn.engine("reference"), **sizes)
+        check_alike(found, wanted, TOLERANCE[dtype])
 
 
 def test_the_laws_run_over_every_scheme_of_moves():
@@ -333,13 +311,10 @@ def test_everything_is_allocated_on_the_device_of_the_state(
         assert each is not None and each.device.type == "meta"
 
 
-def test_devices_that_no_engine_knows_go_to_the_reference(monkeypatch):
+def test_devices_that_no_engine_knows_go_to_the_reference():
     problem = on_meta(SCHEMES["verlet on hamiltonian"], kn.store_all)
     grid = on_meta(SCHEMES["verlet on hamiltonian conv2"], kn.store_all)
-    assert dense.Dense().obstacle(problem) == "it runs on cpu and cuda"
-    assert conv.Conv().obstacle(grid) == "it runs on cpu and cuda"
-    for engine in (dense, conv):
-        monkeypatch.setattr(engine, "DEVICES", ("cpu", "meta"))
+    assert choice.general_obstacle(problem) == "it is on meta, not on cpu or cuda"
     assert dense.Dense().obstacle(problem) is None and conv.Conv().obstacle(grid) is None
     assert "blocks run on the processor" in dense.Dense().reason(problem)
     assert "on the processor" in str(conv.Conv("bfloat16").obstacle(grid))

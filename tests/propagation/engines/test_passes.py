@@ -208,12 +208,23 @@ def test_nothing_is_bent_where_there_is_nothing():
         Passes(KNOWN["tanh"]).bend(pre, dest=pre)
 
 
-def test_an_activation_that_only_bears_a_known_name_is_its_own():
-    passes = Passes(Activation("tanh", torch.sin), dtype=DOUBLE)
+class Sharper(Activation):
+    """tanh by name and function, and yet another."""
+
+    def __call__(self, x):
+        return super().__call__(2 * x)
+
+
+@pytest.mark.parametrize("activation", [Activation("tanh", torch.sin), Sharper("tanh", torch.tanh)])
+def test_an_activation_that_only_bears_a_known_name_is_its_own(activation):
+    passes = Passes(activation, dtype=DOUBLE)
     assert not passes.native and not passes.keeps_value
-    pre, found = randn(4, 3), torch.empty(4, 3, dtype=DOUBLE)
-    passes.bend(pre, dest=found)
-    torch.testing.assert_close(found, pre.sin())
+    pre = randn(4, 3).requires_grad_()
+    found, kept, pulled = (torch.empty(4, 3, dtype=DOUBLE) for _ in range(3))
+    passes.bend(pre, dest=found, kept=kept)
+    passes.pull(kept, torch.ones_like(pulled), pulled)
+    torch.testing.assert_close(found, activation(pre).detach())
+    torch.testing.assert_close(pulled, torch.autograd.grad(activation(pre).sum(), pre)[0])
 
 
 def test_what_does_not_fit_is_refused():

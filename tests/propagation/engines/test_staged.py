@@ -127,7 +127,7 @@ def test_what_it_declines_goes_to_another_with_the_reason():
         found = kn.engine_of(*call, H)
         assert found.name != "staged"
         if found.name == "reference":
-            assert reason in found.refused["staged"]
+            assert reason in str(found)
         with kn.engine("staged"), pytest.raises(ValueError, match=reason):
             kn.propagate(*call, H)
     deep = {name: value[:1].expand(40_000, *value.shape[1:]) for name, value in controls.items()}

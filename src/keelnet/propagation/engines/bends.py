@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keelnet.dynamics.activations import KNOWN, Activation
+from keelnet.dynamics.activations import Activation
 from keelnet.propagation.engines.lanes import Lanes, Value
 
 
@@ -128,11 +128,4 @@ BENDS = {
 
 def bend_of(activation: Activation) -> Bend | None:
     """The bend that is this very activation, not one that only bears its name."""
-    known = KNOWN.get(activation.name)
-    if (
-        known is None
-        or known.function is not activation.function
-        or type(activation) is not Activation
-    ):
-        return None
-    return BENDS.get(activation.name)
+    return BENDS.get(activation.name) if activation.is_known else None

@@ -39,12 +39,9 @@ def _passes(x: Tensor, bias: Tensor, activation: Activation) -> Passes | None:
     """The compiled passes; None where torch's operations are to do it."""
     if x.device.type != "cpu" or x.numel() < WORTH or x.dtype not in (torch.float32, torch.float64):
         return None
-    if (
-        type(activation) is not Activation
-        or x.dtype != bias.dtype
-        or not fused()
-        or watched((x, bias)) is not None
-    ):
+    if x.dtype != bias.dtype or not fused() or watched((x, bias)) is not None:
+        return None
+    if not activation.is_known:
         return None
     passes = Passes(activation, None, x.dtype)
     return passes if passes.native and passes.keeps_value else None

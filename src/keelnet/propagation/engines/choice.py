@@ -103,40 +103,34 @@ class _Asked(AbstractContextManager[None]):
 
 def chosen(problem: Problem) -> Engine | None:
     """The engine, None for the reference; raises ValueError where the one asked for cannot take it."""
-    asked = _ASKED.get()
-    if asked == "reference":
-        return None
-    obstacle = general_obstacle(problem)
-    if obstacle is None:
-        for candidate in _LISTED.get():
-            if asked in ("auto", candidate.name):
-                obstacle = candidate.obstacle(problem)
-                if obstacle is None:
-                    return candidate
-    if asked != "auto":
-        raise ValueError(f'engine {asked!r} cannot take this call: {obstacle}; use "auto"')
-    return None
+    return _decided(problem)[0]
 
 
 def explained(problem: Problem) -> Choice:
     """What ``chosen`` chooses, in words."""
+    found, why, refused = _decided(problem)
+    if found is None:
+        return Choice("reference", why, refused)
+    return Choice(found.name, found.reason(problem), refused)
+
+
+def _decided(problem: Problem) -> tuple[Engine | None, str, dict[str, str]]:
+    """The engine, None for the reference; why it is the reference; and why each engine before it was passed over."""
     asked = _ASKED.get()
-    if asked == "reference":
-        return Choice("reference", 'asked for by kn.engine("reference")')
-    obstacle = general_obstacle(problem)
     refused: dict[str, str] = {}
-    if obstacle is not None and asked == "auto":
-        return Choice("reference", obstacle)
-    if obstacle is not None:
-        raise ValueError(f'engine {asked!r} cannot take this call: {obstacle}; use "auto"')
-    for candidate in _LISTED.get():
+    if asked == "reference":
+        return None, 'asked for by kn.engine("reference")', refused
+    general = general_obstacle(problem)
+    for candidate in _LISTED.get() if general is None else ():
         obstacle = candidate.obstacle(problem) if asked in ("auto", candidate.name) else "not asked"
         if obstacle is None:
-            return Choice(candidate.name, candidate.reason(problem), refused)
+            return candidate, "", refused
         refused[candidate.name] = obstacle
     if asked != "auto":
-        raise ValueError(f'engine {asked!r} cannot take this call: {refused[asked]}; use "auto"')
-    return Choice("reference", "no fused engine takes it", refused)
+        raise ValueError(
+            f'engine {asked!r} cannot take this call: {general or refused[asked]}; use "auto"'
+        )
+    return None, general or "no fused engine takes it", refused
 
 
 def fused() -> bool:
@@ -163,7 +157,7 @@ def general_obstacle(problem: Problem) -> str | None:
             f"a layer of {type(problem.integrator).__name__} on {type(problem.field).__name__} is not"
             " a sequence of moves or stages by linear maps and activations that keelnet knows"
         )
-    return watched(tensors)
+    return watched(tensors) or ("there are no samples" if first.numel() == 0 else None)
 
 
 def watched(tensors: tuple[Tensor, ...]) -> str | None:

@@ -16,7 +16,7 @@ from keelnet.propagation.engines.effective import effective_weight
 from keelnet.propagation.engines.execution import NO_MOVES
 from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.products import Products
-from keelnet.propagation.engines.sweep import DEVICES, Sweep
+from keelnet.propagation.engines.sweep import Sweep
 from keelnet.propagation.engines.swept import Swept
 from keelnet.propagation.integrators import State
 from keelnet.propagation.problem import Problem
@@ -69,14 +69,12 @@ class Dense(Swept):
     def obstacle(self, problem: Problem) -> str | None:
         if problem.moves is None:
             return NO_MOVES
-        if problem.state[0].device.type not in DEVICES:
-            return f"it runs on {' and '.join(DEVICES)}"
         forms = [move.form for move in problem.moves[0] if move.form is not None]
         if not all(type(form.kernel) is DenseKernel for form in forms):
             return "the kernel is a convolution"
         if any(isinstance(form.norm, InstanceNorm) for form in forms):
             return "rows have no space to norm over"
-        return "there are no samples" if problem.state[0].numel() == 0 else None
+        return None
 
     def reason(self, problem: Problem) -> str:
         widths = " and ".join(str(part.shape[-1]) for part in problem.state)

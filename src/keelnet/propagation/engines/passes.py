@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from keelnet.dynamics.activations import KNOWN, Activation
+from keelnet.dynamics.activations import Activation
 from keelnet.dynamics.norms import ChannelNorm, InstanceNorm, Norm
 from keelnet.propagation.engines.compiler import has_numba
 from keelnet.propagation.engines.slopes import BY_VALUE
@@ -52,7 +52,7 @@ class Passes:
         device: torch.device = _PROCESSOR,
     ) -> None:
         self._activation, self._norm, self._dtype = activation, norm, dtype
-        self.keeps_value = _is_own(activation) and activation.name in BY_VALUE
+        self.keeps_value = activation.is_known and activation.name in BY_VALUE
         made = _compiled if device.type == "cpu" else _of_device
         self._compiled = made(activation, norm, dtype)
         self.native = self._compiled is not None
@@ -184,16 +184,10 @@ def _add_rows(sums: Tensor | None, rows: Tensor) -> None:
         sums.add_(rows.sum(0) if sums.ndim else rows.sum())
 
 
-def _is_own(activation: Activation) -> bool:
-    """Whether it is keelnet's, and does not only bear the name."""
-    known = KNOWN.get(activation.name)
-    return known is not None and known.function is activation.function
-
-
 def _of_device(
     activation: Activation, norm: Norm | None, dtype: torch.dtype
 ) -> DevicePasses | None:
-    if not _is_own(activation) or dtype not in _TYPES:
+    if not activation.is_known or dtype not in _TYPES:
         return None
     if not (norm is None or type(norm) is ChannelNorm or type(norm) is InstanceNorm):
         return None

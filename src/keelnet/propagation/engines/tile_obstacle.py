@@ -37,9 +37,7 @@ def tile_obstacle(problem: Problem) -> str | None:
     if problem.state[0].device.type != "cpu":
         return "it runs on the processor"
     found = [obstacle for form in forms(problem) if (obstacle := _form_obstacle(form)) is not None]
-    if found:
-        return found[0]
-    return "there are no samples" if problem.state[0].numel() == 0 else None
+    return found[0] if found else None
 
 
 def _form_obstacle(form: Form) -> str | None:
