@@ -12,7 +12,7 @@ help:
 	@echo "make check   formatting, lint, types"
 	@echo "make format  put the formatting right"
 	@echo "make bench-quick  ours against the peers, a subset, in minutes"
-	@echo "make bench   ours against the peers, the whole map (hours)"
+	@echo "make bench   ours against the peers, the whole map (hours; anew: move benchmarks/results away)"
 	@echo "make compare-segmentation  ours, controls and peers trained on the same tumours (hours; goes on where it was)"
 	@echo "make clean   remove the environments and what demo and bench-quick wrote; other runs stay"
 

@@ -64,6 +64,9 @@ def test_help_shows_an_example(said, command):
     [
         (("trian",), "trian"),
         (("train",), "RECIPE"),
+        (("train", "tumour", "--data", ""), "an argument is empty"),
+        (("train", "tumour", "--data="), "an argument is empty"),
+        (("segment", "", "scans"), "an argument is empty"),
         (("train", "brains"), "unknown recipe 'brains'; known are digits, tissue"),
         (("train", "digits", "--epochs", "many"), "--epochs"),
         (("train", "digits", "--speed", "9"), "--speed"),

@@ -52,7 +52,7 @@ def test_a_process_that_is_ended_from_outside_is_one_sentence():
     """As the system ends those for which it has no memory."""
     with (
         pytest.raises(
-            ValueError, match="ended from outside, most likely for want of memory; .*--memory"
+            ValueError, match="ended before it was done, most likely for want of memory; .*--memory"
         ),
         crew(1, lambda: Work("work", MB)) as pool,
     ):

@@ -275,6 +275,22 @@ def test_patients_that_a_table_told_of_are_known_again(told, tmp_path):
     assert seen == ({"a", "b"} if told else {"a"})
 
 
+def test_a_patient_whom_a_table_calls_otherwise_is_known_by_the_names_of_scans(tmp_path):
+    """The run was of a folder, whose names tell; a table lists the next scan of the same patient."""
+    name = "BraTS-GLI-00005-101"
+    painted_case(tmp_path, name)
+    words = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    files = [f"{name}/{name}-{word}.nii.gz" for word in words.values()]
+    table = tmp_path / "scans.csv"
+    lines = [["case", "patient", *words], [name, "P7", *files]]
+    table.write_text("".join(",".join(line) + "\n" for line in lines))
+    patients = {"BraTS-GLI-00005-100": "BraTS-GLI-00005"}
+    split = tmp_path / "split.json"
+    about = {"folder": str(tmp_path), "training": [*patients], "patients": patients}
+    split.write_text(json.dumps(about))
+    assert trained_on(split, find_cases([table]).cases, [table]) == {name}
+
+
 def test_a_network_that_gives_no_number_has_no_score(tmp_path):
     class Nothing(Painted):
         def forward(self, x):

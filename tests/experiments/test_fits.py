@@ -115,21 +115,32 @@ def test_where_the_smallest_patch_is_too_much_the_process_is_not_blamed():
     assert "process alone" not in str(refused.value) and "spacing" in str(refused.value)
 
 
-def killing(rehearse, most):
+def killed():
+    raise UnrehearsedError("the recipe cannot be rehearsed: it was killed")
+
+
+def unbuilt():
+    """As where the network itself is more than the machine has."""
+    raise ValueError("no network of this width: it was killed") from MemoryError()
+
+
+def killing(rehearse, most, refuse=killed):
     """A machine with less memory than is asked about: it takes no wider network."""
 
     def tried(part):
         if part.recipe["width"][0] > most:
-            raise UnrehearsedError("the recipe cannot be rehearsed: it was killed")
+            refuse()
         return rehearse(part)
 
     return tried
 
 
-@pytest.mark.parametrize(("most", "wide"), [(512, 512), (511, 8)])
-def test_what_this_machine_cannot_rehearse_counts_as_too_large_and_is_said(most, wide):
+@pytest.mark.parametrize(
+    ("most", "wide", "refuse"), [(512, 512, killed), (511, 8, killed), (512, 512, unbuilt)]
+)
+def test_what_this_machine_cannot_rehearse_counts_as_too_large_and_is_said(most, wide, refuse):
     """The first guess is the widest of all, the second one half of it."""
-    rehearse = killing(machine()[0], most)
+    rehearse = killing(machine()[0], most, refuse)
     planned, heard = plan(TUMOUR, rehearse=rehearse), []
     found = advice(planned, 64_000 * MB, heard.append, rehearse)
     assert found["width"].recipe.width[0] == wide and found["width"].fits(64_000 * MB)
@@ -142,5 +153,8 @@ def test_what_this_machine_cannot_rehearse_counts_as_too_large_and_is_said(most,
 def test_where_the_smallest_cannot_be_rehearsed_either_none_fits():
     rehearse, _ = machine()
     planned = plan(TUMOUR, rehearse=rehearse)
-    found = advice(planned, 450 * MB, rehearse=killing(rehearse, 0))
+    heard: list[str] = []
+    found = advice(planned, 450 * MB, heard.append, killing(rehearse, 0))
     assert found == {"patch": None, "width": None}
+    said = [line for line in heard if "counts as too large" in line]
+    assert len(said) == len({*said}), "each was tried once"

@@ -153,7 +153,7 @@ def test_a_plan_fits_with_a_margin():
         ({"withheld": 1.0}, "withheld must lie between 0 and 1, got 1.0"),
         ({"lesion": 67.0}, "lesion is a share"),
         ({"workers": 65}, "workers must lie between 0 and 64, got 65"),
-        ({"labels": "msd"}, "give your folder with --data"),
+        ({"labels": "msd"}, "set folder to yours"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused_before_any_process(changes, message):

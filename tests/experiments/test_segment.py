@@ -597,3 +597,13 @@ def test_only_runs_on_tumours_segment(tmp_path):
     )
     with pytest.raises(ValueError, match="trained on digits, not on tumours"):
         segmenting_of(tmp_path)
+
+
+def test_a_set_to_test_on_that_is_left_out_is_said(tmp_path, undrawn):
+    write_decathlon(tmp_path / "Task01", "A_1")
+    four = np.stack(volumes(), axis=-1)
+    write(tmp_path / "Task01" / "imagesTs" / "B_1.nii.gz", four)
+    heard: list[str] = []
+    done = segment(thresholds(), [tmp_path / "Task01"], tmp_path / "out", report=heard.append)
+    assert len([*done]) == 1
+    assert any("imagesTs, a set to test on; to read it, ask for" in line for line in heard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -45,6 +46,11 @@ def main() -> NoReturn:
 
 def invoke(arguments: list[str], debug: bool = False) -> int:
     """The exit code of a command in this process; an error is one line, after its traceback where ``debug`` asks for it."""
+    # As a path it would be the folder that one stands in.
+    if any(not each or re.fullmatch("--[a-z-]+=", each) for each in arguments):
+        return fail(
+            "an argument is empty: give it, or leave it out (a variable that is not set?)", 2
+        )
     try:
         code = app(arguments, prog_name="keelnet", standalone_mode=False)
         return _stopped() if code == 130 else (code if isinstance(code, int) else 0)

@@ -32,7 +32,7 @@ def crew(jobs: int, largest: Callable[[], Work]) -> Iterator[Executor]:
 
     Where this process' memory is limited all of them together stay within what is left of it; where not even one does,
     this process does the jobs itself. ``largest``: the job that takes most; asked for only then. Raises ValueError where
-    there is no room for that either, and where a process is ended from outside.
+    there is no room for that either, and where a process ends before it was done.
     """
     left = room()
     count = most = max(1, min(jobs, os.cpu_count() or 1, MOST))
@@ -48,9 +48,11 @@ def crew(jobs: int, largest: Callable[[], Work]) -> Iterator[Executor]:
     try:
         yield pool
     except BrokenExecutor as error:
+        way = "with --memory" if left is None else "with less --memory"
         raise ValueError(
-            "a process that made data ready was ended from outside, most likely for want of memory; what is ready is"
-            " kept, so begin again, with --memory, by which fewer work at once"
+            "a process that makes data ready ended before it was done, most likely for want of memory; what is ready is"
+            f" kept, so begin again, {way}, by which fewer work at once (a script of your own must begin under"
+            ' if __name__ == "__main__":)'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

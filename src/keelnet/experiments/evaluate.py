@@ -141,8 +141,9 @@ def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]
     if split is None or not split.is_file():
         return set()
     about = json.loads(split.read_text(encoding="utf-8"))
-    whose = about.get("patients")  # of whom runs of earlier versions know no more than the names
-    patients = {*map(patient_of, about["training"])} if whose is None else {*whose.values()}
+    # Whose scans they are may be told by a table here and by names there, so that each is compared with its own kind.
+    told = {*about.get("patients", {}).values()}  # which runs of earlier versions do not say
+    named = {*map(patient_of, about["training"])}
     files = {*about.get("files", {}).values()}  # which runs of earlier versions do not name
     folders = _places(Path(about["folder"]))
     listed = any(folders & _places(path) for path in inputs)
@@ -151,7 +152,7 @@ def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]
         if os.path.realpath(case.first) in files:
             return True
         here = listed or any(folders & {*place.parents} for place in _places(case.first))
-        return here and (patient_of(case.name) if whose is None else case.whose) in patients
+        return here and (case.whose in told or patient_of(case.name) in named)
 
     return {case.name for case in cases if seen(case)}
 

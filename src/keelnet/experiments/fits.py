@@ -11,6 +11,7 @@ from keelnet.experiments.parts import brain_of, case_bytes
 from keelnet.experiments.plan import MARGIN, Plan, Rehearse, plan
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.rehearsal import UnrehearsedError, rehearsed
+from keelnet.experiments.resident import says_no_memory
 from keelnet.experiments.spaces import patch_of, unit_of, widths_of
 from keelnet.experiments.tasks import Report
 
@@ -95,7 +96,11 @@ def largest(
         found[rung] = tried
         if tried.fits(memory):
             break
-    if 1 not in found and not any(each.fits(memory) for each in found.values()):
+    if (
+        1 not in found
+        and ladder.most >= 1
+        and not any(each.fits(memory) for each in found.values())
+    ):
         least = _tried(planned, ladder, 1, report, rehearse)
         found |= {} if least is None else {1: least}
     fitting = [rung for rung, each in found.items() if each.fits(memory)]
@@ -105,11 +110,14 @@ def largest(
 def _tried(
     planned: Plan, ladder: Ladder, rung: int, report: Report, rehearse: Rehearse
 ) -> Plan | None:
-    """The plan of a rung; None where it cannot be rehearsed here, which is said."""
+    """The plan of a rung; None where it cannot be built or rehearsed here, which is said."""
     recipe = ladder.recipe(rung)
     try:
         return plan(recipe, report, planned, rehearse)
-    except UnrehearsedError as error:
+    except ValueError as error:
+        unbuilt = isinstance(error.__cause__, Exception) and says_no_memory(error.__cause__)
+        if not (unbuilt or isinstance(error, UnrehearsedError)):
+            raise
         setting = f"{ladder.key}={setting_of(recipe, ladder.key)}"
         report(f"{setting} counts as too large, since it is for this machine: {error}")
         return None

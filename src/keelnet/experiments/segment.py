@@ -99,6 +99,8 @@ def segment(
     every = find_cases(inputs)
     found = every.for_prediction()
     report(str(found).splitlines()[0])
+    for remark in found.remarks:
+        report(remark)
     for name in every.scans:
         report(f"{name}: {every.refused[name]}; its scans are labelled without them")
     whole = {case.name: case for case in found.cases}

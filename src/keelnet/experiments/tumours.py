@@ -191,7 +191,7 @@ def require_settings(recipe: Recipe) -> None:
         if recipe.folder is None:
             raise ValueError(
                 f"labels says what those of your scans mean, and synthetic cases are {SYNTHETIC}, got {recipe.labels!r}:"
-                " give your folder with --data, or no labels"
+                " set folder to yours (train: --data), or leave labels out"
             )
 
 
