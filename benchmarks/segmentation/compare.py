@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import sys
 import time
@@ -27,7 +28,7 @@ from ceiling import Ceiling  # noqa: E402
 from cohort import Cohort, make_missing  # noqa: E402
 from contestants import CONTESTANTS  # noqa: E402
 from environments import ENVIRONMENTS  # noqa: E402
-from jobs import Kind, Records  # noqa: E402
+from jobs import Kind, Records, contestant_of  # noqa: E402
 from machine import machine  # noqa: E402
 from publish import Publication  # noqa: E402
 from schedule import Schedule, Work  # noqa: E402
@@ -69,11 +70,23 @@ class Comparison:
     def cohorts(self, cases: Path) -> list[Cohort]:
         return [Cohort.of(cases, kind, self.settings) for kind in ("test", "validation", "training")]  # fmt: skip
 
+    @property
+    def page(self) -> Path:
+        """Its record lies beside it."""
+        return self.records.out / "compare.md"
+
+    def told(self) -> dict[str, str]:
+        """Why something was missing when the page was last written, by the name of a job or contestant."""
+        path = self.page.with_suffix(".json")
+        reasons = json.loads(path.read_text()).get("refused", {}) if path.exists() else {}
+        return {name: text for name, text in reasons.items() if contestant_of(name) in CONTESTANTS}
+
     def write(self, refused: dict[str, str]) -> None:
-        """Page, record and pictures of what there is."""
+        """Page, record and pictures of what there is; reasons of what has been finished since are left out."""
         ceiling = Ceiling.read(self.records.ceiling)
-        found = Publication(self.records, self.settings, self._machine(), ceiling, refused)
-        found.write(self.records.out / "compare.md")
+        missing = {name: text for name, text in refused.items() if not self.records.holds(name)}
+        found = Publication(self.records, self.settings, self._machine(), ceiling, missing)
+        found.write(self.page)
 
     def _machine(self) -> dict[str, str]:
         found = machine()
@@ -108,16 +121,18 @@ def _compare(comparison: Comparison, arguments: argparse.Namespace) -> None:
         if not comparison.records.ceiling.exists():
             judged = cohorts[0] if settings.test else cohorts[1]
             Ceiling.of(judged).write(comparison.records.ceiling)
-    refused = _unbuilt(comparison.asked) if kinds else {}
+    tried = comparison.asked if kinds else []
+    told = {name: text for name, text in comparison.told().items() if name not in tried}
+    refused = _unbuilt(tried)
     names = [name for name in comparison.asked if name not in refused]
     seeds = arguments.seeds if arguments.seeds is not None else range(settings.seeds)
     schedule = Schedule(comparison.records, settings, names, list(seeds), kinds)
     work = Work(comparison.records, schedule, arguments.cases, arguments.processes, deadline, lambda: None, refused)  # fmt: skip
-    work.done = lambda: comparison.write(work.failed)
+    work.done = lambda: comparison.write(told | work.failed)
     try:
         work.run()
     finally:
-        comparison.write(work.failed)
+        comparison.write(told | work.failed)
     left = len(work.waiting())
     ending = f"{left} known jobs wait; the same command goes on from here" if left else "nothing waits"  # fmt: skip
     print(f"wrote {comparison.records.out}/compare.md; {ending}")

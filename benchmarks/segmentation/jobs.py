@@ -34,6 +34,11 @@ class Job:
         return f"{self.kind}-{self.contestant}{tail}"
 
 
+def contestant_of(name: str) -> str:
+    """Of the name of a job; of a contestant its own."""
+    return name if name in CONTESTANTS else name.partition("-")[2].partition("@")[0]
+
+
 class Finished(Protocol):
     """Where the records of finished jobs are."""
 
@@ -79,6 +84,11 @@ class Records:
         if not path.exists():
             return None
         return own(job, json.loads(path.read_text()), path)
+
+    def holds(self, name: str) -> bool:
+        """Whether the job of this name is finished."""
+        path = self.runs / f"{name}.json"
+        return path.exists() and "refused" not in json.loads(path.read_text())
 
     def keep(self, job: Job, record: Record) -> None:
         """Whole or not at all."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from contestants import CONTESTANTS, Contestant
-from jobs import Finished, Job, Record
+from jobs import Finished, Job, Record, contestant_of
 from numpy.typing import NDArray
 from schedule import REGIONS, Schedule, mean_dice
 from settings import Settings
@@ -136,11 +136,7 @@ def _score(schedule: Schedule, contestant: Contestant, refused: Mapping[str, str
         if (run := records.get(job)) is not None
     }
     memory = records.get(Job("memory", name))
-    reasons = [
-        f"{job}: {text}"
-        for job, text in refused.items()
-        if job == name or job.partition("-")[2].partition("@")[0] == name
-    ]
+    reasons = [f"{job}: {text}" for job, text in refused.items() if contestant_of(job) == name]
     reasons += [f"seed {run['seed']}: {run['diverged']}" for run in runs if run["diverged"]]
     rate = runs[0]["rate"] if runs else schedule.rate(name)
     return Score(contestant, runs, rate, searched, memory, "; ".join(reasons))

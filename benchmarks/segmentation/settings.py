@@ -99,10 +99,15 @@ class Settings:
 
     @classmethod
     def read(cls, path: Path) -> Settings:
-        """What `write` wrote. Raises ValueError where the generator has since begun to make other cases."""
+        """What `write` wrote. Raises ValueError where runs are, or may be, on other cases than the generator now makes."""
         values: dict[str, Any] = json.loads(path.read_text())
-        edition = values.pop("edition", EDITION)
-        if edition != EDITION:
+        edition = values.pop("edition", None)
+        if edition is None and any((path.parent / "runs").glob("*.json")):
+            raise ValueError(
+                f'{path.parent} does not say of which edition its cases are; add "edition" to its {path.name}, or use'
+                " another --out"
+            )
+        if edition not in (None, EDITION):
             raise ValueError(
                 f"{path.parent} holds runs on cases of edition {edition} of the generator, which now makes"
                 f" edition {EDITION}; use another --out"

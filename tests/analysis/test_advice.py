@@ -212,6 +212,15 @@ def test_rounding_takes_no_method_away(dtype):
     assert largest > 0.1 and layer.step_bound == pytest.approx(1 / largest)
 
 
+@pytest.mark.parametrize("h", [0.5, 100.0])
+def test_what_is_read_off_a_block_has_the_rounding_of_1_however_long_the_step(h):
+    torch.manual_seed(0)
+    block = Narrow(torch.diag(torch.full((4,), -0.01).double()), torch.float32)
+    held = kn.stabilised([block], kn.Euler(), step_size=h, channels=16)
+    (row,) = kn.analysis.stability(held, torch.randn(1, 16), layers="all").blocks
+    assert row.layers[0].step_bound == pytest.approx(200, rel=1e-4)
+
+
 @pytest.mark.parametrize(("dtype", "rate"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
 def test_growth_beyond_rounding_stays_growth(dtype, rate):
     torch.manual_seed(0)

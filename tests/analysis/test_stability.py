@@ -81,6 +81,28 @@ def test_a_linear_rotation_has_the_growth_of_its_layers():
     assert row.amplification == pytest.approx(math.sqrt(1 + 0.1**2))
 
 
+@pytest.mark.parametrize(
+    ("method", "matrix", "rate"),
+    [
+        (kn.Euler(), [[-9e-4, 1.0], [-1.0, -9e-4]], -9e-4),
+        # Under Verlet λ = ±√−μ² with μ = ±0.03 i.
+        (kn.Verlet(), [[1.0, 0.0, 0.0], [0.0, 0.0, 0.03], [0.0, -0.03, 0.0]], 0.03),
+    ],
+    ids=["euler", "verlet"],
+)
+def test_a_small_rate_is_no_rounding_however_short_the_step(method, matrix, rate):
+    branch = torch.nn.Linear(len(matrix), len(matrix), bias=False)
+    branch.weight = torch.nn.Parameter(torch.tensor(matrix))
+    subject = kn.Block(method, kn.ModuleField(branch), depth=10, final_time=0.01)
+    (row,) = kn.analysis.stability(subject, torch.ones(1, len(matrix)), layers=1).blocks
+    (layer,) = row.layers
+    assert layer.spectrum.abscissa == pytest.approx(rate, rel=1e-4)
+    if rate < 0:
+        assert layer.step_bound == pytest.approx(1.8e-3, rel=1e-4) and layer.amplification < 1
+    else:
+        assert layer.step_bound == 0 and layer.amplification > 1
+
+
 def test_automatic_damping_is_marginal_and_its_bound_is_the_step():
     field = kn.AntisymmetricField(kn.DenseKernel(4), damping="auto")
     subject = kn.Block(kn.Euler(), field, depth=20).double()
@@ -295,6 +317,8 @@ def test_pictures_are_drawn_of_blocks_whose_layers_were_looked_at(name):
     points = sum(len(each.get_offsets()) for each in spectra.axes[0].collections if each.get_array() is not None and len(each.get_offsets()) > 1)  # fmt: skip
     assert points >= sum(len(layer.spectrum.eigenvalues) for layer in row.layers)
     assert len(growth.axes) == 2
+    labels = growth.axes[1].get_legend_handles_labels()[1]
+    assert f"max |R({'h² λ' if name == 'second_order' else 'h λ'})|" in labels
     (bare,) = kn.analysis.stability(network, torch.randn(2, 2)).blocks
     for draw in (kn.analysis.spectra_figure, kn.analysis.growth_figure):
         with pytest.raises(ValueError, match="ask for them"):

@@ -502,6 +502,18 @@ def test_controls_and_features_that_were_checkpointed_are_welcome():
     torch.testing.assert_close(*found)
 
 
+def test_a_checkpoint_before_the_block_is_welcome_in_whichever_thread_it_goes_back():
+    """Each thread counts its nodes by itself, from 0."""
+    x = randn(2, 4).requires_grad_()
+    for _ in range(1000):
+        x * 2
+    y = checkpoint(nn.Linear(4, 4).double(), x, use_reentrant=True)
+    net = kn.Block(kn.Euler(), kn.ModuleField(nn.Linear(4, 4)), 4, strategy=kn.checkpointed)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(net.double()(y).sum().backward).result()
+    assert x.grad.any()
+
+
 def test_an_attribute_that_is_called_hooks_is_copied_as_any_other():
     branch = nn.Linear(4, 4)
     branch.own_hooks, branch.n_hooks = [torch.tanh], 0

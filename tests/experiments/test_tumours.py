@@ -392,7 +392,7 @@ def test_bad_cases_stop_the_run_or_are_left_out(folder, tmp_path):
         ({"labels": "brats1999"}, "unknown labels"),
         (
             {"labels": "msd", "folder": None},
-            "synthetic cases are brats2023, got 'msd': give your folder",
+            "synthetic cases are brats2023, got 'msd': set folder to yours",
         ),
         ({"architecture": "hamiltonian"}, "needs segmenter"),
     ],

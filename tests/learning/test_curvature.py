@@ -1,5 +1,7 @@
 """Laws of Gauss–Newton products: those of the dense matrix, for every network, strategy and tangent."""
 
+import threading
+
 import pytest
 import torch
 from problems import randn
@@ -155,6 +157,27 @@ def test_fixed_and_frozen_parameters_are_no_unknowns():
     net.stages[0].float()
     with pytest.raises(ValueError, match="share dtype and device"):
         Unknowns(net, OBJECTIVE)
+
+
+class Beside(torch.nn.Module):
+    """A part beside which another thread draws numbers of torch."""
+
+    def forward(self, x):
+        other = threading.Thread(target=torch.rand, args=(1,))
+        other.start()
+        other.join()
+        return x
+
+
+def test_what_another_thread_draws_is_none_of_the_networks():
+    x, labels = rings(12).training
+    gradients = []
+    for beside in (torch.nn.Identity(), Beside()):
+        net = network()
+        net.opening = torch.nn.Sequential(beside, net.opening)
+        here = Curvature(net, OBJECTIVE, Unknowns(net, OBJECTIVE), x, labels)
+        gradients.append(here.gradient)
+    assert torch.equal(*gradients)
 
 
 def test_what_has_no_gauss_newton_matrix_is_refused():

@@ -378,6 +378,8 @@ def test_a_draw_that_changes_nothing_is_no_harm():
         (torch.nn.BatchNorm1d(2), "moves its statistics"),
         (Shaken(np.random.standard_normal), "draws random numbers"),
         (Shaken(random.random), "draws random numbers"),
+        (Shaken(np.random.default_rng(0).standard_normal), "another value each time"),
+        (Shaken(itertools.count().__next__), "another value each time"),
     ],
 )
 @EVERY_SOLVER

@@ -80,6 +80,14 @@ class Dropped(nn.Module):
         return share * torch.tanh(self.linear(y))
 
 
+class Owning(Dropped):
+    """The same, by a generator of its own, or several."""
+
+    def __init__(self, kept, draw) -> None:
+        super().__init__(lambda: draw(self.kept))
+        self.kept = kept
+
+
 REMEMBERING = {
     "spectral norm": lambda: nn.Sequential(spectral_norm(nn.Linear(3, 3)), nn.Tanh()),
     "old spectral norm": lambda: nn.Sequential(old_spectral_norm(), nn.Tanh()),
@@ -92,6 +100,18 @@ DRAWING = {
     "random": lambda: Dropped(random.random),
     "numpy.random": lambda: Dropped(np.random.random),
     "a generator of its own": lambda: Masked(resets=False),
+    "NumPy's": lambda: Owning(np.random.default_rng(0), lambda kept: kept.random()),
+    "NumPy's older one": lambda: Owning(np.random.RandomState(0), lambda kept: kept.rand()),
+    "Python's": lambda: Owning(random.Random(0), lambda kept: kept.random()),
+    "in a list": lambda: Owning([None, random.Random(0)], lambda kept: kept[1].random()),
+    "in a dict of lists": lambda: Owning(
+        {"a": [np.random.Generator(np.random.MT19937(0))]}, lambda kept: kept["a"][0].random()
+    ),
+    "in a tuple": lambda: Owning(
+        (torch.Generator(),), lambda kept: float(torch.rand(1, generator=kept[0]))
+    ),
+    "a method of NumPy's": lambda: Dropped(np.random.default_rng(0).random),
+    "a method of Python's": lambda: Dropped(random.Random(0).random),
 }
 EVERY = REMEMBERING | DRAWING
 
@@ -280,6 +300,25 @@ def test_a_common_generator_that_a_branch_holds_is_set_back():
         torch.manual_seed(1)
         y = randn(5, 3).requires_grad_()
         value = kn.propagate(kn.Verlet(), field, y, {}, 0.5, strategy, depth=4)
+        found.append(torch.autograd.grad(value.square().sum(), y)[0])
+    torch.testing.assert_close(*found)
+
+
+@TWICE
+def test_the_systems_generator_is_refused(strategy):
+    field = kn.ModuleField(Dropped(random.SystemRandom().random).double())
+    with pytest.raises(ValueError, match="draws from a generator of its own every time"):
+        kn.propagate(kn.Verlet(), field, randn(5, 3), {}, 0.5, strategy, depth=4)
+
+
+@TWICE
+def test_generators_that_are_held_and_not_drawn_from_are_no_effect(strategy):
+    kept = [np.random.default_rng(0), random.Random(0)]
+    kept.append(kept)  # a list may lie in itself
+    field, found = kn.ModuleField(Owning(kept, lambda kept: 0.5).double()), []
+    for way in (kn.store_all, strategy):
+        y = randn(5, 3).requires_grad_()
+        value = kn.propagate(kn.Verlet(), field, y, {}, 0.5, way, depth=4)
         found.append(torch.autograd.grad(value.square().sum(), y)[0])
     torch.testing.assert_close(*found)
 

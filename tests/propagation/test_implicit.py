@@ -65,6 +65,15 @@ def test_cholesky_undoes_the_implicit_step_on_any_leading_axes(h):
     torch.testing.assert_close(diffusion.apply(y), y @ matrix)
 
 
+def test_a_strength_of_one_number_may_have_axes():
+    y, found = randn(2, 3, 6), []
+    for shape in ((), (1,), (1, 1, 1, 1)):
+        strength = torch.nn.Parameter(torch.full(shape, 0.7, dtype=torch.float64))
+        kn.LaplacianDiffusion(strength).solve(y, 0.5).square().sum().backward()
+        found.append(strength.grad.flatten())
+    torch.testing.assert_close(found[1:], [found[0]] * 2)
+
+
 def test_a_step_solves_for_the_new_state():
     """(I + h L) y₊ = y + h f(y, θ)."""
     field, weight, y = kn.SingleField(kn.DenseKernel(4)), randn(1, 4, 4), randn(2, 4)
@@ -139,6 +148,7 @@ def test_the_solve_keeps_the_type_of_the_state_and_the_wider_precision(state, ma
         (lambda: kn.LaplacianDiffusion(math.nan), "got nan"),
         (lambda: kn.LaplacianDiffusion("1"), "got '1'"),
         (lambda: kn.LaplacianDiffusion(torch.ones(2)), "or a tensor of one; got tensor"),
+        (lambda: kn.LaplacianDiffusion(torch.tensor(1j)), "or a tensor of one; got tensor"),
         (lambda: kn.IMEX(3), "a LaplacianDiffusion (FFT) or a DenseDiffusion (Cholesky), got 3"),
         (
             lambda: kn.DenseDiffusion(torch.eye(4)).solve(randn(2, 3), 0.1),

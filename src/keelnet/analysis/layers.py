@@ -28,6 +28,7 @@ from keelnet.dynamics.activations import activation_from
 from keelnet.dynamics.bends import Bender
 from keelnet.dynamics.fields import AntisymmetricField, Dynamics, SymmetricField
 from keelnet.dynamics.hamiltonian import PartitionedField, SeparableHamiltonian
+from keelnet.networks.stabilised import Branch
 from keelnet.propagation.bounds import answered
 from keelnet.propagation.integrators import Euler, Integrator, State
 from keelnet.propagation.shears import Leapfrog, Midpoint, Verlet
@@ -96,12 +97,14 @@ def as_layer(
     )
 
 
-def euler_spectrum(matrix: Matrix, rounding: Rounding, steps: int = STEPS) -> tuple[Spectrum, bool]:
-    """The spectrum of A, among it what decides of Euler's steps of ``rounding.h``, and whether that is certain."""
+def euler_spectrum(
+    matrix: Matrix, rounding: Rounding, h: float, steps: int = STEPS
+) -> tuple[Spectrum, bool]:
+    """The spectrum of A, among it what decides of Euler's steps of size h, and whether that is certain."""
     spectrum = spectrum_of(matrix, steps, rounding)
     if spectrum.complete:
         return spectrum, True
-    values, certain = edge_of(matrix, spectrum.eigenvalues, rounding.h, steps)
+    values, certain = edge_of(matrix, spectrum.eigenvalues, h, steps)
     return replace(spectrum, eigenvalues=values), certain
 
 
@@ -133,7 +136,7 @@ def _spectrum(path: Path, state: State, layer: int, steps: int) -> tuple[Spectru
     theta, field = path.theta(layer), path.field
     # What a method carries besides is no argument of the rate.
     parts = path.integrator.finish(state)
-    rounding = rounding_of(parts[0], path.h)
+    rounding = rounding_of(parts[0], _is_read_off(field))
     if isinstance(path.integrator, Verlet):
         assert isinstance(field, PartitionedField)
         y, z = parts
@@ -144,9 +147,14 @@ def _spectrum(path: Path, state: State, layer: int, steps: int) -> tuple[Spectru
         rate = flattened(lambda given: field.rates(given, theta), parts)
         matrix = jacobian_at(rate, joined(parts))
         if isinstance(path.integrator, Euler):
-            return euler_spectrum(matrix, rounding, steps)
+            return euler_spectrum(matrix, rounding, path.h, steps)
         spectrum = spectrum_of(matrix, steps, rounding)
     return spectrum, spectrum.complete or (spectrum.converged and _is_radial(path))
+
+
+def _is_read_off(field: Dynamics) -> bool:
+    """Whether the rate is F of a whole block y + F(y) (`stabilised`)."""
+    return isinstance(getattr(getattr(field, "branch", field), "module", None), Branch)
 
 
 def _is_radial(path: Path) -> bool:
@@ -193,9 +201,9 @@ def jacobian_at(function: Flat, x: Tensor) -> Matrix:
     return as_matrix(value.numel(), x.numel(), product, transposed)
 
 
-def rounding_of(y: Tensor, h: float) -> Rounding:
-    """Of what is measured of a layer of step size h at features y, in the numbers that they are of."""
-    return Rounding(torch.finfo(y.dtype).eps, h)
+def rounding_of(y: Tensor, read_off: bool) -> Rounding:
+    """Of a Jacobian at features y, in the numbers that they are of; ``read_off``: F's is that of y + F(y) less 1."""
+    return Rounding(torch.finfo(y.dtype).eps, float(read_off))
 
 
 def _vector(x: Tensor) -> Real:

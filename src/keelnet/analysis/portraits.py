@@ -91,11 +91,12 @@ def _region(axes: Axes, method: Integrator) -> None:
 
 
 def growth_figure(block: BlockStability) -> Figure:
-    """Left: the growth of a perturbation up to each layer. Right: singular values of each layer and max |R(h λ)|.
+    """Left: the growth of a perturbation up to each layer. Right: singular values of each layer and max |R(h λ)| (R(h² λ) of a
+    method of second order in time).
 
     Raises ValueError for a block whose layers were not looked at.
     """
-    if not block.layers:
+    if not block.layers or block.integrator is None:
         raise ValueError(f'block {block.name} holds no layers; ask for them with layers="all"')
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     figure.suptitle(f"{block.name}: {block.method}, {block.verdict}", fontsize=11)
@@ -109,7 +110,8 @@ def growth_figure(block: BlockStability) -> Figure:
             numbers, values, style, marker=mark, color=colour, label=f"{name} singular value"
         )
     amplification = [layer.amplification for layer in block.layers]
-    single.plot(numbers, amplification, ":", marker=mark, color=GREEN, label="max |R(h λ)|")
+    label = f"max |R({scaled(block.integrator)})|"
+    single.plot(numbers, amplification, ":", marker=mark, color=GREEN, label=label)
     single.set(title="Of one layer", xlabel="layer", ylabel="factor")
     for axes in (whole, single):
         axes.axhline(1, color="0.6", linewidth=0.8, zorder=0)

@@ -286,7 +286,7 @@ def _not_finite(name: str, kind: str, reason: str) -> BlockStability:
 def _as_step(call: Call, y: Tensor, growth: Growth) -> LayerStability:
     """y + F(y) as a step of Euler with h = 1, at one sample."""
     matrix = jacobian_at(lambda some: call(some.clone()) - some, y)
-    spectrum, certain = euler_spectrum(matrix, rounding_of(y, 1.0))
+    spectrum, certain = euler_spectrum(matrix, rounding_of(y, read_off=True), h=1.0)
     return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0, certain)
 
 

@@ -33,14 +33,14 @@ UNITS = 8  # of eps: up to 1 was seen in eigenvalues at 0 of branches of all kin
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is not known of a matrix A that was read off a layer 1 + h A, worked out in numbers of ``eps``."""
+    """What is not known of a matrix A that was worked out in numbers of ``eps``; ``beside`` 1 where it was read off 1 + A."""
 
     eps: float = 0.0
-    h: float = math.inf
+    beside: float = 0.0
 
     def of(self, size: float) -> float:
         """Of the eigenvalues of an A of this norm."""
-        return UNITS * self.eps * (size + 1 / self.h)
+        return UNITS * self.eps * (size + self.beside)
 
     def of_product(self, b: float, c: float) -> float:
         """Of those of B C, by the norms of B and C."""

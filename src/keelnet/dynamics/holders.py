@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+import random
 from abc import ABC
 from collections.abc import Iterator, Mapping
+from types import BuiltinMethodType, MethodType
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 Own = TypeVar("Own", bound="Holder")
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+
+# Where no generator lies, which is most of what there is: numbers, and what every module has (hooks).
+EVERY = frozenset(vars(nn.Module()))
+PLAIN = frozenset([bool, int, float, str, type(None), Tensor, nn.Parameter])
 
 
 class Holder(ABC):  # noqa: B024 - most hold nothing
@@ -40,13 +48,30 @@ class Holder(ABC):  # noqa: B024 - most hold nothing
             if isinstance(part, nn.Module):
                 yield from part.named_buffers(name)
 
-    def generators(self) -> Iterator[torch.Generator]:
-        """What an evaluation may draw from beside the common generators: those in attributes of its own and of its modules."""
+    def generators(self) -> Iterator[Generator]:
+        """What an evaluation may draw from: the generators in attributes of its own and of its modules.
+
+        Also those in lists, tuples and dicts there, and those whose methods lie there.
+        """
         owners: list[object] = [self, *self.held().values()]
         for owner in owners:  # which grows meanwhile; modules() takes several times as long
-            kept = [*vars(owner).values()]  # at once: another thread may set attributes
-            if torch.Generator in map(type, kept):
-                yield from (value for value in kept if isinstance(value, torch.Generator))
+            kept = vars(owner).copy()  # at once: another thread may set attributes
+            yield from _generators_among([kept[name] for name in kept if name not in EVERY])
             owners += [
                 each for each in vars(owner).get("_modules", {}).values() if each is not None
             ]
+
+
+def _generators_among(values: list[object]) -> Iterator[Generator]:
+    met: set[int] = set()  # a list may lie in itself
+    for value in values:  # which grows meanwhile
+        if type(value) in PLAIN:
+            continue
+        if isinstance(value, (list, tuple, dict)):
+            if value and id(value) not in met:
+                met.add(id(value))
+                values += value.values() if isinstance(value, dict) else value
+            continue
+        owner = value.__self__ if isinstance(value, (MethodType, BuiltinMethodType)) else value
+        if isinstance(owner, Generator):
+            yield owner

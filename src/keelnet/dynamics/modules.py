@@ -18,9 +18,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from keelnet.dynamics.checkpoints import require_no_checkpoint
 from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import Field, Parts, Slot, Theta
 from keelnet.dynamics.hamiltonian import PartitionedField
+from keelnet.dynamics.holders import Generator
 from keelnet.dynamics.likeness import require_alike
 
 
@@ -168,7 +170,7 @@ class ModuleField(Field):
         with _turn(self.module), self._lent():
             value = functional_call(self.module, {**theta, **tied}, (y,))
         if watched and isinstance(value, Tensor):
-            _require_no_checkpoint(self.module, value, begun)
+            require_no_checkpoint(self.module, value, (y, *theta.values()), begun)
         name = type(self.module).__name__
         if watched and y._version != before:
             raise ValueError(
@@ -220,7 +222,7 @@ class _ModulePair(PartitionedField):
     def remembered(self) -> Iterator[tuple[str, Tensor]]:
         return self.branch.remembered()
 
-    def generators(self) -> Iterator[torch.Generator]:
+    def generators(self) -> Iterator[Generator]:
         return self.branch.generators()
 
     def is_split(self, y0: Tensor) -> bool:
@@ -297,24 +299,3 @@ def _turn(module: nn.Module) -> AbstractContextManager[object]:
         return nullcontext()
     with _ASKING:
         return _TURNS.setdefault(module, threading.RLock())
-
-
-def _require_no_checkpoint(module: nn.Module, value: Tensor, begun: int) -> None:
-    """Gradients of a re-entrant checkpoint would be wrong in silence; torch refuses the other kind.
-
-    Looked for at every run, since a module may checkpoint itself in training only, or where its input has a gradient;
-    among the nodes alone that it made, whose numbers are at least ``begun``.
-    """
-    seen: set[Any] = {None}
-    waiting: list[Any] = [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node in seen or node._sequence_nr() < begun:
-            continue
-        seen.add(node)
-        if type(node).__name__.startswith("CheckpointFunction"):  # name() takes twice as long
-            raise ValueError(
-                f"{type(module).__name__} checkpoints itself, but it runs with other numbers in every layer, which are"
-                " gone when it is evaluated again; switch that off and use strategy=kn.checkpointed"
-            )
-        waiting += [each for each, _ in node.next_functions]

@@ -10,7 +10,8 @@ from keelnet.learning.losses import require_convex, require_labels
 from keelnet.learning.objective import Objective
 from keelnet.learning.tangents import Forward, Tangent
 from keelnet.learning.unknowns import Unknowns
-from keelnet.propagation.effects import Generators, alike
+from keelnet.propagation.effects import Generators, alike, draws
+from keelnet.propagation.integrators import State
 
 
 class Curvature:
@@ -72,14 +73,18 @@ class Curvature:
 
 
 def _require_same_again(network: nn.Module, x: Tensor, logits: Tensor, before: Generators) -> None:
-    """Raise ValueError for a network that draws; of Python's and NumPy's numbers only where its value shows them."""
-    after = Generators.of(x.device)
-    same = before.same_torch(after)
-    if same and not before.same_others(after):  # another thread may have drawn
+    """Raise ValueError for a network whose second value is another one, or that draws numbers of torch."""
+
+    def again() -> State:
+        return (network(x),)
+
+    if before.same_torch(Generators.of(x.device)):
         with torch.no_grad():
-            same = alike((logits,), (network(x),))
+            same = alike((logits,), again())
+    else:  # another thread may have drawn
+        same = not draws(again, (logits,), x.device)
     if not same:
         raise ValueError(
-            f"{type(network).__name__} draws random numbers (dropout?), so that its products are those of another map"
-            " each time; switch that off, or use descend"
+            f"{type(network).__name__} gives another value each time (it draws random numbers, by dropout say, or counts"
+            " its calls?), so that its products are those of another map; switch that off, or use descend"
         )

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import mtrand
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.forms import forms_of
+from keelnet.dynamics.holders import Generator
 from keelnet.propagation.integrators import Integrator, State
 
 FEW = 10_000  # numbers of a buffer that are all compared; of more, about as many, spread over it
@@ -44,7 +46,7 @@ def without_effects(
             " call .eval() or use strategy=kn.store_all"
         )
     drawn = not replays and not before.generators.same_torch(after.generators)
-    if drawn and _draws(layer, moved, device):
+    if drawn and draws(layer, moved, device):
         raise ValueError(
             f"{name} draws random numbers (dropout?), so strategy=kn.reversible cannot"
             " evaluate it again; call .eval() or use strategy=kn.checkpointed"
@@ -79,7 +81,7 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _draws(layer: Callable[[], State], moved: State, device: torch.device) -> bool:
+def draws(layer: Callable[[], State], moved: State, device: torch.device) -> bool:
     """Whether it was the layer that moved torch's generators, and no other thread.
 
     That both values are alike does not tell: a mask of dropout may come twice, or change a gradient alone.
@@ -87,9 +89,9 @@ def _draws(layer: Callable[[], State], moved: State, device: torch.device) -> bo
     if torch.compiler.is_compiling():
         return True
     once = _torch_states(device)
-    with torch.no_grad(), _Draws() as draws:  # type: ignore[no-untyped-call]
+    with torch.no_grad(), _Draws() as drawn:  # type: ignore[no-untyped-call]
         again = layer()
-    found = draws.seen or not alike(moved, again)
+    found = drawn.seen or not alike(moved, again)
     if found:
         _set_back(once, device)
     return found
@@ -124,7 +126,8 @@ class Generators:
         """As they are now."""
         compiling = torch.compiler.is_compiling()  # a trace knows no more
         return cls(
-            _torch_states(device), None if compiling else (random.getstate(), _numpy_state())
+            _torch_states(device),
+            None if compiling else (random.getstate(), _numpy_state(mtrand._rand)),
         )
 
     def same_torch(self, after: Generators) -> bool:
@@ -143,7 +146,7 @@ class Surroundings:
 
     generators: Generators
     buffers: dict[str, _Buffer]
-    own: tuple[Tensor, ...]  # states of the generators that method and field hold
+    own: tuple[object, ...]  # states of the generators that method and field hold
 
     @classmethod
     def of(cls, integrator: Integrator, field: Dynamics, device: torch.device) -> Surroundings:
@@ -154,16 +157,14 @@ class Surroundings:
         found = (each for holder in holders for each in holder.remembered())
         buffers = {name: _Buffer(value, _version(value), _sample(value)) for name, value in found}
         held = (each for holder in holders for each in holder.generators())
-        return cls(generators, buffers, tuple(each.get_state() for each in held if _is_own(each)))
+        return cls(generators, buffers, tuple(_state_of(each) for each in held if _is_own(each)))
 
     def effect(self, after: Surroundings) -> str | None:
         """In words, the first buffer of real numbers that was written to or replaced by others, or that a generator moved."""
         for name in self._changed(after):
             if _is_real(after.buffers[name].value):
                 return f"changes its buffer {name}"
-        pairs = zip(self.own, after.own, strict=False)
-        moved = len(self.own) != len(after.own) or not all(torch.equal(*pair) for pair in pairs)
-        return "draws from a torch.Generator of its own" if moved else None
+        return "draws from a generator of its own" if self.own != after.own else None
 
     def _changed(self, after: Surroundings) -> Iterator[str]:
         for name, buffer in after.buffers.items():
@@ -232,10 +233,21 @@ def _is_equal(sample: Tensor | None, other: Tensor | None) -> bool:
     return torch.allclose(sample, other, rtol=0, atol=0, equal_nan=True)
 
 
-def _is_own(generator: torch.Generator) -> bool:
+def _is_own(generator: Generator) -> bool:
     """Whether it is none of the common ones, and can be looked at."""
-    common = (torch.default_generator, *torch.cuda.default_generators)
-    return all(generator is not each for each in common) and not _captures(generator.device)
+    of_torch = (torch.default_generator, *torch.cuda.default_generators)
+    if any(generator is each for each in (*of_torch, random._inst, mtrand._rand)):
+        return False
+    return not (isinstance(generator, torch.Generator) and _captures(generator.device))
+
+
+def _state_of(generator: Generator) -> object:
+    """To be compared; of the system's, which keeps none that could be told, another one each time."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    if isinstance(generator, random.SystemRandom):
+        return object()
+    return generator.getstate() if isinstance(generator, random.Random) else _numpy_state(generator)
 
 
 def _captures(device: torch.device) -> bool:
@@ -243,12 +255,16 @@ def _captures(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _numpy_state() -> object:
-    """Of NumPy's common generator, to be compared."""
-    state: Any = np.random.get_state(legacy=False)
-    if state["bit_generator"] != "MT19937":  # another one can be put in its place
+def _numpy_state(generator: np.random.Generator | np.random.RandomState) -> object:
+    """Of one of NumPy's generators, to be compared."""
+    state: Any
+    if isinstance(generator, np.random.Generator):
+        state = generator.bit_generator.state
+    else:
+        state = generator.get_state(legacy=False)
+    if state["bit_generator"] != "MT19937":
         return pickle.dumps(state)
-    return state["state"]["pos"], state["state"]["key"].tobytes(), state["has_gauss"]
+    return state["state"]["pos"], state["state"]["key"].tobytes(), state.get("has_gauss")
 
 
 def _torch_states(device: torch.device) -> tuple[Tensor, Tensor | None]:

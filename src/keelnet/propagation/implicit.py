@@ -114,7 +114,7 @@ class LaplacianDiffusion(Diffusion):
 
     def __post_init__(self) -> None:
         strength: Any = self.strength
-        learned = isinstance(strength, Tensor) and strength.ndim == 0
+        learned = isinstance(strength, Tensor) and strength.numel() == 1 and not strength.is_complex()  # fmt: skip
         if not (learned or isinstance(strength, Number)) or not 0 <= strength < math.inf:
             raise ValueError(
                 f"strength must be a finite number of at least 0, or a tensor of one; got {strength!r}"
@@ -158,7 +158,8 @@ class LaplacianDiffusion(Diffusion):
             modes = torch.arange(count // 2 + 1 if last else count, dtype=y.dtype, device=y.device)
             line = 4 * torch.sin(math.pi * modes / count).square()
             total = total + line.reshape(-1, *(1,) * (axes[-1] - axis))
-        return self.strength * total
+        given = self.strength  # of any shape, where it is a tensor of one number
+        return (given.reshape(()) if isinstance(given, Tensor) else given) * total
 
 
 @dataclass(frozen=True)
