@@ -108,12 +108,39 @@ def test_results_are_the_same_every_time():
         assert torch.equal(one, other)
 
 
-def test_weights_too_large_to_be_summed_apart_take_one_thread(monkeypatch):
+@pytest.fixture
+def launched(monkeypatch):
+    """The threads of each launch, where torch has two."""
+    counts, launch = [], block_loop.launch_all
+
+    def counted(kernel, block, place, threads):
+        counts.append(threads)
+        launch(kernel, block, place, threads)
+
+    monkeypatch.setattr(block_loop, "launch_all", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield counts
+    torch.set_num_threads(before)
+
+
+def test_weights_too_large_to_be_summed_apart_take_one_thread(monkeypatch, launched):
     settings = *FIELDS["single"](40, 40, "tanh"), 200, 40, 4, kn.store_all
     wanted = result("dense", *settings)
     monkeypatch.setattr(block_loop, "LARGEST_SUMS", 1)
     for one, other in zip(result("dense", *settings), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert launched == [2, 2, 2, 1]
+
+
+def test_where_no_weight_is_summed_its_size_takes_no_thread_away(monkeypatch, launched):
+    monkeypatch.setattr(block_loop, "LARGEST_SUMS", 1)
+    y0, weight = randn(200, 40, seed=1).requires_grad_(), randn(4, 40, 40, seed=2) / 6
+    bias = randn(4, 40, seed=3).requires_grad_()
+    with kn.engine("dense"):
+        value = kn.propagate(*FIELDS["single"](40, 40, "tanh"), y0, {"weight": weight, "bias": bias}, 0.1)  # fmt: skip
+    torch.autograd.grad(value.sum(), [y0, bias])
+    assert launched == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,14 @@ def test_a_private_product_that_fails_or_differs_is_not_used(monkeypatch, error)
     assert not conv_products._probed_sum.__wrapped__(4, torch.float32)
 
 
+@pytest.mark.parametrize("probe", ["_probed", "_probed_sum"])
+def test_the_default_device_does_not_decide_whether_a_private_product_is_used(probe):
+    uncached = getattr(conv_products, probe).__wrapped__
+    wanted = uncached(4, torch.float32)
+    with torch.device("meta"):
+        assert uncached(4, torch.float32) == wanted
+
+
 def test_what_is_no_convolution_is_refused():
     with pytest.raises(ValueError, match="bfloat16"):
         ConvProducts("float16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -139,9 +140,38 @@ def test_memory_that_is_gone_is_a_memory_error(monkeypatch):
         pool.empty((COUNT,), torch.float32)
 
 
-@pytest.mark.parametrize(("text", "limit"), [("1073741824\n", 1 << 27), ("max\n", None)])
-def test_no_more_waits_than_a_container_has_room_for(tmp_path, monkeypatch, text, limit):
-    (tmp_path / "memory.max").write_text(text)
-    monkeypatch.setattr(pool, "CONTAINERS", (str(tmp_path / "memory.max"), str(tmp_path / "none")))
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // pool.SHARE
-    assert pool._limit() == (limit or whole)
+def test_a_kernel_without_huge_pages_has_memory_too(monkeypatch):
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999, raising=False)
+    assert pool.empty((COUNT,), torch.float32).fill_(1).all()
+
+
+ROOM = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("told", "limits", "room"),
+    [
+        ("0::/\n", {"memory.max": ROOM}, ROOM),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/job/step\n", {"memory.max": "max", "job/step/memory.max": ROOM}, ROOM),
+        ("0::/job/step\n", {"job/memory.max": ROOM, "job/step/memory.max": 2 * ROOM}, ROOM),
+        ("0::/job\n", {"job/memory.max": "max", "other/memory.max": ROOM}, None),
+        ("3:cpu,memory:/job\n0::/\n", {"memory/job/memory.limit_in_bytes": ROOM}, ROOM),
+        ("3:memory:/job/a:b\n", {"memory/job/memory.limit_in_bytes": ROOM}, ROOM),
+        ("3:cpu:/job\n", {"memory/job/memory.limit_in_bytes": ROOM}, None),
+        ("0::/seen/from/outside\n", {"memory.max": ROOM}, ROOM),
+        (None, {"memory/memory.limit_in_bytes": ROOM}, ROOM),
+        (None, {}, None),
+    ],
+)
+def test_no_more_waits_than_a_control_group_has_room_for(tmp_path, monkeypatch, told, limits, room):
+    for name, limit in limits.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    if told is not None:
+        (tmp_path / "own").write_text(told)
+    monkeypatch.setattr(pool, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(pool, "OWN_CGROUPS", tmp_path / "own")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert pool._limit() == (room or whole) // pool.SHARE

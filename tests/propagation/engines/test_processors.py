@@ -264,11 +264,17 @@ def test_without_numba_dense_layers_take_the_products_of_torch():
     assert found["conv float64"]["choice"].startswith("conv: ")
 
 
-def test_a_numba_that_cannot_be_imported_is_as_none(tmp_path):
-    (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 2.3 or less")\n')
+@pytest.mark.parametrize("why", ["broken", "switched off"])
+def test_a_numba_that_cannot_be_used_is_as_none(tmp_path, why):
+    environment: dict[str, Any] = {"NUMBA_DISABLE_JIT": "1"}
+    if why == "broken":
+        (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 2.3 or less")\n')
+        environment = {"PYTHONPATH": tmp_path}
     script = "tell(**{case: compared(case, engine='auto') for case in sys.argv[1:]})"
     cases = ["narrow float64", "conv float64"]
-    check(told(LAW + script, *cases, PYTHONPATH=tmp_path), cases)
+    found = told(LAW + script, *cases, **environment)
+    check(found, cases)
+    assert "Numba cannot be imported, or is switched off" in found["narrow float64"]["choice"]
 
 
 def unwritable(tmp_path: Path) -> dict[str, Path]:

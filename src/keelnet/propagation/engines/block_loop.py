@@ -13,7 +13,7 @@ from torch import Tensor
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
 from keelnet.propagation.engines import pool
-from keelnet.propagation.engines.compiler import has_numba
+from keelnet.propagation.engines.compiler import NO_NUMBA, has_numba
 from keelnet.propagation.engines.loop import Arrays, Loop
 from keelnet.propagation.engines.threads import launch_all
 from keelnet.propagation.problem import Problem
@@ -32,7 +32,7 @@ LARGEST_SUMS = 1 << 31  # bytes of weight gradients, each thread apart
 def obstacle(problem: Problem) -> str | None:
     """Why the compiled loop cannot take the propagation; None if it can."""
     if not has_numba():
-        return "Numba cannot be imported"
+        return NO_NUMBA
     from keelnet.propagation.engines.bends import bend_of
 
     assert problem.moves is not None
@@ -93,9 +93,6 @@ class BlockLoop(Loop):
         self._batch = problem.state[0].numel() // self._widths[0]
         self._tiles = -(-self._batch // self._samples)
         self._threads = max(1, min(torch.get_num_threads(), self._tiles))
-        weights = [w.numel() for name, w in problem.controls.items() if name[0] == "w"]
-        bytes_apart = sum(weights) * problem.state[0].element_size()
-        self._threads = min(self._threads, max(1, LARGEST_SUMS // bytes_apart))
         self._wanted: frozenset[str] = frozenset()
         self._sums: dict[str, Tensor] = {}
         self._found: dict[str, Tensor] = {}
@@ -127,6 +124,10 @@ class BlockLoop(Loop):
 
     def want(self, controls: frozenset[str]) -> None:
         self._wanted = controls
+        weights = [self.problem.controls[name] for name in controls if name[0] == "w"]
+        if weights:
+            bytes_apart = sum(weight.numel() * weight.element_size() for weight in weights)
+            self._threads = min(self._threads, max(1, LARGEST_SUMS // bytes_apart))
 
     def pulled(self, parts: Arrays, record: Record, layers: range, costate: Arrays) -> Arrays:
         return self._backward(parts, layers, record, costate)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 
+NO_NUMBA = "Numba cannot be imported, or is switched off"
+
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether it is installed and can be imported; an installation may be broken in many ways."""
+    """Whether it can be imported, however an installation may be broken, and NUMBA_DISABLE_JIT is not set."""
     try:
-        importlib.import_module("numba")
+        return not importlib.import_module("numba").config.DISABLE_JIT
     except Exception:
         return False
-    return True

@@ -232,9 +232,10 @@ def _probed_sum(ndim: int, dtype: torch.dtype) -> bool:
 def _sample(ndim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[int]]:
     """A state of 4 channels, a weight in 2 groups, and the padding, without touching torch's generator."""
     space = [3, 5, 4][: ndim - 2]
-    x = torch.linspace(-1, 1, 4 * torch.Size(space).numel()).cos().reshape(1, 4, *space)
-    weight = torch.linspace(-2, 2, 8 * 3 ** (ndim - 2)).sin().reshape(4, 2, *[3] * (ndim - 2))
-    return _last(x.to(dtype)), _last(weight.to(dtype)), [1] * (ndim - 2)
+    stencil = [3] * (ndim - 2)
+    x = torch.linspace(-1, 1, 4 * math.prod(space), device="cpu").cos().reshape(1, 4, *space)
+    weight = torch.linspace(-2, 2, 8 * math.prod(stencil), device="cpu").sin()
+    return _last(x.to(dtype)), _last(weight.reshape(4, 2, *stencil).to(dtype)), [1] * (ndim - 2)
 
 
 def _expected(x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:

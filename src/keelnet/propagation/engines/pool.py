@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 SMALL = 1 << 20  # below, the allocator of torch keeps memory itself
 SHARE = 8  # an eighth of the machine's memory may wait for its next use
-CONTAINERS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 PROCESSOR = torch.device("cpu")
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
@@ -32,15 +34,35 @@ def _limit() -> int:
 
 
 def _allotted() -> Iterator[int]:
-    """What a container may take of the machine, where it says so."""
-    for path in CONTAINERS:
+    """What the control groups of this process may take of the machine, where they say so."""
+    for path in _limits():
         try:
-            text = Path(path).read_text(encoding="ascii").strip()
+            text = path.read_text(encoding="ascii").strip()
         except OSError:
             continue
         if text.isdigit():  # else "max"
             yield int(text)
     yield 1 << 62
+
+
+def _limits() -> Iterator[Path]:
+    """Where the limit of this process's group and of each above it may stand, in both versions.
+
+    A container may see its own group at the root, whatever path the process is told.
+    """
+    lines = ["0::/", "0:memory:/"]
+    with suppress(OSError):  # a system without such groups
+        lines += os.fsdecode(OWN_CGROUPS.read_bytes()).splitlines()
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            root, name = CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = root / group.lstrip("/")
+        yield from (each / name for each in (folder, *folder.parents) if each.is_relative_to(root))
 
 
 KEPT = _limit()
@@ -52,7 +74,8 @@ def _fresh(size: int) -> Any:
         return mmap.mmap(-1, size)
     buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        buffer.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel without them
+            buffer.madvise(mmap.MADV_HUGEPAGE)
     return buffer
 
 

@@ -6,7 +6,7 @@ import torch
 
 from keelnet.dynamics.forms import Form
 from keelnet.dynamics.kernels import DenseKernel
-from keelnet.propagation.engines.compiler import has_numba
+from keelnet.propagation.engines.compiler import NO_NUMBA, has_numba
 from keelnet.propagation.problem import Problem
 
 LARGEST_RECORD = 1 << 28  # bytes that one thread may keep of a tile
@@ -46,7 +46,7 @@ def _form_obstacle(form: Form) -> str | None:
     if form.norm is not None:
         return "it fuses no norm"
     if not has_numba():
-        return "Numba cannot be imported"
+        return NO_NUMBA
     from keelnet.propagation.engines.bends import bend_of
 
     bend = bend_of(form.activation)
