@@ -14,6 +14,7 @@ import keelnet as kn
 
 INPUTS, REGIONS = 4, 3
 Role = Literal["ours", "control", "peer", "variant", "deep", "weighed"]
+OF_OURS: tuple[Role, ...] = ("deep", "variant")  # trained last
 
 # keelnet's own: width, depth (down) and rise (up) of each level, from the cases' own resolution down to an eighth of it.
 OURS: dict[str, Any] = {

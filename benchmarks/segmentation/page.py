@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ceiling import Ceiling
-from contestants import DEPTHS
+from contestants import DEPTHS, OF_OURS
 from jobs import rounded
 from schedule import REGIONS, mean_dice
 from scores import Score, best_peer, difference, named
@@ -205,6 +205,9 @@ def _memory(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
             ("", *map(str, DEPTHS)),
             [(family, *[_both(found.get(depth)) for depth in DEPTHS]) for family, found in families.items()],
         )  # fmt: skip
+        yield ""
+        yield "At these depths the peers are weighed and not trained: trained they are as their documentation has them, and a Dice"
+        yield "of designs that nobody proposes would say nothing of them."
 
 
 def _both(memory: Mapping[str, Any] | None) -> str:
@@ -231,8 +234,19 @@ def _rates(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
 
 
 def _missing(scores: Sequence[Score]) -> list[str]:
-    reasons = [f"- {one.title}: {one.refused}" for one in scores if one.refused]
+    reasons = [
+        f"- {one.title}: {'; '.join(why)}" for one in scores if (why := [*_why_missing(one)])
+    ]
     return ["## What is missing", "", *reasons, ""] if reasons else []
+
+
+def _why_missing(score: Score) -> Iterator[str]:
+    """Also of who waits for a turn: a table without a row does not say that there should be one."""
+    if score.refused:
+        yield score.refused
+    if not score.runs and score.contestant.role != "weighed":
+        last = score.contestant.role in OF_OURS
+        yield f"not trained yet{' (its turn comes after every seed of the others)' if last else ''}"
 
 
 def _settings(

@@ -97,7 +97,7 @@ class Publication:
         pictures: what the names of the pictures begin with, a folder included.
         """
         scores = scores_of(self.finished, self.settings, list(CONTESTANTS), self.refused)
-        shown = [one for one in scores if one.runs or one.memory or one.searched or one.refused]
+        shown = [one for one in scores if one.runs or one.memory or one.searched or one.refused or one.contestant.role == "deep"]  # fmt: skip
         about = (self.settings, self.machine, shown, self.ceiling)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as scratch:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from contestants import CONTESTANTS
+from contestants import CONTESTANTS, OF_OURS
 from jobs import Finished, Job, Kind, Record, Records
 from settings import Settings
 
@@ -41,11 +41,10 @@ class Schedule:
 
     def jobs(self) -> Iterator[Job]:
         """Everything that can be said now, first things first: rates, a seed of everyone, memory, more seeds, our variants."""
-        of_ours = ("deep", "variant")
         trained = [
-            name for name in self.names if CONTESTANTS[name].role not in (*of_ours, "weighed")
+            name for name in self.names if CONTESTANTS[name].role not in (*OF_OURS, "weighed")
         ]
-        deep = [name for name in self.names if CONTESTANTS[name].role in of_ours]
+        deep = [name for name in self.names if CONTESTANTS[name].role in OF_OURS]
         sources = dict.fromkeys(CONTESTANTS[name].rate_of or name for name in trained + deep)
         if "search" in self.kinds:
             for name in sources:

@@ -48,14 +48,18 @@ class Score:
         """Of a number that every run has: steps, seconds_a_step, parameters."""
         return statistics.fmean(run[entry] for run in self.runs)
 
+    def falls(self) -> list[float]:
+        """By seed: 1 − L(last tenth) / L(the tenth two tenths before), the training loss's fall over the last fifth."""
+        return [fall for run in self.runs if (fall := fall_of(run["losses"])) is not None]
+
     def fall(self) -> float | None:
-        """1 − L(last tenth) / L(the tenth two tenths before): the training loss's fall over the last fifth."""
-        found = [fall for run in self.runs if (fall := fall_of(run["losses"])) is not None]
+        """Mean over seeds of `falls`."""
+        found = self.falls()
         return statistics.fmean(found) if found else None
 
     def fall_spread(self) -> float | None:
-        """Standard deviation over seeds of `fall`."""
-        found = [fall for run in self.runs if (fall := fall_of(run["losses"])) is not None]
+        """Standard deviation over seeds of `falls`."""
+        found = self.falls()
         return statistics.stdev(found) if len(found) > 1 else None
 
     def gap(self) -> float:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -43,6 +44,17 @@ def test_a_perfect_prediction_and_empty_ones():
         region = scores(found, true)["ET"]
         assert (region.dice, region.hd95) == (0, MISSED)
         assert (region.lesion_dice, region.lesion_hd95) == (0, MISSED)
+
+
+@pytest.mark.parametrize("shares", [(0.3, 0.5), (0.01, 0.9), (0, 0.5), (0.5, 0), (0, 0), (1, 1)])
+def test_dice_is_monais(shares):
+    from monai.metrics.meandice import compute_dice
+
+    random = np.random.default_rng(0)
+    masks = [random.random(SHAPE) < share for share in shares]
+    volumes = [torch.from_numpy(mask)[None, None] for mask in masks]
+    expected = compute_dice(*volumes, include_background=True, ignore_empty=False)
+    assert region_dice(*masks) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_regions_overlap_as_the_convention_says():

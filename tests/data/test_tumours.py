@@ -61,6 +61,22 @@ def test_easy_tumours_have_no_look_alikes_and_some_do_not_enhance():
     assert any(ENHANCING in kind for kind in kinds)
 
 
+@pytest.mark.parametrize("foci", [1, 2])
+def test_a_tumour_has_one_core_or_two(foci):
+    head = load_icbm152(4)
+    tumours = Tumours(easy=True, core_ml=6, two=foci - 1.0)  # small: large ones may touch
+    places, volumes = [], []
+    for seed in range(4):
+        classes = tumours.drawn(head, np.random.default_rng(seed)).classes
+        core = (classes == ENHANCING) | (classes == NECROSIS)
+        assert ndimage.label(core, np.ones((3, 3, 3)))[1] == foci
+        places.append(np.argwhere(core).mean(0) * head.voxel_size)
+        volumes.append(core.sum() * head.voxel_size**3 / 1000)
+    away = np.linalg.norm(np.subtract.outer(places, places).diagonal(axis1=1, axis2=3), axis=-1)
+    assert away[~np.eye(4, dtype=bool)].min() > 5  # no two of them lie at one place, mm
+    assert max(volumes) > 1.5 * min(volumes)
+
+
 def test_volumes_are_near_those_of_real_sets():
     """Medians of published sets: necrosis 12, edema 54, enhancing 15 ml; 4 mm voxels are coarse."""
     cases = [Synthesis(5, 4).case(number).lesions.classes for number in range(16)]

@@ -8,8 +8,9 @@ from keelnet.analysis.memory import saved_bytes
 from keelnet.networks.network import blocks_of
 
 
-def small(**settings):
-    return kn.architectures.segmenter(1, 4, **{"dim": 2, "width": (4, 8), "depth": 2} | settings)
+def small(inputs=1, **settings):
+    given = {"dim": 2, "width": (4, 8), "depth": 2} | settings
+    return kn.architectures.segmenter(inputs, 4, **given)
 
 
 @pytest.mark.parametrize(("dim", "side"), [(2, 16), (3, 8)])
@@ -122,14 +123,61 @@ def test_nothing_of_a_large_way_up_is_kept(monkeypatch):
     assert kept[0] > 2 * one and kept[1] < one
 
 
-def test_saved_memory_does_not_depend_on_the_depths():
-    x = torch.randn(1, 1, 16, 16)
+@pytest.mark.parametrize("large", [1 << 40, 0])
+@pytest.mark.parametrize("folds", [0, 1])
+def test_saved_memory_does_not_depend_on_the_depths(monkeypatch, folds, large):
+    monkeypatch.setattr("keelnet.networks.segmentation.LARGE", large)
+    x = torch.randn(2, 1, *(8 << folds,) * 3)
 
-    def kept(depth):
-        network = small(depth=depth, rise=depth[0])
+    def kept(layers, strategy=kn.reversible):
+        network = small(dim=3, depth=layers, rise=layers, folds=folds, strategy=strategy)
         return saved_bytes(lambda: network(x), excluded=network.parameters())
 
-    assert kept((64, 128)) <= 1.05 * kept((2, 2))
+    found = [kept(layers) for layers in (2, 8, 32)]
+    assert max(found) <= 1.03 * min(found)
+    assert kept(8, kn.store_all) > 2 * max(found)
+
+
+LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@pytest.mark.parametrize("shape", [{}, {"folds": 1}, {"width": (4,), "depth": 0}], ids=str)
+@pytest.mark.parametrize("dim", LAYOUTS)
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_states_lie_channels_last_at_every_level(inputs, dim, shape):
+    """Also where no block turns them; in float32, which oneDNN convolves."""
+    settings = {"width": (4, 8), "depth": (0, 1)} | shape
+    network = small(inputs, dim=dim, **settings)
+    states = []
+    parts = [network.opening, *(down[0] for down in network.down)]
+    for part in parts:
+        part.register_forward_hook(lambda module, given, value: states.append(value))
+    x = torch.randn(2, inputs, *(8,) * dim)
+    states.append(network.features(x))
+    assert len(states) == 1 + len(parts)
+    assert all(state.is_contiguous(memory_format=LAYOUTS[dim]) for state in states)
+
+
+def test_an_image_that_lies_channels_last_is_not_copied_and_none_is_kept_twice():
+    network = small(inputs=3, depth=(0, 1))
+    x = torch.randn(2, 3, 8, 8)
+    last = x.contiguous(memory_format=torch.channels_last)
+    kept = [
+        saved_bytes(lambda image=image: network(image), excluded=network.parameters())
+        for image in (x, last)
+    ]
+    assert kept[0] == kept[1]
+    opened = []
+    network.opening.register_forward_pre_hook(lambda module, given: opened.extend(given))
+    network(last)
+    assert opened[0] is last
+
+
+def test_images_may_be_a_batch_of_torch_func():
+    network = small(inputs=3, depth=0).double()
+    x = torch.randn(4, 2, 3, 8, 8, dtype=torch.float64)
+    found = torch.func.vmap(network)(x)
+    torch.testing.assert_close(found, torch.stack([network(each) for each in x]))
 
 
 def test_depth_zero_leaves_a_level_without_layers():
