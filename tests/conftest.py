@@ -22,6 +22,18 @@ def unrendered(monkeypatch):
 
 
 @pytest.fixture
+def said(capsys):
+    """Exit code, standard output and standard error of a command in this process."""
+    from keelnet.cli import invoke  # late: its types are to be checked
+
+    def told(*arguments):
+        code = invoke([*map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return told
+
+
+@pytest.fixture
 def as_a_user():
     """Types and shapes are checked under test only; here the user's own view, without those checks."""
     before = jaxtyping.config.jaxtyping_disable

@@ -6,23 +6,15 @@ import sys
 import warnings
 
 import pytest
+from scans import write_case
 from typer.main import get_command
 
-from keelnet.cli import app, invoke, main
+from keelnet.cli import app, main, training
+from keelnet.experiments.recipes import recipe_named
+from keelnet.learning.progress import Progress
 
 COMMANDS = sorted(get_command(app).commands)
 TINY = ("--set", "width=4", "--set", "depth=1", "--set", "batch=512", "--epochs", 1)
-
-
-@pytest.fixture
-def said(capsys):
-    """Exit code, standard output and standard error of a command in this process."""
-
-    def told(*arguments):
-        code = invoke([*map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return told
 
 
 def call(*arguments, **changes):
@@ -151,9 +143,21 @@ def test_training_prints_progress_and_scores_and_leaves_a_run(tmp_path, said):
     code, out, error = said(*words)
     assert code == 0, error
     assert "epoch 1" in out and "validation accuracy: 0." in out
+    assert " s, 0 s left\n" in out
     assert (tmp_path / "run" / "scores.json").is_file()
     code, _, error = said(*words, "--overwrite")
     assert code == 0, error
+
+
+def test_a_log_says_what_time_is_left(capsys):
+    steps = (
+        Progress(epoch, epoch / 4, 10.0 * epoch, 0.1, {"loss": 1.0}, {"accuracy": 0.5}, False, None)
+        for epoch in (1, 2, 4)
+    )
+    training._follow_in_lines(recipe_named("digits"), steps)
+    lines = capsys.readouterr().out.splitlines()
+    times = [line.partition("accuracy 0.5000  ")[2] for line in lines]
+    assert times == ["10 s, 30 s left", "20 s, 20 s left", "40 s, 0 s left"]
 
 
 @pytest.mark.parametrize("name", ["[bold]x[/bold]", "[/]", ":smile:", "with space", "ü☃"])
@@ -196,3 +200,14 @@ def test_a_folder_of_scans_is_made_and_looked_at(tmp_path, said):
     assert code == 2 and "1 of 2 cases can be used" in out
     assert "may be truncated" in out and error.count("\n") == 1
     assert said("data", "synth", folder)[0] == 2
+
+
+def test_what_was_found_of_a_doubtful_set_is_shown_before_it_is_refused(tmp_path, said):
+    for name in ("a", "b"):
+        write_case(tmp_path, name, values=(1, 2, 3))  # named as up to 2021, which have no 3
+    (tmp_path / "b" / "b_t1.nii.gz").unlink()
+    code, out, error = said("data", "check", tmp_path)
+    assert code == 2
+    assert "1 case: a file for each modality" in out and "refused b: t1 missing" in out
+    (line,) = error.splitlines()
+    assert "the labels are 1, 2, 3" in line and "--labels" in line

@@ -14,6 +14,7 @@ from keelnet.data.cases import find_cases
 from keelnet.data.conventions import convention_named
 from keelnet.data.patches import Patches
 from keelnet.data.prepared import PLACES, Prepared, _places, brain_box, normalised
+from keelnet.data.samples import Share
 from keelnet.data.scans import read_scans, settle
 
 
@@ -110,6 +111,28 @@ def test_an_epoch_is_the_same_for_the_same_seed_and_has_its_count(prepared):
         assert x.shape[1:] == (4, 4, 6, 8) and labels.shape[1:] == (4, 6, 8)
         assert x.dtype == torch.float32 and labels.dtype == torch.int64
     assert not torch.equal(first[0][0], other[0][0])
+
+
+def test_batches_lie_channels_last(prepared):
+    patches = Patches(prepared.volumes(["a", "b"]), (4, 6, 8), 3)
+    for x, _ in patches.batches(2, torch.Generator()):
+        assert x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_shares_are_parts_of_the_same_batches(prepared, batch_size, size):
+    patches = Patches(prepared.volumes(["a", "b"]), (4, 6, 8), 5)
+
+    def batches(share):
+        return list(patches.batches(batch_size, torch.Generator().manual_seed(0), share))
+
+    whole = batches(Share())
+    for rank in range(size):
+        share = Share(rank, size)
+        for (x, labels), (own, named) in zip(whole, batches(share), strict=True):
+            taken = list(share.of(len(x)))
+            assert torch.equal(own, x[taken]) and torch.equal(named, labels[taken])
 
 
 def test_patches_hold_what_the_volume_holds(prepared):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import resource
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from disks import files_of_at_most
 from scans import NEW, volumes, write_case
 
 from keelnet.data import prepared as module
@@ -16,17 +16,6 @@ from keelnet.data.cases import find_cases
 from keelnet.data.conventions import convention_named
 from keelnet.data.prepared import Prepared, content_of
 from keelnet.data.scans import read_scans, settle
-
-
-@contextlib.contextmanager
-def files_of_at_most(size):
-    """What a full disk does to a process: a write takes less than it is given, the next one fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -59,6 +48,21 @@ def test_a_case_whose_files_were_cut_off_counts_no_more(scan, tmp_path):
         path.write_bytes(content)
     assert prepared.has("a", "s") and not prepared.has("a", "another")
     np.testing.assert_array_equal(np.asarray(prepared.volume("a").x) == 0, volumes()[:, 0:] == 0)
+
+
+def test_a_case_is_sent_to_a_worker_by_its_name(scan, tmp_path):
+    """Not by its voxels, of which each worker would have a copy."""
+    prepared = Prepared(tmp_path / "cache")
+    prepared.add(scan)
+    volume = prepared.volume("a")
+    sent = pickle.dumps(volume)
+    assert len(sent) < 1000 < volume.x.nbytes
+    there = pickle.loads(sent)
+    assert isinstance(there.x, np.memmap) and isinstance(there.classes, np.memmap)
+    for name in ("x", "classes", "places"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(volume, name))
+    for name in ("name", "spacing", "folder", "content"):
+        assert getattr(there, name) == getattr(volume, name)
 
 
 def full(classes):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from keelnet.data.prepared import Volume
 from keelnet.experiments import pictures
 from keelnet.experiments.pictures import level_shown
+from keelnet.experiments.resident import STATUS, status_of
 
 SPACE = (6, 5, 7)
 
@@ -41,3 +43,20 @@ def test_false_positives_of_a_case_without_tumour_are_shown(monkeypatch):
     figure = pictures.tumours([volume], [marked(1, 3)])
     truth, prediction = (axes.images[1].get_array().count() for axes in figure.axes[2:4])
     assert (truth, prediction) == (0, 1)
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux says what is mapped")
+@pytest.mark.usefixtures("unrendered")
+def test_of_mapped_volumes_nothing_is_left_in_memory(tmp_path):
+    """A level lies in all pages of its file."""
+    sides = (96, 96, 96)
+    for name, values in (("x", np.ones((4, *sides), np.float16)), ("classes", np.ones(sides, np.uint8))):  # fmt: skip
+        np.save(tmp_path / f"{name}.npy", values)
+    x, classes = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("x", "classes"))
+    volume = Volume("a", x, classes, np.zeros((0, 4), np.int16), (1.0, 1.0, 1.0), tmp_path)
+    found = np.ones(sides, np.uint8)
+    pictures.tumours([volume], [found])  # code of libraries is mapped too
+    volume.let_go()
+    before = status_of("RssFile")
+    pictures.tumours([volume], [found])
+    assert status_of("RssFile") - before < 1_000_000

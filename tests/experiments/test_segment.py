@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 
 import nibabel
 import numpy as np
 import pytest
 import tomli_w
 import torch
+from disks import files_of_at_most
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import NEW, OLD, RAS, SHAPE, volumes, write, write_case, write_decathlon
 from torch import nn
 
 from keelnet.experiments import overlays
-from keelnet.experiments import segment as module
 from keelnet.experiments.evaluate import evaluate
 from keelnet.experiments.problems import network_of
 from keelnet.experiments.recipes import recipe_named
@@ -157,12 +160,10 @@ def test_bad_cases_stop_the_work_before_it_begins_or_are_left_out(tmp_path):
     assert not (tmp_path / "out").exists()
     write(tmp_path / "in" / "c" / "c_t2.nii.gz", np.zeros(SHAPE, np.float32))
     heard: list[str] = []
-    done = list(
-        segment(
-            thresholds(), [tmp_path / "in"], tmp_path / "out", skip_bad=True, report=heard.append
-        )
-    )
-    assert [each.name for each in done] == ["a"]
+    left_out: list[str] = []
+    work = segment(thresholds(), [tmp_path / "in"], tmp_path / "out", None, True, False, heard.append, left_out)  # fmt: skip
+    assert [each.name for each in work] == ["a"]
+    assert left_out == ["b", "c"]
     assert any("left out b" in line for line in heard) and any(
         "left out c" in line for line in heard
     )
@@ -359,24 +360,59 @@ def test_cases_of_a_table_come_back_as_labels_that_theirs_can_be(
     assert f"written as {fitting}, say otherwise" in heard[-1]
 
 
-def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
-    write_case(tmp_path / "in", "a")
-    write_case(tmp_path / "in", "b")
-    real = module.write_labels
+PICTURE = bytes(range(256)) * 4
 
-    def full(path, classes, geometry):
-        if path.name == "b.nii.gz":
-            raise OSError(28, "No space left on device")
-        real(path, classes, geometry)
 
-    monkeypatch.setattr(module, "write_labels", full)
-    with pytest.raises(ValueError, match="No space left"):
-        list(segment(thresholds(), [tmp_path / "in"], tmp_path / "out"))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "a.nii.gz",
-        "a.png",
-        "volumes.json",
-    }
+@pytest.fixture
+def before_b(tmp_path, monkeypatch):
+    """Work on a and b that has just finished a, and what lies there once both are finished."""
+    for seed, name in enumerate("ab"):
+        write_case(tmp_path / "in", name, seed=seed)
+    monkeypatch.setattr(overlays, "planes_picture", lambda scan, classes: PICTURE)
+    list(segment(thresholds(), [tmp_path / "in"], tmp_path / "whole"))
+    work = segment(thresholds(), [tmp_path / "in"], tmp_path / "out")
+    next(work)
+    yield work, files_in(tmp_path / "whole")
+    work.close()
+
+
+# Bytes of a file that are written at most, and of b what is then whole.
+CUT = [(0, set()), (100, set()), (len(PICTURE) - 1, {"b.nii.gz"})]
+
+
+@pytest.mark.parametrize(("size", "whole"), CUT)
+def test_a_full_disk_leaves_no_half_written_file(size, whole, tmp_path, before_b):
+    work, expected = before_b
+    before = files_in(tmp_path / "out")
+    with files_of_at_most(size), pytest.raises(ValueError, match="cannot be written: File too large"):  # fmt: skip
+        next(work)
+    assert files_in(tmp_path / "out") == before | {name: expected[name] for name in whole}
+
+
+def killed_amid_a_write(work):
+    """In a process of its own, which the system ends at once where a file gets too large."""
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            next(work)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGXFSZ
+
+
+@pytest.mark.parametrize(("size", "whole"), CUT)
+def test_a_kill_leaves_no_half_written_file_under_its_name(size, whole, tmp_path, before_b):
+    work, expected = before_b
+    before = files_in(tmp_path / "out")
+    with files_of_at_most(size):
+        assert killed_amid_a_write(work)
+    work.close()
+    left = {name: content for name, content in files_in(tmp_path / "out").items() if name[0] != "."}
+    assert left == before | {name: expected[name] for name in whole}
+    list(segment(thresholds(), [tmp_path / "in"], tmp_path / "out", overwrite=True))
+    assert files_in(tmp_path / "out").items() >= expected.items()
 
 
 class Overflowing(Thresholds):
@@ -406,8 +442,9 @@ def test_a_network_that_gives_no_number_labels_nothing(value, spacing, tmp_path)
         list(segment(overflowing(), [tmp_path / "in"], tmp_path / "out"))
     assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz"}
     heard: list[str] = []
-    done = segment(overflowing(), [tmp_path / "in"], tmp_path / "rest", skip_bad=True, report=heard.append)  # fmt: skip
-    assert [each.name for each in done] == ["a", "c"]
+    left_out: list[str] = []
+    done = segment(overflowing(), [tmp_path / "in"], tmp_path / "rest", None, True, False, heard.append, left_out)  # fmt: skip
+    assert [each.name for each in done] == ["a", "c"] and left_out == ["b"]
     assert any("left out b: the network gives NaN" in line for line in heard)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import keelnet as kn
+from keelnet.experiments.resident import STATUS, status_of
 from keelnet.experiments.tiles import Tiling, labelled
 from keelnet.learning.regions import classes_of
 
@@ -81,6 +82,28 @@ def test_mirror_images_are_averaged():
     plain = labelled(Right(), x, Tiling((16, 16, 16), 0))
     assert 0 < (plain > 0).mean() < 0.6
     assert (labelled(Right(), x, Tiling((16, 16, 16), 0), mirrored=True) > 0).all()
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux says what is mapped")
+def test_memory_does_not_grow_with_the_tiles_of_a_mapped_volume_that_were_seen(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((4, 96, 96, 96), np.float16))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    mapped = []
+
+    class Watching(Local):
+        def forward(self, x):
+            mapped.append(status_of("RssFile"))
+            return super().forward(x)
+
+    # Code of libraries is mapped too.
+    labelled(Watching(), volume().astype(np.float16), Tiling((64, 64, 64), 16))
+    before = status_of("RssFile")
+    mapped.clear()
+    labelled(Watching(), x, Tiling((64, 64, 64), 16))
+    assert len(mapped) == 8
+    assert max(mapped) - before < 1_000_000
+    np.array(x)  # all at once
+    assert status_of("RssFile") - before > 6_000_000
 
 
 def test_a_tile_that_cannot_work_is_refused():

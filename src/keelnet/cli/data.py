@@ -36,9 +36,13 @@ def check(
     from keelnet.data.conventions import convention_named
     from keelnet.data.scans import read_scans, settle
 
-    found = settle(find_cases(inputs), convention_named(labels) if labels is not None else None)
-    for line in str(found).splitlines():
-        say(line)
+    found = find_cases(inputs)
+    given = convention_named(labels) if labels is not None else None
+    try:
+        settle(found, given)
+    finally:  # of a doubtful set as well: it may tell whoever is to say what its labels mean
+        for line in str(found).splitlines():
+            say(line)
     shown = set(found.refused)
     for scan in read_scans(found, skip_bad=True):
         say(_described(scan))

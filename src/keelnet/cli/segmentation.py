@@ -57,11 +57,15 @@ def segment(
     segmenting = segmenting_of(run, mirrored, Rules(smallest, empty_et), device)
     folder = out or Path("runs/segmented")
     count = 0
-    for done in label(segmenting, inputs, folder, labels, skip_bad, overwrite, say):
+    left_out: list[str] = []
+    for done in label(segmenting, inputs, folder, labels, skip_bad, overwrite, say, left_out):
         shown = ", ".join(f"{name} {shown_ml(value)}" for name, value in done.regions_ml.items())
         console.print(f"{done.name}: {shown} ({done.convention})", markup=False, soft_wrap=True)
         count += 1
-    say(f"{count} case{'s' * (count != 1)} written to {folder}; for research only, no diagnosis")
+    others = f", {len(left_out)} left out ({', '.join(left_out)})" if left_out else ""
+    say(
+        f"{count} case{'s' * (count != 1)} written to {folder}{others}; for research only, no diagnosis"
+    )
 
 
 def evaluate(

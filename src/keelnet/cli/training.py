@@ -204,7 +204,8 @@ def _follow_in_lines(recipe: Recipe, steps: Iterator[Progress]) -> None:
     shown = 0.0
     for progress in steps:
         if progress.spent >= shown:
-            say(f"{_state(recipe, progress)}  {progress.seconds:.0f} s")
+            left = progress.seconds * (1 - progress.spent) / max(progress.spent, 1e-9)
+            say(f"{_state(recipe, progress)}  {progress.seconds:.0f} s, {left:.0f} s left")
             shown = progress.spent + 0.1
 
 

@@ -50,7 +50,7 @@ def require_workers(count: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """Patches (batch, 4, *patch) with classes (batch, *patch) from prepared volumes.
+    """Patches (batch, 4, *patch), channels last in memory, with classes (batch, *patch) from prepared volumes.
 
     A share ``lesion`` of the patches is centred on a voxel of tumour, its class drawn evenly among those
     that the case has; the others anywhere in the brain. An epoch is ``count`` patches. Volumes smaller than the patch are
@@ -170,7 +170,7 @@ class _Numbered(Dataset[tuple[Tensor, Tensor]]):
 
 def _stacked(drawn: list[tuple[Tensor, Tensor]]) -> Batch:
     x, classes = zip(*drawn, strict=True)
-    return torch.stack(x), torch.stack(classes)
+    return torch.stack([each.movedim(0, -1) for each in x]).movedim(-1, 1), torch.stack(classes)
 
 
 def _alone(worker: int) -> None:

@@ -120,13 +120,18 @@ class Volume:
         return self.classes.shape[0], self.classes.shape[1], self.classes.shape[2]
 
     def let_go(self) -> None:
-        """Leave the files to the system's cache: pages once read no longer count as this process' memory.
+        """`let_go` of both files."""
+        let_go(self.x)
+        let_go(self.classes)
 
-        They come back by themselves when they are read again.
-        """
-        for values in (self.x, self.classes):
-            if isinstance(values.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-                values.base.madvise(mmap.MADV_DONTNEED)
+
+def let_go(values: NDArray[np.generic]) -> None:
+    """Leave a mapped file to the system's cache: pages once read no longer count as this process' memory.
+
+    They come back by themselves when they are read again. Without effect on an array that is not mapped.
+    """
+    if isinstance(values.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        values.base.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

@@ -111,17 +111,22 @@ def level_shown(x: NDArray[np.floating], *labels: NDArray[np.uint8]) -> int:
     return int(np.argmax(weights))
 
 
+def _plane(volume: Volume, modality: str, level: int) -> NDArray[np.float32]:
+    """An axial level, front up. It lies in every page of its modality's part of the file, so they are let go."""
+    plane = np.array(volume.x[MODALITIES.index(modality), :, :, level], np.float32)
+    volume.let_go()
+    return plane.T[::-1]
+
+
 def tumours(volumes: Sequence[Volume], found: Sequence[NDArray[np.uint8]]) -> bytes:
     """FLAIR, T1ce, truth and prediction of withheld cases, where truth and prediction hold most, the core above all."""
     figure = Figure(figsize=(9.6, 2.6 * len(volumes) + 0.9), layout="constrained")
     figure.suptitle("Withheld cases (front up, the subject's left on the left)")
     grid = figure.subplots(len(volumes), 4, squeeze=False)
+    shown = 0
     for line, volume, classes in zip(grid, volumes, found, strict=True):
         level = level_shown(volume.x, volume.classes, classes)
-        flair, enhanced = (
-            np.asarray(volume.x[channel, :, :, level], np.float32).T[::-1]
-            for channel in (MODALITIES.index("flair"), MODALITIES.index("t1ce"))
-        )
+        flair, enhanced = (_plane(volume, modality, level) for modality in ("flair", "t1ce"))
         for axes, image in zip(line, (flair, enhanced, flair, flair), strict=True):
             dark = float(image.min())  # outside the brain it is 0, its mean: grey
             axes.imshow(np.where(image == 0, dark, image), cmap="gray")
@@ -133,11 +138,12 @@ def tumours(volumes: Sequence[Volume], found: Sequence[NDArray[np.uint8]]) -> by
                 marked, cmap=ListedColormap(LESIONS), vmin=1, vmax=4, interpolation="nearest"
             )
         agreed = region_dice(classes > 0, volume.classes > 0)
+        shown = max(shown, int(classes.max()), int(volume.classes.max()))
+        volume.let_go()
         line[3].set_xlabel(f"whole tumour: Dice {agreed:.2f}", fontsize=9)
         line[0].set_ylabel(volume.name, fontsize=9, parse_math=False)
     for axes, title in zip(grid[0], ("FLAIR", "T1ce", "truth", "prediction"), strict=True):
         axes.set_title(title)
-    shown = max(int(labels.max()) for labels in (*found, *(each.classes for each in volumes)))
     patches = [
         Patch(facecolor=colour, edgecolor="0.4", label=name)
         for colour, name in zip(LESIONS[:shown], CLASS_NAMES[1 : shown + 1], strict=True)

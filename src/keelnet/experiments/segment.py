@@ -86,6 +86,7 @@ def segment(
     skip_bad: bool = False,
     overwrite: bool = False,
     report: Report = lambda line: None,
+    left_out: list[str] | None = None,
 ) -> Iterator[Segmented]:
     """Label every case and write <case>.nii.gz (uint8), <case>.png and volumes.json; yields each when it is on disk.
 
@@ -93,7 +94,8 @@ def segment(
     its own labels, if it has any, or of the set that its files are named as; where that leaves it open, that of the labels
     that the network was trained on. Labels that lie there are not needed and may be broken. Headers of all scans are
     checked before the first is labelled. A bad case ends the work with ValueError, what is finished stays, also where
-    it replaces old results (``overwrite``); with ``skip_bad`` it is left out, and its old labels go.
+    it replaces old results (``overwrite``); with ``skip_bad`` it is left out, its old labels go, and ``left_out`` is
+    given its name.
     """
     given = convention_named(labels) if labels is not None else None
     every = find_cases(inputs)
@@ -113,6 +115,8 @@ def segment(
     names = [files_of(case.name)[0] for case in cases]
     require_apart(out, [*names, INDEX], [*whole.values()], inputs)
     require_ours(out, known, inputs)
+    left = [] if left_out is None else left_out
+    left += found.refused
     with OutputFolder.claim(out, overwrite) as folder:
         entries = listed(out)
         stale = _let_go(found.refused, entries, folder, report)
@@ -125,6 +129,7 @@ def segment(
                 if not skip_bad:
                     raise refusal(case.name, str(reason)) from None
                 report(f"left out {case.name}: {reason}")
+                left.append(case.name)
                 stale += _let_go([case.name], entries, folder, report)
                 continue
             segmented = _written(scan, classes, conventions[case.name], folder)

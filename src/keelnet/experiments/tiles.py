@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from keelnet.data.prepared import let_go
 from keelnet.data.resampling import Space
 from keelnet.learning.breakdown import BreakdownError
 from keelnet.learning.regions import classes_of
@@ -152,6 +153,7 @@ def _seen(
         with torch.inference_mode():
             for target, inside in tiles.places(space):
                 tile = tiles.cut(x, target, inside)
+                let_go(x)  # else memory would grow with the volume
                 if tile.any():
                     batch = torch.from_numpy(tile)[None].to(device)
                     batch = batch.contiguous(memory_format=torch.channels_last_3d)

@@ -62,9 +62,7 @@ class Tumour(Task):
         return found
 
     def _labelled(self, network: nn.Module, volume: Volume) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        found = labelled(network, volume.x, self.tiling, device=self.device)
-        volume.let_go()
-        return found
+        return labelled(network, volume.x, self.tiling, device=self.device)
 
     def final_scores(self, network: nn.Module, best: dict[str, float]) -> dict[str, Any]:
         """On all withheld cases: means of what `region_scores` gives, region by region."""

@@ -20,12 +20,14 @@ from keelnet.networks.blocks import random_block
 from keelnet.networks.connections import Affine, Pool, Upsample
 from keelnet.networks.network import Classifier
 from keelnet.networks.wavelets import Haar
-from keelnet.propagation.engines.choice import as_now
+from keelnet.propagation.engines.choice import as_now, watched
 from keelnet.propagation.gradients import Strategy, reversible, store_all
 from keelnet.propagation.shears import Verlet
 
 # Bytes of the finest level's features: of more than that they are computed again instead of kept.
 LARGE = 1 << 25
+# By number of axes: channels last in memory, as blocks write their states.
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Segmenter(nn.Module):
@@ -132,6 +134,7 @@ class Segmenter(nn.Module):
         return self.frugal and self.training and torch.is_grad_enabled() and size > LARGE
 
     def _folded(self, x: Tensor) -> Tensor:
+        x = _channels_last(x)
         for _ in range(self.folds):
             assert self.haar is not None
             x = self.haar(x)
@@ -196,6 +199,17 @@ class _Finest(nn.Module):
         """The module as a function, whose parameters and buffers stay those of this call."""
         now = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         return lambda *ways, again: functional_call(self, now, ways, {"again": again})
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """x in channels-last memory, which all that follows keeps; x itself where it lies so.
+
+    And where every operation is looked at: a compiler chooses layouts by itself, and torch.func.vmap has no such one.
+    """
+    if x.ndim not in _LAST or watched((x,)) is not None:
+        return x
+    # Not ``contiguous``, for which an image of one channel lies so already.
+    return x.to(memory_format=_LAST[x.ndim])
 
 
 def _is_integer(value: object) -> bool:
