@@ -204,6 +204,15 @@ class Contest:
             for contender in compared:
                 self.results[contender].annotate("not compared at full size: no peer met")
             return
+        apart = [
+            name
+            for name in peers[0]
+            if len(peers) == 2 and not abs(peers[0][name] / peers[1][name] - 1) <= TOLERANCE
+        ]
+        if apart:  # who of two is wrong cannot be told
+            for contender in compared:
+                self.results[contender].annotate(f"the peers disagree at full size on {apart[0]}")
+            return
         middle = {name: float(np.median([one[name] for one in peers])) for name in peers[0]}
         for contender, norms in compared.items():
             for name, value in norms.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -57,13 +58,20 @@ def main() -> None:
     found_on = machine()
     begin = time.monotonic()
     results: list[Result] = []
+    # Old results stay until there are new ones of every cell.
+    partial = arguments.out
+    if (arguments.out / "results.json").exists():
+        partial = arguments.out.with_name(f"{arguments.out.name}-unfinished")
     with closing(_measured(cells, pace, unbuilt)) as measured:
         for number, found in enumerate(measured, 1):
             results += found
             if not arguments.dry:
                 found_on["measured in"] = f"{time.monotonic() - begin:.0f} s"
                 found_on["cells"] = f"{number} of {len(cells)}"
-                write_report(arguments.out, found_on, results)
+                whole = number == len(cells)
+                write_report(arguments.out if whole else partial, found_on, results)
+    if partial != arguments.out:
+        shutil.rmtree(partial, ignore_errors=True)
     if not arguments.dry:
         print(f"\nwrote {arguments.out}/results.md")
 

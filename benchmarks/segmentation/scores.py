@@ -48,18 +48,21 @@ class Score:
         """Of a number that every run has: steps, seconds_a_step, parameters."""
         return statistics.fmean(run[entry] for run in self.runs)
 
-    def falls(self) -> list[float]:
-        """By seed: 1 − L(last tenth) / L(the tenth two tenths before), the training loss's fall over the last fifth."""
-        return [fall for run in self.runs if (fall := fall_of(run["losses"])) is not None]
+    def falls(self) -> list[float | None]:
+        """By seed: 1 − L(last tenth) / L(the tenth two tenths before), the training loss's fall over the last fifth.
+
+        None where a run had no such losses.
+        """
+        return [fall_of(run["losses"]) for run in self.runs]
 
     def fall(self) -> float | None:
-        """Mean over seeds of `falls`."""
-        found = self.falls()
+        """Mean over seeds of `falls`, of those that there are."""
+        found = [fall for fall in self.falls() if fall is not None]
         return statistics.fmean(found) if found else None
 
     def fall_spread(self) -> float | None:
         """Standard deviation over seeds of `falls`."""
-        found = self.falls()
+        found = [fall for fall in self.falls() if fall is not None]
         return statistics.stdev(found) if len(found) > 1 else None
 
     def gap(self) -> float:

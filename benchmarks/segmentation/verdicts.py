@@ -44,12 +44,12 @@ def is_test(scores: Sequence[Score]) -> list[Verdict]:
 def _flattened(peer: Score) -> Verdict:
     """Every seed for itself: one that still falls and one that rises are flat in the mean."""
     statement = f"{peer.title}: its training loss falls over the last fifth by"
-    falls = peer.falls()
-    if not falls:
+    falls, mean = peer.falls(), peer.fall()
+    if mean is None:
         return Verdict(statement, FLAT, "–", None)
-    each = ", ".join(f"{100 * fall:.1f}" for fall in falls)
-    shown = f"{100 * fmean(falls):.1f} % ({each} by seed)"
-    return Verdict(statement, FLAT, shown, max(falls) < 0.05)
+    each = ", ".join("–" if fall is None else f"{100 * fall:.1f}" for fall in falls)
+    shown = f"{100 * mean:.1f} % ({each} by seed)"
+    return Verdict(statement, FLAT, shown, all(fall is not None and fall < 0.05 for fall in falls))
 
 
 def _generalised(peer: Score) -> Verdict:

@@ -3,6 +3,7 @@
 import random
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -96,6 +97,22 @@ REMEMBERING = {
     "buffer written through .data": lambda: Silent(1),
     "large buffer written through .data": lambda: Silent(30_001),
 }
+
+
+class Drawer:
+    """No module, and what it draws from is its own."""
+
+    def __init__(self) -> None:
+        self.source = {"numbers": random.Random(0)}
+
+    def draw(self) -> float:
+        return self.source["numbers"].random()
+
+
+def drawing_from(numbers):
+    return lambda: numbers.random()
+
+
 DRAWING = {
     "random": lambda: Dropped(random.random),
     "numpy.random": lambda: Dropped(np.random.random),
@@ -112,6 +129,10 @@ DRAWING = {
     ),
     "a method of NumPy's": lambda: Dropped(np.random.default_rng(0).random),
     "a method of Python's": lambda: Dropped(random.Random(0).random),
+    "a method of an object's": lambda: Dropped(Drawer().draw),
+    "an object": lambda: Owning(Drawer(), lambda kept: kept.draw()),
+    "a closure": lambda: Dropped(drawing_from(np.random.default_rng(0))),
+    "a partial": lambda: Dropped(partial(np.random.default_rng(0).normal, 0, 0.1)),
 }
 EVERY = REMEMBERING | DRAWING
 

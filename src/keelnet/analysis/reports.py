@@ -267,7 +267,7 @@ def _layer_columns(looked: list[tuple[BlockStability, LayerStability]]) -> dict[
         ],
         "max Re λ": [_abscissa(each) for each in layers],
         "numerical": [figure(each.spectrum.numerical) for each in layers],
-        "|R(h λ)|": [_sided(each, f"{each.amplification:.6g}") for each in layers],
+        "max |R|": [_sided(each, f"{each.amplification:.6g}") for each in layers],
         "margin": [_at_most(each, _margin(each.margin)) for each in layers],
         "step bound": [_at_most(each, figure(each.step_bound)) for each in layers],
         "N for it": [

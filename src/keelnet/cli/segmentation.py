@@ -47,6 +47,7 @@ def segment(
     """Label tumours on scans: NIfTI in each scan's own space and convention, a picture, volumes in ml."""
     import torch
 
+    from keelnet.analysis.tables import listed
     from keelnet.experiments.millilitres import shown as shown_ml
     from keelnet.experiments.segment import segment as label
     from keelnet.experiments.segment import segmenting_of
@@ -62,7 +63,7 @@ def segment(
         shown = ", ".join(f"{name} {shown_ml(value)}" for name, value in done.regions_ml.items())
         console.print(f"{done.name}: {shown} ({done.convention})", markup=False, soft_wrap=True)
         count += 1
-    others = f", {len(left_out)} left out ({', '.join(left_out)})" if left_out else ""
+    others = f", {len(left_out)} left out ({listed(left_out)})" if left_out else ""
     say(
         f"{count} case{'s' * (count != 1)} written to {folder}{others}; for research only, no diagnosis"
     )

@@ -128,9 +128,11 @@ class Volume:
 def let_go(values: NDArray[np.generic]) -> None:
     """Leave a mapped file to the system's cache: pages once read no longer count as this process' memory.
 
-    They come back by themselves when they are read again. Without effect on an array that is not mapped.
+    They come back by themselves when they are read again. Without effect on an array that is not mapped, or that may be
+    written: what was changed would be lost.
     """
-    if isinstance(values.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    mapped = isinstance(values.base, mmap.mmap) and not values.flags.writeable
+    if mapped and hasattr(mmap, "MADV_DONTNEED"):
         values.base.madvise(mmap.MADV_DONTNEED)
 
 

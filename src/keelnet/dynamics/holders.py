@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import random
 from abc import ABC
-from collections.abc import Iterator, Mapping
-from types import BuiltinMethodType, MethodType
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 
 # Where no generator lies, which is most of what there is: numbers, and what every module has (hooks).
 EVERY = frozenset(vars(nn.Module()))
+MOST = 1000  # values of an owner that are looked into: it may hold a whole data set
 PLAIN = frozenset([bool, int, float, str, type(None), Tensor, nn.Parameter])
 
 
@@ -51,7 +53,7 @@ class Holder(ABC):  # noqa: B024 - most hold nothing
     def generators(self) -> Iterator[Generator]:
         """What an evaluation may draw from: the generators in attributes of its own and of its modules.
 
-        Also those in lists, tuples and dicts there, and those whose methods lie there.
+        Also those in lists, tuples, dicts and plain objects there, in closures, and those whose methods lie there.
         """
         owners: list[object] = [self, *self.held().values()]
         for owner in owners:  # which grows meanwhile; modules() takes several times as long
@@ -65,13 +67,28 @@ class Holder(ABC):  # noqa: B024 - most hold nothing
 def _generators_among(values: list[object]) -> Iterator[Generator]:
     met: set[int] = set()  # a list may lie in itself
     for value in values:  # which grows meanwhile
-        if type(value) in PLAIN:
+        if type(value) in PLAIN or id(value) in met:
             continue
-        if isinstance(value, (list, tuple, dict)):
-            if value and id(value) not in met:
-                met.add(id(value))
-                values += value.values() if isinstance(value, dict) else value
-            continue
-        owner = value.__self__ if isinstance(value, (MethodType, BuiltinMethodType)) else value
-        if isinstance(owner, Generator):
-            yield owner
+        met.add(id(value))
+        if isinstance(value, Generator):
+            yield value
+        elif len(values) < MOST:
+            values += _within(value)
+
+
+def _within(value: object) -> Iterable[object]:
+    """What a value is made of, as far as an evaluation may draw from it."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, (MethodType, BuiltinMethodType)):
+        return [value.__self__]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, FunctionType):
+        cells = value.__closure__ or ()
+        return [cell.cell_contents for cell in cells if cell != CellType()]  # an empty one has none
+    if isinstance(value, (nn.Module, Tensor, type, ModuleType)):
+        return ()
+    return list(getattr(value, "__dict__", {}).values())

@@ -33,7 +33,7 @@ SYNTHETIC = "brats2023"  # the layout of synthetic sets
 # adds), a voxel of a synthetic case, and whatever the case.
 PREPARING, MAKING, LOADED = 44, 150, 50_000_000
 HEAD = 9_000_000  # mm³ of a synthetic case
-PIECE = 1 << 14  # bytes amid a file: two scans of one grid differ there
+PIECE, FEW, MANY = 1 << 14, 4, 64  # bytes of a file that are looked at, in so many places
 EDITION = 3  # of the generator; a set of another edition is made anew
 
 
@@ -123,10 +123,20 @@ def _signature(case: Case, labels: str | None) -> str:
     stats = []
     for path in case.paths:
         stat = path.stat()
-        with path.open("rb") as file:  # numbers of inodes are not lasting on every mount
-            file.seek(stat.st_size // 2)
-            stats.append((os.path.realpath(path), stat.st_size, stat.st_mtime_ns, file.read(PIECE)))
+        # Numbers of inodes are not lasting on every mount. Of labels most is 0, and little tells two of them apart.
+        pieces = _pieces(path, stat.st_size, MANY if path == case.labels else FEW)
+        stats.append((os.path.realpath(path), stat.st_size, stat.st_mtime_ns, pieces))
     return hashlib.sha256(repr((stats, case.order, labels)).encode()).hexdigest()
+
+
+def _pieces(path: Path, size: int, count: int) -> list[bytes]:
+    """Of a file, at the middles of this many parts of it."""
+    found = []
+    with path.open("rb") as file:
+        for part in range(count):
+            file.seek((2 * part + 1) * size // (2 * count))
+            found.append(file.read(PIECE))
+    return found
 
 
 def _prepare(
@@ -137,7 +147,9 @@ def _prepare(
         try:
             signatures[case.name] = _signature(case, found.labels)
         except OSError as error:
-            found.refused[case.name] = f"{error.filename} cannot be read ({error.strerror})"
+            found.refused[case.name] = (
+                f"{error.filename or case.first} cannot be read ({error.strerror})"
+            )
     _stop_at_refused(found.refused, recipe.skip_bad)
     missing = [
         case
