@@ -95,7 +95,7 @@ def plain(world):
         (("--labels", "brats2021"), lambda plain: np.where(plain == 3, 4, plain)),
         (("--mirrored",), None),
     ],
-    ids=str,
+    ids=["--smallest", "--empty-et", "--labels", "--mirrored"],
 )
 def test_each_option_of_segment_does_what_it_says(world, plain, said, tmp_path, option, expected):
     code, _, error = said("segment", world / "run", world / "good" / CASES[0], "--out", tmp_path / "out", *option)  # fmt: skip
