@@ -7,6 +7,7 @@ import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
@@ -17,8 +18,7 @@ settings.load_profile("laws")
 @pytest.fixture
 def unrendered(monkeypatch):
     """Pictures of runs are composed alone: to render them takes longer than small trainings do."""
-    for room in ("pictures", "planes"):
-        monkeypatch.setattr(f"keelnet.experiments.{room}.png", lambda figure, dpi=150: b"")
+    monkeypatch.setattr(Figure, "savefig", lambda self, *where, **how: None)
 
 
 @pytest.fixture

@@ -51,7 +51,8 @@ def test_an_experiment_is_run_by_its_name(tmp_path, capsys):
         (["--recipe", "digits", "--set", "depth=10000000"], "depth must be at most 100000"),
     ],
 )
-def test_bad_use_is_one_sentence(arguments, words, capsys):
+def test_bad_use_is_one_sentence(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert invoke(["stability", *arguments]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert words in error

@@ -17,6 +17,7 @@ from keelnet.analysis.linear import Applied, linearised
 from keelnet.analysis.singular import DENSE, Derivative, direction
 
 Map = Callable[[Tensor], Tensor]
+DRAWN = 5  # directions along which two products are compared
 AGREE = 1e-3  # of ⟨J v, w⟩ and ⟨v, Jᵀ w⟩: what rounding and a slope at a kink leave
 
 
@@ -159,11 +160,16 @@ def _by_graph(function: Map, y: Tensor) -> Jacobian | None:
 
 
 def agrees(derivative: Derivative) -> bool:
-    """Whether J v and Jᵀ w are of one J: ⟨J v, w⟩ = ⟨v, Jᵀ w⟩ at every sample, for a v and a w that are drawn."""
+    """Whether J v and Jᵀ w are of one J: ⟨J v, w⟩ = ⟨v, Jᵀ w⟩ at every sample, for a v and some w that are drawn."""
     v = direction(derivative.y, 0)
     pushed = derivative.pushed(v)
+    # What is missing of J v may be nearly orthogonal to one w, hardly to all of them.
+    return all(_agree_along(derivative, v, pushed, seed) for seed in range(1, 1 + DRAWN))
+
+
+def _agree_along(derivative: Derivative, v: Tensor, pushed: Tensor, seed: int) -> bool:
     # Along J v no digit is lost by cancellation; a J v that was lost itself shows along another direction.
-    w = _unit(pushed) + 0.5 * direction(pushed, 1)
+    w = _unit(pushed) + 0.5 * direction(pushed, seed)
     forward, reverse = _products(pushed, w), _products(v, derivative.pulled(w))
     return not bool(
         ((forward - reverse).abs() > AGREE * torch.maximum(forward.abs(), reverse.abs())).any()
