@@ -131,8 +131,9 @@ def let_go(values: NDArray[np.generic]) -> None:
     They come back by themselves when they are read again. Without effect on an array that is not mapped, or that may be
     written: what was changed would be lost.
     """
-    mapped = isinstance(values.base, mmap.mmap) and not values.flags.writeable
-    if mapped and hasattr(mmap, "MADV_DONTNEED"):
+    if values.flags.writeable or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    if isinstance(values.base, mmap.mmap):
         values.base.madvise(mmap.MADV_DONTNEED)
 
 
