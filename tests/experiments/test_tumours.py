@@ -205,6 +205,28 @@ def test_folders_that_are_exchanged_are_prepared_anew(tmp_path, alone):
     assert (one != other).any()
 
 
+def test_labels_that_are_exchanged_are_prepared_anew(tmp_path, alone):
+    """Those of another reader, say: files of the same names, sizes and times."""
+    for seed, name in enumerate("ab"):
+        folder = write_case(tmp_path / "scans", name, seed=seed, suffix=".nii")
+        classes = np.zeros(SHAPE, np.uint8)
+        classes[2 + seed : 5 + seed, 3:6, 4] = 1, 2, 4
+        write(folder / f"{name}_seg.nii", classes)
+        for path in folder.iterdir():
+            os.utime(path, (1, 1))
+
+    def prepared():
+        found = scan_set(small(tmp_path / "scans"), lambda line: None)
+        return [np.argwhere(found.prepared.volume(name).classes).min(0) for name in "ab"]
+
+    one, other = prepared()
+    place = tmp_path / "scans"
+    for old, new in (("a/a", "c"), ("b/b", "a/a"), ("c", "b/b")):
+        (place / f"{old}_seg.nii").rename(place / f"{new}_seg.nii")
+    np.testing.assert_array_equal(prepared(), [other, one])
+    assert (one != other).any()
+
+
 def test_scans_of_one_patient_cannot_be_split(tmp_path):
     for date in (100, 101):
         write_case(tmp_path, f"BraTS-GLI-00001-{date}", NEW, (1, 2, 3), "-")
