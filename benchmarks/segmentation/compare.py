@@ -41,7 +41,8 @@ STAGES: dict[str, tuple[Kind, ...]] = {
     "search": ("search",),
     "train": ("train",),
     "memory": ("memory",),
-    "all": ("search", "train", "memory"),
+    "pace": ("pace",),
+    "all": ("search", "train", "memory", "pace"),
 }
 
 
@@ -115,7 +116,7 @@ def main() -> None:
 def _compare(comparison: Comparison, arguments: argparse.Namespace) -> None:
     deadline = time.monotonic() + 60 * arguments.minutes
     settings, kinds = comparison.settings, STAGES[arguments.stage]
-    if arguments.stage != "memory":
+    if arguments.stage not in ("memory", "pace"):
         cohorts = comparison.cohorts(arguments.cases)
         make_missing(cohorts, arguments.processes)
         if not comparison.records.ceiling.exists():

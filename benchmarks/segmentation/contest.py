@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -164,7 +164,7 @@ class Contest:
 
     def _method(self) -> Training:
         settings = self.settings
-        return Training(
+        method = Training(
             Adam(self.rate, settings.decay),
             Budget(seconds=self.seconds),
             settings.batch,
@@ -172,6 +172,7 @@ class Contest:
             warmup=settings.warmup,
             clip=settings.clip,
         )
+        return replace(method, **self.contestant.training)
 
 
 def _line(progress: Progress) -> dict[str, float]:

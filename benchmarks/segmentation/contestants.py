@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import keelnet as kn
+from keelnet.learning.schedules import Steps
 
 INPUTS, REGIONS = 4, 3
 Role = Literal["ours", "control", "peer", "variant", "deep", "weighed"]
@@ -28,9 +29,17 @@ OURS: dict[str, Any] = {
 TRIED: dict[str, tuple[str, dict[str, Any]]] = {
     "silu": ("silu", {"activation": "silu"}),
     "three-levels": ("three levels", {"width": (8, 32, 64), "depth": (0, 2, 4), "rise": (1, 2)}),
+    "shorter": ("final time 1", {"final_time": 1.0}),
     "longer": ("final time 4", {"final_time": 4.0}),
+    "deeper": ("deeper", {"depth": (0, 2, 4, 6), "rise": (2, 3, 0)}),
     "larger": ("wider and deeper", {"width": (8, 32, 64, 96), "depth": (0, 2, 3, 4), "rise": (1, 2, 1)}),
 }  # fmt: skip
+# And how it is trained: fields of `learning.Training`.
+SCHEDULED: dict[str, tuple[str, dict[str, Any]]] = {
+    "slow-start": ("warm-up 0.2", {"warmup": 0.2}),
+    "steps": ("rate in steps", {"schedule": Steps()}),
+    "averaged": ("averaged weights", {"average": 0.99}),
+}
 DEPTHS = (2, 8, 32)
 
 
@@ -88,8 +97,9 @@ class Contestant:
     """A network by name: ``build`` of a seed and ``design``.
 
     role: ours; control, a network without what keelnet claims to need; peer; variant, of ours; deep, ours with
-    other depths; weighed, whose memory is taken and which is not trained. rate_of: whose learning rate it takes. family and layers: the line
-    and place that it has where memory is drawn against depth.
+    other depths; weighed, whose memory is taken and which is not trained. training: fields of `learning.Training` that a
+    variant has its own of. rate_of: whose learning rate it takes. family and layers: the line and place that it has
+    where memory is drawn against depth.
     """
 
     name: str
@@ -97,6 +107,7 @@ class Contestant:
     build: Callable[..., nn.Module]
     role: Role
     design: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     rate_of: str | None = None
     family: str = ""
     layers: int = 0
@@ -112,6 +123,7 @@ class Contestant:
     def described(self) -> dict[str, Any]:
         """As records keep it: one of another design is not of this contestant."""
         written = {"build": self.build.__name__, **self.design}
+        written |= {"training": self.training} if self.training else {}
         result: dict[str, Any] = json.loads(json.dumps(written, default=repr))
         return result
 
@@ -163,7 +175,7 @@ def _deep(layers: int) -> list[Contestant]:
     ]
 
 
-# One more line, here or in TRIED, is one more row of the table.
+# One more line, here, in TRIED or in SCHEDULED, is one more row of the table.
 CONTESTANTS = {
     each.name: each
     for each in (
@@ -179,6 +191,10 @@ CONTESTANTS = {
         *(
             Contestant(name, f"keelnet, {title}", segmenter, "variant", OURS | change, rate_of="keelnet")
             for name, (title, change) in TRIED.items()
+        ),
+        *(
+            Contestant(name, f"keelnet, {title}", segmenter, "variant", OURS, training, rate_of="keelnet")
+            for name, (title, training) in SCHEDULED.items()
         ),
     )
 }  # fmt: skip

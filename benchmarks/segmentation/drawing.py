@@ -1,14 +1,15 @@
-"""Pictures: Dice by contestant, training loss against seconds, memory against depth."""
+"""Pictures: Dice by contestant, training loss against seconds, costs against depth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ceiling import Ceiling
 from contestants import DEPTHS
+from costs import milliseconds
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -40,7 +41,7 @@ def draw(
     makers = {
         "dice": lambda: _dice(settings, scores, ceiling),
         "loss": lambda: _loss(settings, scores),
-        "memory": lambda: _memory(settings, scores),
+        "costs": lambda: _costs(settings, scores),
     }
     drawn = {}
     for name, make in makers.items():
@@ -154,23 +155,28 @@ def _sparse(value: float, _: object) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "23468" else ""
 
 
-def _memory(settings: Settings, scores: Sequence[Score]) -> Figure | None:
-    """A line a family over its depths."""
-    deep = [one for one in scores if one.contestant.family and one.memory]
-    deep = [one for one in deep if one.memory is not None and "saved_bytes" in one.memory]
-    if len({one.contestant.layers for one in deep}) < 2:
+def _costs(settings: Settings, scores: Sequence[Score]) -> Figure | None:
+    """A line a family over its depths: bytes, and milliseconds where they were taken."""
+    makers: list[tuple[str, str, Callable[[Score], float | None]]] = [
+        ("saved for backward", "MB", lambda one: one.memory and one.memory["saved_bytes"] / 1e6),
+        ("peak growth of the process", "MB", lambda one: one.memory and one.memory["peak_bytes"] / 1e6),
+        ("a step", "ms", lambda one: one.pace and milliseconds(one.pace)),
+    ]  # fmt: skip
+    deep = [one for one in scores if one.contestant.family]
+    found = [(title, unit, {one.contestant.name: value for one in deep if (value := of(one))}) for title, unit, of in makers]  # fmt: skip
+    found = [each for each in found if len(each[2]) > 1]
+    if not found:
         return None
-    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(1.6 + 3.6 * len(found), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
     families = list(dict.fromkeys(one.contestant.family for one in deep))
     looks = _looks(families)
-    rows = (("saved_bytes", "saved for backward"), ("peak_bytes", "peak growth of the process"))
-    for panel, (entry, title) in zip(panels, rows, strict=True):
+    for panel, (title, unit, values) in zip(panels, found, strict=True):
         for family in families:
             points = sorted(
-                (one.contestant.layers, one.memory[entry] / 1e6)
+                (one.contestant.layers, values[one.contestant.name])
                 for one in deep
-                if one.contestant.family == family and one.memory is not None
+                if one.contestant.family == family and one.contestant.name in values
             )
             colour, marker = looks[family]
             panel.plot(*zip(*points, strict=True), color=colour, marker=marker, markeredgecolor="black", markeredgewidth=0.4, linewidth=2.4 if family == "keelnet" else 1.3, label=family)  # fmt: skip
@@ -181,10 +187,11 @@ def _memory(settings: Settings, scores: Sequence[Score]) -> Figure | None:
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
-        panel.set_title(title, size=10)
+        where = settings.side if unit == "MB" else settings.crop
+        panel.set_title(f"{title}, {settings.batch} × 4 × {where}³", size=10)
+        panel.set_ylabel(unit)
         panel.grid(alpha=0.3, which="both")
-    panels[0].set_ylabel("MB")
-    figure.supxlabel(f"layers a stage ({settings.batch} × 4 × {settings.side}³)", size=10)
+    figure.supxlabel("layers a stage", size=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     return figure

@@ -15,12 +15,12 @@ from machine import processor, versions
 
 HERE = Path(__file__).parent
 Record = dict[str, Any]
-Kind = Literal["search", "train", "memory"]
+Kind = Literal["search", "train", "memory", "pace"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """memory: bytes of a training step. search: a short run at a rate, seed 0. train: a run of the table."""
+    """memory, pace: bytes, seconds of a training step. search: a short run at a rate, seed 0. train: a run of the table."""
 
     kind: Kind
     contestant: str
@@ -30,7 +30,9 @@ class Job:
     @property
     def name(self) -> str:
         """Of its file; a trained run is found whatever rate was chosen."""
-        tail = {"memory": "", "search": f"@{self.rate:g}", "train": f"@{self.seed}"}[self.kind]
+        tail = {"memory": "", "pace": "", "search": f"@{self.rate:g}", "train": f"@{self.seed}"}[
+            self.kind
+        ]
         return f"{self.kind}-{self.contestant}{tail}"
 
 

@@ -1,15 +1,15 @@
-"""Page: the comparison in Markdown and as compact JSON."""
+"""Page: the comparison in Markdown."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from ceiling import Ceiling
-from contestants import DEPTHS, OF_OURS
-from jobs import rounded
+from cells import table, title_of
+from contestants import OF_OURS
+from costs import costs
 from schedule import REGIONS, mean_dice
 from scores import Score, best_peer, difference, named
 from settings import Settings
@@ -27,21 +27,28 @@ def page(
 ) -> str:
     """The whole file."""
     trained = sorted((one for one in scores if one.runs), key=lambda one: -one.dice("test"))
-    lines = ["# Segmentation: keelnet and its peers on the same cases", "", *_opening(settings), ""]
-    lines += ["## Is this a test?", "", *_verdicts(is_test(scores)), ""]
-    lines += ["## What was wanted", "", *_verdicts(targets(scores)), ""]
+    ours = only_ours(scores)
+    title = "what was tried for keelnet" if ours else "keelnet and its peers on the same cases"
+    lines = [f"# Segmentation: {title}", "", *_opening(settings), ""]
+    if not ours:
+        lines += ["## Is this a test?", "", *_verdicts(is_test(scores)), ""]
+        lines += ["## What was wanted", "", *_verdicts(targets(scores)), ""]
     lines += ["## Dice", "", *_dice(trained, "test", ceiling), "", *_explained(ceiling)]
     lines += _picture("Dice by contestant", pictures.get("dice"))
     lines += [f"With noise of {settings.perturbation:g} deviations of the brain added to every modality:", ""]  # fmt: skip
     lines += [*_dice(trained, "perturbed"), "", *_differences(scores)]
     lines += ["## Training", "", *_training(trained), "", *_by_seed(settings, trained)]
     lines += _picture("Training loss", pictures.get("loss"))
-    if any(one.memory for one in scores):
-        lines += ["## Memory", "", *_memory(settings, scores), ""]
-        lines += _picture("Memory against depth", pictures.get("memory"))
+    lines += [*costs(settings, scores), *_picture("Costs against depth", pictures.get("costs"))]
     lines += ["## Learning rates", "", *_rates(settings, scores), ""]
     lines += [*_missing(scores), "## Settings", "", *_settings(settings, scores, machine)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def only_ours(scores: Sequence[Score]) -> bool:
+    """Whether keelnet's own designs meet, the ablation: nothing is then claimed of peers."""
+    roles = {one.contestant.role for one in scores if one.runs}
+    return "variant" in roles and roles <= {"ours", *OF_OURS}
 
 
 def _picture(title: str, file: str | None) -> list[str]:
@@ -65,12 +72,6 @@ def _opening(settings: Settings) -> list[str]:
     ]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> list[str]:
-    """Markdown; all but the first column to the right, where they are numbers."""
-    rule = ["---", *["---:" if right else "---"] * (len(header) - 1)]
-    return ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
-
-
 def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
     if not verdicts:
         return ["No run is finished yet."]
@@ -87,7 +88,7 @@ def _dice(trained: Sequence[Score], on: str, ceiling: Ceiling | None = None) -> 
     header = ["", *COLUMNS, "look-alikes called tumour", "seeds"]
     rows = [
         [
-            _title(one),
+            title_of(one),
             *[_with_spread(one, on, column) for column in COLUMNS],
             f"{100 * one.dice(on, 'mimics'):.1f} %",
             str(len(one.runs)),
@@ -108,10 +109,6 @@ def _explained(ceiling: Ceiling | None) -> list[str]:
         " a network that knew the truth would score.",
         "",
     ]
-
-
-def _title(score: Score) -> str:
-    return f"**{score.title}**" if score.contestant.role == "ours" else score.title
 
 
 def _with_spread(score: Score, on: str, column: str) -> str:
@@ -143,7 +140,7 @@ def _differences(scores: Sequence[Score]) -> Iterator[str]:
 def _training(trained: Sequence[Score]) -> list[str]:
     rows = [
         (
-            _title(one),
+            title_of(one),
             f"{1e3 * one.mean_of('seconds_a_step'):.0f}",
             f"{1e3 * one.mean_of('seconds_without_loading'):.0f}",
             f"{one.mean_of('steps'):.0f}",
@@ -171,7 +168,7 @@ def _by_seed(settings: Settings, trained: Sequence[Score]) -> Iterator[str]:
             f"{mean_dice(runs[seed]['test']):.3f}, {runs[seed]['steps']:,}" if seed in runs else "–"
             for seed in range(settings.seeds)
         ]
-        rows.append((_title(one), *cells))
+        rows.append((title_of(one), *cells))
     yield from table(("", *(f"seed {seed}" for seed in range(settings.seeds))), rows)
     yield ""
 
@@ -180,44 +177,6 @@ def _percent(value: float | None, spread: float | None) -> str:
     if value is None:
         return "–"
     return f"{100 * value:.1f} %" if spread is None else f"{100 * value:.1f} ± {100 * spread:.1f} %"
-
-
-def _memory(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
-    """As they are trained, then at other depths: a row a family."""
-    weighed = [one for one in scores if one.memory]
-    side = settings.side
-    yield f"A training step on {settings.batch} × 4 × {side}³ in a fresh process: MB saved for backward, and MB by which the"
-    yield "process grows at most, where free pieces of 8 MB and more go back to the system at once (glibc's M_MMAP_THRESHOLD)."
-    yield ""
-    rows = [
-        (_title(one), f"{one.memory['parameters']:,}", _mb(one.memory, "saved_bytes"), _mb(one.memory, "peak_bytes"))
-        for one in weighed
-        if not one.contestant.family and one.memory
-    ]  # fmt: skip
-    yield from table(("", "parameters", "saved for backward", "peak growth"), rows)
-    families: dict[str, dict[int, dict[str, Any]]] = {}
-    for one in weighed:
-        if one.contestant.family and one.memory:
-            families.setdefault(one.contestant.family, {})[one.contestant.layers] = one.memory
-    if families:
-        yield from ("", "At so many layers a stage, saved for backward / peak growth:", "")
-        yield from table(
-            ("", *map(str, DEPTHS)),
-            [(family, *[_both(found.get(depth)) for depth in DEPTHS]) for family, found in families.items()],
-        )  # fmt: skip
-        yield ""
-        yield "At these depths the peers are weighed and not trained: trained they are as their documentation has them, and a Dice"
-        yield "of designs that nobody proposes would say nothing of them."
-
-
-def _both(memory: Mapping[str, Any] | None) -> str:
-    if memory is None:
-        return "–"
-    return f"{_mb(memory, 'saved_bytes')} / {_mb(memory, 'peak_bytes')}"
-
-
-def _mb(memory: Mapping[str, Any], entry: str) -> str:
-    return f"{memory[entry] / 1e6:,.0f}"
 
 
 def _rates(settings: Settings, scores: Sequence[Score]) -> Iterator[str]:
@@ -283,30 +242,3 @@ def _run_by(scores: Sequence[Score], entry: str, word: str, unknown: str) -> Ite
 
 def _plain(value: object) -> str:
     return ", ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else f"{value}"
-
-
-def record(
-    settings: Settings,
-    machine: Mapping[str, str],
-    scores: Sequence[Score],
-    ceiling: Ceiling | None,
-    refused: Mapping[str, str],
-) -> str:
-    """Everything that the page and the pictures are made of: a line a run."""
-    head = {
-        "settings": asdict(settings),
-        "machine": dict(machine),
-        "is_test": [asdict(one) for one in is_test(scores)],
-        "targets": [asdict(one) for one in targets(scores)],
-        "ceiling": None if ceiling is None else ceiling.columns,
-        "refused": dict(refused),
-    }
-    lines = [f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in head.items()]
-    rates = {one.contestant.name: {f"{rate:g}": value for rate, value in one.searched.items()} for one in scores if one.searched}  # fmt: skip
-    lines.append(f'"rates": {json.dumps(rounded(rates))}')
-    for name, rows in (
-        ("memory", [one.memory for one in scores if one.memory]),
-        ("runs", [run for one in scores for run in one.runs]),
-    ):
-        lines.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]")
-    return "{" + ",\n".join(lines) + "}\n"

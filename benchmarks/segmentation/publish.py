@@ -12,8 +12,8 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ sys.path.append(str(HERE.parent))  # after its own folder: environments.py, mach
 from ceiling import Ceiling  # noqa: E402
 from contestants import CONTESTANTS  # noqa: E402
 from drawing import draw  # noqa: E402
-from jobs import Finished, Job, Record, own  # noqa: E402
-from page import page, record  # noqa: E402
+from jobs import Finished, Job, Record, own, rounded  # noqa: E402
+from page import only_ours, page  # noqa: E402
 from schedule import REGIONS  # noqa: E402
-from scores import scores_of  # noqa: E402
+from scores import Score, scores_of  # noqa: E402
 from settings import Settings  # noqa: E402
+from verdicts import is_test, targets  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Published:
     @classmethod
     def of(cls, path: Path, content: Mapping[str, Any]) -> Published:
         """Raises ValueError for runs of a contestant that there is none of."""
-        runs: list[Record] = [*content["runs"], *content["memory"]]
+        runs: list[Record] = [*content["runs"], *content["memory"], *content.get("pace", [])]
         names = {run["contestant"] for run in runs} | content["rates"].keys()
         if unknown := sorted(names - CONTESTANTS.keys()):
             raise ValueError(f"{path} has runs of {', '.join(unknown)}, no contestants here; there are {', '.join(CONTESTANTS)}")  # fmt: skip
@@ -97,18 +98,47 @@ class Publication:
         pictures: what the names of the pictures begin with, a folder included.
         """
         scores = scores_of(self.finished, self.settings, list(CONTESTANTS), self.refused)
-        shown = [one for one in scores if one.runs or one.memory or one.searched or one.refused or one.contestant.role == "deep"]  # fmt: skip
+        due = () if only_ours(scores) else ("deep",)  # missed where they are not there
+        shown = [one for one in scores if one.runs or one.memory or one.pace or one.searched or one.refused or one.contestant.role in due]  # fmt: skip
         about = (self.settings, self.machine, shown, self.ceiling)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as scratch:
             folder = Path(scratch)
             drawn = draw(self.settings, shown, self.ceiling, folder, pictures)
             (folder / out.name).write_text(page(*about, drawn))
-            (folder / out.with_suffix(".json").name).write_text(record(*about, self.refused))
+            (folder / out.with_suffix(".json").name).write_text(_record(*about, self.refused))
             for path in [path for path in folder.rglob("*") if path.is_file()]:
                 place = out.parent / path.relative_to(folder)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(place)
+
+
+def _record(
+    settings: Settings,
+    machine: Mapping[str, str],
+    scores: Sequence[Score],
+    ceiling: Ceiling | None,
+    refused: Mapping[str, str],
+) -> str:
+    """Everything that the page and the pictures are made of: a line a run."""
+    head = {
+        "settings": asdict(settings),
+        "machine": dict(machine),
+        "is_test": [asdict(one) for one in is_test(scores)],
+        "targets": [asdict(one) for one in targets(scores)],
+        "ceiling": None if ceiling is None else ceiling.columns,
+        "refused": dict(refused),
+    }
+    lines = [f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in head.items()]
+    rates = {one.contestant.name: {f"{rate:g}": value for rate, value in one.searched.items()} for one in scores if one.searched}  # fmt: skip
+    lines.append(f'"rates": {json.dumps(rounded(rates))}')
+    for name, rows in (
+        ("memory", [one.memory for one in scores if one.memory]),
+        ("pace", [one.pace for one in scores if one.pace]),
+        ("runs", [run for one in scores for run in one.runs]),
+    ):
+        lines.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]")
+    return "{" + ",\n".join(lines) + "}\n"
 
 
 def main() -> None:

@@ -37,10 +37,10 @@ class Schedule:
     settings: Settings
     names: Sequence[str]
     seeds: Sequence[int]
-    kinds: Sequence[Kind] = ("search", "train", "memory")
+    kinds: Sequence[Kind] = ("search", "train", "memory", "pace")
 
     def jobs(self) -> Iterator[Job]:
-        """Everything that can be said now, first things first: rates, a seed of everyone, memory, more seeds, our variants."""
+        """Everything that can be said now, first things first: rates, a seed of everyone, memory and pace, more seeds, our variants."""
         trained = [
             name for name in self.names if CONTESTANTS[name].role not in (*OF_OURS, "weighed")
         ]
@@ -53,6 +53,8 @@ class Schedule:
             yield from self._trains(trained, self.seeds[:1])
         if "memory" in self.kinds:
             yield from (Job("memory", name) for name in self.names)
+        if "pace" in self.kinds:
+            yield from (Job("pace", name) for name in self.names)
         if "train" in self.kinds:
             for seed in self.seeds[1:]:
                 yield from self._trains(trained, [seed])
@@ -99,7 +101,7 @@ def _widened(rates: Sequence[float], values: Sequence[float]) -> list[float]:
 
 @dataclass
 class Work:
-    """Jobs of a schedule, ``processes`` at a time, memory alone among its like; ``done`` hears of each."""
+    """Jobs of a schedule, ``processes`` at a time, memory alone among its like and pace alone; ``done`` hears of each."""
 
     records: Records
     schedule: Schedule
@@ -133,6 +135,8 @@ class Work:
                 break
             if job.kind == "memory" and any(one.kind == "memory" for one in self.running):
                 continue
+            if self.running and "pace" in (job.kind, *(one.kind for one in self.running)):
+                break
             threads = self.schedule.settings.threads
             self.running[job] = self.records.start(job, self.cases, threads)
             _say(f"{job.name} begins")

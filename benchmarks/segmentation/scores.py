@@ -8,23 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from contestants import CONTESTANTS, Contestant
-from jobs import Finished, Job, Record, contestant_of
+from jobs import Finished, Job, Kind, Record, contestant_of
 from numpy.typing import NDArray
 from schedule import REGIONS, Schedule, mean_dice
 from settings import Settings
 
+MEASURED: tuple[Kind, ...] = ("memory", "pace")
 Cases = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A contestant's finished runs, in the order of their seeds; its rate; its memory; why something is missing."""
+    """A contestant's finished runs, in the order of their seeds; its rate; its memory and pace; why something is missing."""
 
     contestant: Contestant
     runs: Sequence[Record]
     rate: float | None
     searched: dict[float, float]  # rate → validation Dice; nan where it diverged
     memory: Record | None
+    pace: Record | None
     refused: str = ""
 
     @property
@@ -142,11 +144,11 @@ def _score(schedule: Schedule, contestant: Contestant, refused: Mapping[str, str
         for job in schedule.searches(name)
         if (run := records.get(job)) is not None
     }
-    memory = records.get(Job("memory", name))
+    memory, pace = (records.get(Job(kind, name)) for kind in MEASURED)
     reasons = [f"{job}: {text}" for job, text in refused.items() if contestant_of(job) == name]
     reasons += [f"seed {run['seed']}: {run['diverged']}" for run in runs if run["diverged"]]
     rate = runs[0]["rate"] if runs else schedule.rate(name)
-    return Score(contestant, runs, rate, searched, memory, "; ".join(reasons))
+    return Score(contestant, runs, rate, searched, memory, pace, "; ".join(reasons))
 
 
 def best_peer(scores: Sequence[Score], on: str = "test") -> Score | None:

@@ -40,7 +40,7 @@ class Settings:
     validation: int = 40
     test: int = 60
     judged: int = 12
-    seconds: float = 600.0
+    seconds: float = 1200.0
     search_seconds: float = 80.0
     rates: tuple[float, ...] = (4e-3, 1.6e-2)
     clock: Literal["wall", "cpu"] = "cpu"

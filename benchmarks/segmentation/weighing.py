@@ -40,10 +40,10 @@ def weighed(contestant: Contestant, settings: Settings) -> dict[str, Any]:
     count = _held if contestant.environment == "iunets" else _saved
     if contestant.role == "weighed" and (reason := _too_large(network, settings, count)):
         sys.exit(reason)
-    _step(network, *_batch(settings.batch, SMALL))
+    step(network, *batch_of(settings.batch, SMALL))
     network.zero_grad(set_to_none=True)
-    x, classes = _batch(settings.batch, settings.side)
-    peak = _growth(lambda: _step(network, x, classes))
+    x, classes = batch_of(settings.batch, settings.side)
+    peak = _growth(lambda: step(network, x, classes))
     network.zero_grad(set_to_none=True)
     return {
         "parameters": sum(value.numel() for value in network.parameters()),
@@ -56,7 +56,7 @@ def _too_large(
     network: nn.Module, settings: Settings, count: Callable[[nn.Module, Tensor], int]
 ) -> str:
     """Why the machine cannot hold the step, by what a smaller cube keeps; empty where it can."""
-    small = count(network, _batch(settings.batch, PROBE)[0])
+    small = count(network, batch_of(settings.batch, PROBE)[0])
     wanted = 1.5 * small * (settings.side / PROBE) ** 3
     free = available_bytes()
     return (
@@ -64,13 +64,13 @@ def _too_large(
     )
 
 
-def _batch(batch: int, side: int) -> tuple[Tensor, Tensor]:
+def batch_of(batch: int, side: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, INPUTS, side, side, side, generator=generator)
     return x, torch.randint(4, (batch, side, side, side), generator=generator)
 
 
-def _step(network: nn.Module, x: Tensor, classes: Tensor) -> None:
+def step(network: nn.Module, x: Tensor, classes: Tensor) -> None:
     region_loss(network(x), classes).backward()  # type: ignore[no-untyped-call]
 
 

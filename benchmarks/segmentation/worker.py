@@ -23,6 +23,7 @@ from contest import Contest  # noqa: E402
 from contestants import CONTESTANTS  # noqa: E402
 from jobs import Job, Record, Records  # noqa: E402
 from judging import judged  # noqa: E402
+from pacing import paced  # noqa: E402
 from settings import Settings  # noqa: E402
 from weighing import weighed  # noqa: E402
 
@@ -35,6 +36,8 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     if job.kind == "memory":
         records.keep(job, weighed(CONTESTANTS[job.contestant], settings))
+    elif job.kind == "pace":
+        records.keep(job, paced(CONTESTANTS[job.contestant], settings))
     else:
         records.keep(job, _trained(job, settings, cases))
 
