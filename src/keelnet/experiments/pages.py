@@ -33,8 +33,11 @@ def page(
     filters: Mapping[str, Callable[..., str]] | None = None,
 ) -> str:
     """A template of this package with its values, the machine and the time."""
-    text = files("keelnet.experiments").joinpath(template).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    folder = files("keelnet.experiments")
+    loader = jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=loader
+    )
     environment.filters.update(filters or {})
     made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return environment.from_string(text).render(values, machine=machine(), made=made)
+    return environment.get_template(template).render(values, machine=machine(), made=made)
