@@ -451,6 +451,45 @@ def test_the_layer_cursor_moves_by_hand_and_by_itself(page):
     )
     page.by("play").click()
     assert page.by("play").text == "Play"
+    shown = page.by("layer-shown").text.split()[0]
+    assert page.by("positions").text.startswith(f"Layer {shown}:") and page.query["layer"] == shown
+
+
+def test_a_plane_that_the_new_network_has_not_gives_way_to_the_first(page):
+    page.open("/?preset=plus-verlet")
+    for name, value in (("across", "2"), ("up", "3"), ("field", "plain")):
+        page.set(name, value)
+    assert not page.error and (page.query["across"], page.query["up"]) == ("0", "1")
+
+
+@pytest.mark.parametrize("plane", ["across=0&up=0", "across=2&up=3"])
+def test_a_link_to_a_plane_that_there_is_not_shows_the_first(page, plane):
+    page.open(f"/?kernel=2,-2;0,2&{plane}")
+    assert not page.error and (page.query["across"], page.query["up"]) == ("0", "1")
+
+
+def test_a_link_without_a_feature_can_be_mended_by_a_click(page):
+    page.open("/?kernel=2,-2;0,2&features=")
+    assert "feature" in page.error
+    page.by("play").click()
+    assert page.by("play").text == "Play"
+    before = page.count()
+    page.by("plane").click()
+    page.drawn(before)
+    assert not page.error and page.query["features"] == "0.1,0.1"
+
+
+@pytest.mark.parametrize(("kernel", "words"), [("2,-2;0,2", "×10³¹⁶"), ("-2,2;0,-2", "×10⁻³")])
+def test_growth_past_all_numbers_is_a_power_of_ten(page, kernel, words):
+    page.open(f"/?preset=fig2b&depth=4000&features=0,0&kernel={kernel}")
+    assert words in page.by("growth-title").text
+
+
+def test_features_that_explode_are_drawn_at_the_edge_and_named_where_they_are(page):
+    page.open("/?preset=fig2b&activation=relu&depth=1000&features=0.1,0.1&kernel=2,0;0,2")
+    assert "e77" in page.by("positions").text or "e78" in page.by("positions").text
+    page.by("layer").send_keys(Keys.HOME)
+    assert page.by("positions").text.startswith("Layer 0: feature 1 at (0.1, 0.1)")
 
 
 def test_exports_are_files_of_their_kind(page):

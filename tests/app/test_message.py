@@ -28,7 +28,7 @@ def unpacked(content):
     for name, described in header["arrays"].items():
         assert offset % 4 == 0
         count = int(np.prod(described["shape"]))
-        dtype = np.uint8 if described["bytes"] else "<f4"
+        dtype = {"u1": np.uint8, "f4": "<f4", "f8": "<f8"}[described["type"]]
         arrays[name] = np.frombuffer(content, dtype, count, offset).reshape(described["shape"])
         offset += -(-arrays[name].nbytes // 4) * 4
     assert offset == len(content)
@@ -200,6 +200,40 @@ def test_drawn_are_the_distances_of_the_first_features_in_the_colours_of_all_pai
         assert line.get_color() == colour
         np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-6)
     assert ("the first 4" in axes.get_title()) == (count > 4)
+
+
+@pytest.mark.parametrize("cloud", [0, 300])
+def test_features_that_explode_past_float32_are_drawn_where_they_are(cloud):
+    """0.1 · 1.2¹⁰⁰⁰ ≈ 10⁷⁸: on the page's axes, which follow them, and in words."""
+    kernel = ((2.0, 0.0), (0.0, 2.0))
+    scene = replace(FIRST, activation="relu", kernel=kernel, step_size=0.1, depth=1000, cloud=cloud)
+    picture = Picture(scene)
+    header, arrays = unpacked(picture.as_bytes())
+    paths = picture.paths.y.transpose(1, 0, 2)
+    np.testing.assert_array_equal(arrays["paths"], paths[: header["features"]])
+    assert 1e70 < np.abs(paths).max() < header["window"] == picture.window
+    energy = picture.paths.energy[1][arrays["curve"].astype(int)].T
+    np.testing.assert_array_equal(arrays["energy"], energy)
+    assert np.abs(arrays["field"][:, :2]).max() > 0.9 * header["window"]
+    if cloud:
+        assert arrays["density"].any(axis=1).sum() > 100  # not the middle alone
+
+
+def test_a_plane_at_the_end_of_all_numbers_is_drawn_to_its_edge():
+    scene = replace(FIRST, activation="identity", kernel=((1.0, 0.0), (0.0, 1.0)), step_size=0.1)
+    depth = int((np.log(3.4) + 308 * np.log(10)) / np.log(1.1))
+    picture = Picture(replace(scene, depth=depth, features=((0.0, 0.5),)))
+    header, arrays = unpacked(picture.as_bytes())
+    assert picture.paths.y.max() > 1e307 and header["window"] == arrays["paths"].max() == 1e300
+
+
+def test_every_layer_of_a_path_is_sent():
+    """Every second layer of a feature that turns round at each would show one that stands still."""
+    scene = replace(FIRST, activation="identity", kernel=((-2.0, 0.0), (0.0, -2.0)), step_size=1.0)
+    picture = Picture(replace(scene, depth=4000))
+    _, arrays = unpacked(picture.as_bytes())
+    np.testing.assert_array_equal(arrays["layers"], np.arange(4001))
+    assert (arrays["paths"][:, 1:] == -arrays["paths"][:, :-1]).all()
 
 
 def test_distances_past_all_numbers_are_sent_as_none():

@@ -30,10 +30,16 @@ from keelnet.experiments.tiles import Tiling
 def test_runs_are_found_at_any_depth_and_by_themselves(tmp_path):
     write_run(tmp_path / "one")
     write_run(tmp_path / "table" / "two" / "seed-0")
+    write_run(tmp_path / "table" / "swiss_roll" / "depth-8" / "residual" / "seed-0")  # swept
     write_labels(tmp_path / "labels")
     (tmp_path / "notes").mkdir()
     names = {(entry.name, entry.kind) for entry in Shelf.asked(tmp_path).entries()}
-    assert names == {("one", "run"), ("table/two/seed-0", "run"), ("labels", "labels")}
+    assert names == {
+        ("one", "run"),
+        ("table/two/seed-0", "run"),
+        ("labels", "labels"),
+        ("table/swiss_roll/depth-8/residual/seed-0", "run"),
+    }
     (own,) = Shelf.asked(tmp_path / "one").entries()
     assert own.name == "one"
     with pytest.raises(ValueError, match="is no run folder below"):
@@ -168,6 +174,21 @@ def test_a_slice_shows_the_class_where_it_lies(tmp_path, plane, with_scan):
     other = np.asarray(Image.open(io.BytesIO(case.picture(plane, 0, "flair", 1.0))))
     assert not (other == np.array(SHADES[1])).all(-1).any()
     assert "edema" in volume_table(entry, "a")
+
+
+def test_scans_are_shown_whatever_their_own_labels_are(tmp_path):
+    """keelnet segment, which made those that are shown, does not look at them either."""
+    write_labels(tmp_path / "labels")
+    case = write_case(tmp_path / "scans", "a", NEW, separator="-")
+    entry = Shelf(tmp_path).entry("labels")
+    (case / "a-seg.nii.gz").write_bytes(b"cut off")
+    assert labelled(entry, "a", tmp_path / "scans").x is not None
+
+
+def test_labels_are_shown_where_the_folder_of_scans_holds_none(tmp_path):
+    write_labels(tmp_path / "labels")
+    (tmp_path / "scans").mkdir()
+    assert labelled(Shelf(tmp_path).entry("labels"), "a", tmp_path / "scans").x is None
 
 
 def test_what_segment_writes_is_shown_as_it_was_found(tmp_path):

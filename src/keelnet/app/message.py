@@ -1,8 +1,9 @@
-"""What the page is sent: a header in JSON, then float32 numbers, as they lie in memory.
+"""What the page is sent: a header in JSON, then numbers as they lie in memory, float32 where that holds them.
 
 400 paths of 1000 layers are 3.2 MB so, and 15 MB in JSON, which takes the browser longer to read than
 the layers take to compute. Where there are many points the cloud goes as a density of pixels, with its places
-at some layers. Coordinates are rounded to float32, of which no pixel sees anything; exports hold float64.
+at some layers. Coordinates are rounded to float32, of which no pixel sees anything, or sent as float64 where they explode
+past it; exports hold float64.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ Array = NDArray[Any]
 ARROWS = 15  # along each side of the plane
 GROWTHS = 128  # layers at which growth is read; all are multiplied
 CURVE = 256  # layers at which a curve is drawn
-DRAWN = 2001  # layers at which a path is drawn at most
 MANY = 20_000  # points of the cloud: beyond, it is drawn as a density
 PLACES = 101  # layers at which the places of such a cloud are known
 NEAR = 4  # first features whose distances are drawn: more curves cannot be told apart
 MARGIN = 1.08
 SIDES = (50, 2000)
-FARTHEST = 3e38
+WIDEST = 1e30  # of a plane in float32: products with it still are numbers
+FARTHEST = 1e300  # what is beyond is drawn there
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Picture:
     def window(self) -> float:
         """Half the side of the square around the origin that holds every path."""
         largest = float(max(self._plane.max(), -self._plane.min()))
-        return MARGIN * largest if largest > 0 else 1.0
+        return min(MARGIN * largest, FARTHEST) if largest > 0 else 1.0
 
     def as_bytes(self) -> bytes:
         """The message; see the top of this file."""
@@ -128,15 +129,17 @@ class Picture:
     def _drawn(self) -> dict[str, Array]:
         """Paths of the features, and of the cloud its paths, or a density and its places at some layers."""
         scene, features = self.scene, len(self.scene.features)
-        layers = sampled(scene.depth, DRAWN)
-        every = _by_path(self._plane, layers)
+        layers = np.arange(scene.depth + 1)
+        every = _by_path(self._plane, self.window)
         found: dict[str, Array] = {"layers": layers, "paths": every[:features]}
         if scene.cloud * scene.depth <= MANY:
             return found | {"cloud_layers": layers, "cloud": every[features:]}
-        places = sampled(len(layers) - 1, PLACES)
+        places = sampled(scene.depth, PLACES)
+        wide = self.window > WIDEST
+        crossed = every[features:] / self.window if wide else every[features:]
         return found | {
-            "density": density(every[features:], self.window, self.side),
-            "cloud_layers": layers[places],
+            "density": density(crossed, 1.0 if wide else self.window, self.side),
+            "cloud_layers": places,
             "cloud": every[features:, places],
         }
 
@@ -155,37 +158,40 @@ class Picture:
         return found[0], {"field": np.concatenate([points, found[1]], axis=-1).reshape(-1, 4)}
 
 
-def _by_path(plane: Array, layers: Array) -> Array:
-    """(paths, layers, 2), float32: rounded first, since turning the axes of less takes less time."""
-    with np.errstate(over="ignore"):  # clipped when it is sent
-        rounded = plane.astype(np.float32)
-    chosen = rounded if len(layers) == len(rounded) else rounded[layers]
+def _by_path(plane: Array, window: float) -> Array:
+    """(paths, layers, 2): rounded first, since turning the axes of less takes less time."""
+    if window > WIDEST:
+        return np.ascontiguousarray(plane.transpose(1, 0, 2))
+    rounded = plane.astype(np.float32)
     return (
-        np.ascontiguousarray(chosen.view(np.complex64)[..., 0].T)
+        np.ascontiguousarray(rounded.view(np.complex64)[..., 0].T)
         .view(np.float32)
-        .reshape(*chosen.shape[1::-1], 2)
+        .reshape(*plane.shape[1::-1], 2)
     )
 
 
 def packed(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
     """uint32: the header's length; the header; the arrays, one after another; each padded to four bytes.
 
-    The header says under ``arrays`` each one's shape, in their order. Bytes stay bytes, all else is float32.
+    The header says under ``arrays`` each one's shape and type, in their order: "u1" stays as it is, "f4" is what
+    float32 holds, "f8" all else.
     """
-    shapes = {
-        name: {"shape": array.shape, "bytes": array.dtype == np.uint8}
-        for name, array in arrays.items()
+    sent = {name: _as_sent(array) for name, array in arrays.items()}
+    described = {
+        name: {"shape": array.shape, "type": f"{array.dtype.kind}{array.itemsize}"}
+        for name, array in sent.items()
     }
-    text = _padded(json.dumps({**header, "arrays": shapes}, allow_nan=False).encode(), b" ")
-    numbers = [_padded(_as_sent(array).tobytes()) for array in arrays.values()]
+    text = _padded(json.dumps({**header, "arrays": described}, allow_nan=False).encode(), b" ")
+    numbers = [_padded(array.tobytes()) for array in sent.values()]
     return b"".join([struct.pack("<I", len(text)), text, *numbers])
 
 
 def _as_sent(array: Array) -> Array:
-    if array.dtype == np.uint8:
-        return array
-    # What is past float32 is past the picture, too.
-    return np.ascontiguousarray(np.clip(array, -FARTHEST, FARTHEST), dtype="<f4")
+    if array.dtype in (np.uint8, np.float32):
+        return np.ascontiguousarray(array)
+    shown = np.clip(array, -FARTHEST, FARTHEST)
+    narrow = not shown.size or max(shown.max(), -shown.min()) <= WIDEST
+    return np.ascontiguousarray(shown, dtype="<f4" if narrow else "<f8")
 
 
 def _padded(content: bytes, with_: bytes = b"\0") -> bytes:

@@ -157,6 +157,8 @@ class LabelsPanel:
             ""
             if case.x is not None
             else "The scan itself is not at hand: keelnet explore --scans FOLDER puts it below the labels."
+            if self.scans is None
+            else f"No scan called {self.case.value} was found in {self.scans}."
         )
         self.volumes.set_content(volume_table(self.entry, self.case.value))
         self.place.props(f"max={case.count(plane) - 1}")

@@ -17,7 +17,7 @@ from keelnet.experiments.folders import STAGING
 
 Kind = Literal["run", "labels"]
 SIGNS: dict[Kind, str] = {"run": "recipe.toml", "labels": "volumes.json"}
-DEEP = 3  # folders below the shelf that are looked into
+DEEP = 5  # folders below the shelf that are looked into: runs/table/recipe/sweep/architecture/seed
 SILENT = 600.0  # seconds without a new epoch after which a run may have stopped
 
 

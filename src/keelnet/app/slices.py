@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -98,11 +98,16 @@ def _read(case: str, file: Path, version: str, labels: str, scans: Path | None) 
 
 
 def _scan_of(case: str, scans: Path | None) -> NDArray[np.float32] | None:
+    """Its own labels do not matter, as to ``keelnet segment``, which made those that are shown."""
     if scans is None:
         return None
-    for found in find_cases([scans]).cases:
+    try:
+        cases = find_cases([scans]).for_prediction().cases
+    except ValueError:  # a folder without a case: the labels are shown by themselves
+        return None
+    for found in cases:
         if found.name == case:
-            return read_scan(found, None).x
+            return read_scan(replace(found, labels=None), None).x
     return None
 
 

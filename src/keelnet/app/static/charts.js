@@ -78,14 +78,14 @@ function axes(brush, { width, height, x, y, low, high, depth, logarithmic }) {
   const wanted = ticks(low, high, 4).filter((value) => !logarithmic || high - low < 2 || Number.isInteger(value));
   for (const value of wanted) {
     stroke(brush, [[LEFT, y(value)], [width - RIGHT, y(value)]]);
-    brush.fillText(logarithmic ? power(value) : shortly(value), LEFT - 5, y(value) + 4);
+    brush.fillText(logarithmic ? powerOfTen(value) : shortly(value), LEFT - 5, y(value) + 4);
   }
   brush.textAlign = "center";
   for (const value of ticks(0, depth, 5).filter(Number.isInteger)) brush.fillText(shortly(value), x(value), height - BOTTOM + 14);
   brush.fillText("layer", (LEFT + width - RIGHT) / 2, height - 3);
 }
 
-function power(value) {
+export function powerOfTen(value) {
   if (!Number.isInteger(value)) return `×${shortly(Number((10 ** value).toPrecision(2)))}`;
   if (value >= 0 && value < 4) return `×${10 ** value}`;
   const digits = String(value).replace("-", "⁻").replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);

@@ -1,7 +1,7 @@
 // The explorer: a changed setting asks the server for a picture, the newest wish first, and draws what comes.
 
 import { shortly } from "./brush.js";
-import { drawEverything } from "./charts.js";
+import { drawEverything, powerOfTen } from "./charts.js";
 import { fetchPicture, Refused } from "./message.js";
 import { Plane } from "./plane.js";
 import { Settings } from "./settings.js";
@@ -61,8 +61,11 @@ function choosePlane(across, up) {
   }
 }
 
+// Another field or kernel may have no such coordinates; then the first two are shown.
 function sceneQuery() {
-  return `${settings.query()}&across=${byId("across").value || 0}&up=${byId("up").value || 1}`;
+  const [across, up] = ["across", "up"].map((id) => Number(byId(id).value));
+  const fits = across !== up && [across, up].every((each) => each >= 0 && each < settings.coordinates());
+  return `${settings.query()}&across=${fits ? across : 0}&up=${fits ? up : 1}`;
 }
 
 async function ask() {
@@ -141,8 +144,9 @@ function shownLayer() {
 
 function drawLayer() {
   const shown = shownLayer();
-  byId("layer-shown").textContent = `${shown} / ${picture.depth}`;
   plane.drawLayer(shown);
+  const cloud = plane.cloudLayer(shown);
+  byId("layer-shown").textContent = `${shown} / ${picture.depth}${cloud === shown ? "" : `, the cloud at ${cloud}`}`;
   drawEverything(picture, shown, canvases);
   if (!playing) say("positions", plane.positions());
 }
@@ -158,9 +162,14 @@ function titles() {
   const name = squared ? "h² λ" : "h λ";
   say("spectrum-title", `${name} of feature 1 at layer 0 (✕): ${[...new Set(first)].join(", ")}; ○ at the layer shown. Green: where ${method} does not grow${least}`);
   const ends = arrays.growth.values.filter((_, index) => (index + 1) % arrays.growth.shape[1] === 0);
-  say("growth-title", `Growth of a small difference, by layer: ×${shortly(Number((10 ** Math.max(...ends)).toPrecision(3)))} at the last`);
+  say("growth-title", `Growth of a small difference, by layer: ${grown(Math.max(...ends))} at the last`);
   say("distances-title", `Distance between ${picture.features > picture.near ? `the first ${picture.near} features` : "features"}, by layer`);
   say("energy-title", `Energy ${picture.energy}, by layer`);
+}
+
+// Ten to a power, which may lie past all numbers.
+function grown(power) {
+  return Math.abs(power) < 300 ? `×${shortly(Number((10 ** power).toPrecision(3)))}` : powerOfTen(Math.round(power));
 }
 
 function complex(re, im) {
@@ -178,6 +187,7 @@ function remember() {
 }
 
 function add(point) {
+  if (!picture) return;
   if (picture.plane[0] !== 0 || picture.plane[1] !== 1) return;
   const features = settings.features();
   if (features.length >= settings.given.most_features) {
@@ -187,18 +197,25 @@ function add(point) {
   settings.setFeatures([...features, point.map(String)]);
 }
 
+// Without a feature or a cloud there is no picture, and no plane to point at.
+function first() {
+  if (settings.features().length === 0) settings.setFeatures([["0.1", "0.1"]]);
+}
+
 function listen() {
   for (const id of ["across", "up"]) byId(id).addEventListener("change", () => swap(id));
   byId("layer").addEventListener("input", (event) => {
+    if (!picture) return;
     layer = Number(event.target.value);
     drawLayer();
   });
   byId("layer").addEventListener("change", () => {
+    if (!picture) return;
     titles();
     remember();
   });
   byId("play").addEventListener("click", play);
-  byId("plane").addEventListener("click", (event) => picture && add(plane.pointAt(event.clientX, event.clientY)));
+  byId("plane").addEventListener("click", (event) => (picture ? add(plane.pointAt(event.clientX, event.clientY)) : first()));
   byId("plane").addEventListener("keydown", move);
   byId("remedy").addEventListener("click", remedy);
   byId("link").addEventListener("click", copy);
@@ -209,11 +226,15 @@ function listen() {
 // Both lists cannot name one coordinate: the other takes what this one had.
 function swap(id) {
   const other = byId(id === "across" ? "up" : "across");
-  if (byId(id).value === other.value) other.value = picture.plane[id === "across" ? 0 : 1];
+  if (picture && byId(id).value === other.value) other.value = picture.plane[id === "across" ? 0 : 1];
   ask();
 }
 
 function move(event) {
+  if (!picture) {
+    if (event.key === "Enter") first();
+    return;
+  }
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
   if (event.key === "Escape") plane.cross = null;
   else if (event.key === "Enter" && plane.cross) add(plane.cross);
@@ -229,12 +250,18 @@ function move(event) {
 
 // About six seconds through all layers.
 function play() {
+  if (!picture) return;
   cancelAnimationFrame(playing);
   const stop = playing !== 0;
   playing = 0;
   byId("play").setAttribute("aria-pressed", String(!stop));
   byId("play").textContent = stop ? "Play" : "Pause";
-  if (stop) return;
+  if (stop) {
+    drawLayer(); // now in words, too
+    titles();
+    remember();
+    return;
+  }
   const start = performance.now();
   const from = shownLayer() >= picture.depth ? 0 : shownLayer();
   const frame = (now) => {
@@ -242,11 +269,7 @@ function play() {
     byId("layer").value = layer;
     drawLayer();
     if (layer < picture.depth) playing = requestAnimationFrame(frame);
-    else {
-      play();
-      drawLayer();
-      titles();
-    }
+    else play();
   };
   playing = requestAnimationFrame(frame);
 }

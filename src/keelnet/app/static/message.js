@@ -1,4 +1,6 @@
-// What the server sends: a header in JSON, then arrays of float32 or bytes (see message.py).
+// What the server sends: a header in JSON, then arrays of float32, float64 or bytes (see message.py).
+
+const KINDS = { u1: Uint8Array, f4: Float32Array, f8: Float64Array };
 
 export class Refused extends Error {}
 
@@ -15,10 +17,13 @@ export function unpacked(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const arrays = {};
   let offset = 4 + length;
-  for (const [name, { shape, bytes }] of Object.entries(header.arrays)) {
+  for (const [name, { shape, type }] of Object.entries(header.arrays)) {
     const count = shape.reduce((a, b) => a * b, 1);
-    arrays[name] = { shape, values: new (bytes ? Uint8Array : Float32Array)(buffer, offset, count) };
-    offset += bytes ? Math.ceil(count / 4) * 4 : 4 * count;
+    const Kind = KINDS[type];
+    const size = count * Kind.BYTES_PER_ELEMENT;
+    const aligned = offset % Kind.BYTES_PER_ELEMENT === 0; // eight bytes may begin between
+    arrays[name] = { shape, values: aligned ? new Kind(buffer, offset, count) : new Kind(buffer.slice(offset, offset + size)) };
+    offset += Math.ceil(size / 4) * 4;
   }
   return { ...header, arrays };
 }

@@ -164,6 +164,12 @@ export class Plane {
     if (this.cross) this.drawCross(brush, scale);
   }
 
+  // The layer whose places of the cloud are shown: of a large one they are known at some layers alone.
+  cloudLayer(layer) {
+    const { cloud, cloud_layers: known } = this.picture.arrays;
+    return cloud.shape[0] ? known.values[placeOf(known.values, layer)] : layer;
+  }
+
   drawCross(brush, scale) {
     const [x, y] = [scale.x(this.cross[0]), scale.y(this.cross[1])];
     brush.strokeStyle = themed("ink");

@@ -92,6 +92,14 @@ export class Settings {
     return new URLSearchParams(shown).toString();
   }
 
+  // How many coordinates y and z have together (Scene.channels).
+  coordinates() {
+    const kernel = this.kernel();
+    const rows = kernel.length;
+    if (!this.scene.field.includes("hamiltonian")) return rows;
+    return rows + (this.scene.field === "hamiltonian" ? kernel[0].length : rows);
+  }
+
   // Why the form says no scene, or null. A table goes as numbers between commas and semicolons, so a cell that
   // holds one would be taken for several numbers: of another network, if their count happened to fit.
   refusal() {
