@@ -79,6 +79,8 @@ def test_help_shows_an_example(said, command):
         (("train", "digits", "--memory", "0"), "written like 4GB"),
         (("train", "digits", "--memory", "4XB"), "got '4XB'"),
         (("train", "digits", "--memory", "1MB"), "1.00 MB is less than the"),
+        (("train", "digits", "--set", "device=meta"), "device 'meta' cannot be used here"),
+        (("segment", "run", "in", "--threads", "999999"), "Invalid value for '--threads'"),
         (("plan", "brains"), "unknown recipe 'brains'; known are digits, tissue"),
         (("plan", "digits", "--memory", "lots"), "written like 4GB"),
         (("plan", "digits", "--set", "depth=0"), "depth must be an integer of at least 1"),

@@ -1,8 +1,13 @@
 """Options that stand for a setting: what is given twice is refused in one sentence, and nothing is written."""
 
+import dataclasses
+
 import pytest
+from scans import write_case
 
 from keelnet.cli import invoke
+from keelnet.data.cases import find_cases
+from keelnet.experiments import runs, table
 
 
 @pytest.mark.parametrize(
@@ -35,3 +40,36 @@ def test_what_is_given_twice_is_refused(tmp_path, monkeypatch, capsys, arguments
     said = capsys.readouterr()
     assert words in said.err and said.err.count("\n") == 1 and not said.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["train tumour --data {}", "train tumour --set folder={}", "table mnist --data {}"],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_linked_table_is_read_from_where_it_is_linked(arguments, whole, tmp_path, monkeypatch):
+    """As `data check` reads it: its cells are relative to the link."""
+    write_case(tmp_path / "mine", "a")
+    words = ("flair", "t1", "t1ce", "t2")
+    cells = ",".join(("a", *(f"a/a_{word}.nii.gz" for word in words)))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "list.csv").write_text(f"case,{','.join(words)}\n{cells}\n")
+    link = tmp_path / "mine" / "scans.csv"
+    link.symlink_to(tmp_path / "shared" / "list.csv")
+    monkeypatch.chdir(tmp_path / "mine")
+    recipes = []
+
+    def noted(given, *others, **named):
+        recipes.append(given)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(runs, "train", noted)
+    monkeypatch.setattr(table, "fill", lambda folder, design, *others: noted(design.recipes[0]))
+    assert invoke(arguments.format(link if whole else link.name).split()) == 2
+    (recipe,) = recipes
+    assert recipe.folder == str(link)
+    assert find_cases([link]).cases[0].first.is_file()
+    # A run that was begun when links were followed goes on.
+    once = dataclasses.replace(recipe, folder=str(link.resolve()))
+    assert once.same_as(recipe) and recipe.same_as(once)
+    assert not once.same_as(dataclasses.replace(recipe, folder=str(tmp_path)))

@@ -95,6 +95,70 @@ def test_scans_and_labels_with_one_beginning_are_of_one_subject(subject, separat
     assert stem[: found.start()].rstrip("_-. ") == told[0]
 
 
+BIDS = {  # the names of FLAIR, T1, T1ce and T2, and the case
+    "a contrast agent": ("FLAIR", "T1w", "ce-gadolinium_T1w", "T2w", "sub-01"),
+    "among others": (
+        "ses-1_FLAIR",
+        "ses-1_acq-mprage_run-1_T1w",
+        "ses-1_acq-mprage_ce-gad_run-1_T1w",
+        "ses-1_rec-2_T2w",
+        "sub-01_ses-1",
+    ),
+    "all alike": ("run-2_FLAIR", "run-2_T1w", "ce-gad_run-2_T1w", "run-2_T2w", "sub-01_run-2"),
+}
+
+
+@pytest.mark.parametrize("which", BIDS)
+@pytest.mark.parametrize("table", [False, True])
+def test_scans_of_a_session_as_bids_calls_them_are_one_case(which, table, tmp_path):
+    *names, case = BIDS[which]
+    for values, name in zip(volumes(), names, strict=True):
+        write(tmp_path / f"sub-01_{name}.nii.gz", values)
+    write(tmp_path / f"{case}_seg.nii.gz", LABELS)
+    scans(tmp_path, "sub-02", words=("FLAIR", "T1w", "T1c", "T2w"))
+    source = tmp_path
+    if table:
+        source = tmp_path / "scans.csv"
+        cells = ",".join(f"sub-01_{name}.nii.gz" for name in names)
+        source.write_text(f"case,flair,t1,t1ce,t2,seg\n{case},{cells},{case}_seg.nii.gz\n")
+    found = settle(find_cases([source]))
+    assert found.convention.name == "brats2021" and not found.refused
+    one, *_ = read_scans(found)
+    assert one.name == case
+    np.testing.assert_array_equal(one.x, volumes())
+    np.testing.assert_array_equal(one.classes, classes())
+
+
+def test_which_of_two_runs_belongs_to_a_session_is_not_guessed(tmp_path):
+    for name in ("FLAIR", "run-1_T1w", "run-2_T1w", "ce-gad_T1w", "T2w"):
+        write(tmp_path / f"sub-01_{name}.nii.gz", volumes()[0])
+    found = find_cases([tmp_path])
+    assert not found.cases and "t1 missing" in found.refused["sub-01"]
+    for name in (
+        "FLAIR",
+        "ce-gad_T1w",
+        "T2w",
+    ):  # the first run is a case by itself, the second one is none
+        (tmp_path / f"sub-01_{name}.nii.gz").rename(tmp_path / f"sub-01_run-1_{name}.nii.gz")
+    found = find_cases([tmp_path])
+    assert [case.name for case in found.cases] == ["sub-01_run-1"]
+    assert list(found.refused) == ["sub-01_run-2"]
+
+
+def test_a_contrast_agent_in_other_modalities_stays_in_the_name():
+    assert subject_and_kind("sub-01_ce-gad_FLAIR") == ("sub-01_ce-gad", "flair")
+    assert subject_and_kind("sub-01_space-T1w_T1w") == ("sub-01_space-T1w", "t1w")
+
+
+def test_labels_that_were_drawn_on_one_scan_of_a_session_are_pointed_to(tmp_path):
+    for values, name in zip(volumes(), BIDS["a contrast agent"], strict=False):
+        write(tmp_path / f"sub-01_{name}.nii.gz", values)
+    scans(tmp_path, "sub-02")
+    path = write(tmp_path / "sub-01_acq-fast_ce-gadolinium_dseg.nii.gz", LABELS)
+    (line,) = find_cases([tmp_path]).unclear
+    assert line.startswith(f"sub-01 is without labels: {path} may hold them")
+
+
 ELSEWHERE = {
     "another folder": ("images_segm", "UPENN-GBM-00001_11_segm.nii.gz"),
     "found by a program": (".", "UPENN-GBM-00001_11_GlistrBoost.nii.gz"),

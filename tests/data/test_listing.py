@@ -93,7 +93,7 @@ def test_every_convention_is_told_by_its_own_classes(name):
 
 def test_the_modalities_may_stand_where_nnunet_lists_them(tmp_path):
     found = Listing.in_folder(listed(tmp_path, OFFICIAL, "channel_names"))
-    assert found == Listing() and found.order == ("flair", "t1", "t1ce", "t2")
+    assert found == Listing(told=True) and found.order == ("flair", "t1", "t1ce", "t2")
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match="does not list its modalities .*modality"):
         Listing.in_folder(tmp_path)

@@ -153,6 +153,20 @@ def test_tumour_found_on_lookalikes_is_counted(tmp_path):
     assert done.mimics_ml == pytest.approx(15 * 8 / 1000)
 
 
+def test_labels_and_look_alikes_in_another_order_of_axes_lie_where_they_did(tmp_path, undrawn):
+    case = painted_case(tmp_path / "in", "a")
+    mimics = np.zeros(SHAPE, np.uint8)
+    mimics[1:6, 2:5, 1] = 2
+    write(case / "a-mimics.nii.gz", mimics)
+    for word in ("seg", "mimics", "t1c"):
+        path = case / f"a-{word}.nii.gz"
+        turn = np.array([[2, -1], [0, 1], [1, -1]])
+        nibabel.save(nibabel.load(path).as_reoriented(turn), path)
+    (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")
+    assert {score.dice for score in done.regions.values()} == {1.0}
+    assert done.mimics_ml == pytest.approx(15 * 8 / 1000)
+
+
 def test_bad_cases_and_folders_are_named(tmp_path):
     painted_case(tmp_path / "in", "a")
     bad = painted_case(tmp_path / "in", "b")
@@ -289,6 +303,17 @@ def test_a_patient_whom_a_table_calls_otherwise_is_known_by_the_names_of_scans(t
     about = {"folder": str(tmp_path), "training": [*patients], "patients": patients}
     split.write_text(json.dumps(about))
     assert trained_on(split, find_cases([table]).cases, [table]) == {name}
+
+
+@pytest.mark.parametrize("about", [{}, {"labels": "brats2023"}])
+def test_a_split_that_says_nothing_of_training_marks_no_case_and_it_is_said(about, tmp_path):
+    painted_case(tmp_path / "in", "a")
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(about))
+    heard: list[str] = []
+    cases = find_cases([tmp_path / "in"]).cases
+    assert trained_on(split, cases, [tmp_path / "in"], heard.append) == set()
+    assert heard == [f"{split} does not say which cases were trained on, so none is marked as such"]
 
 
 def test_a_network_that_gives_no_number_has_no_score(tmp_path):

@@ -81,6 +81,24 @@ def test_the_space_and_order_of_axes_are_the_inputs_own(tmp_path):
         np.testing.assert_array_equal(np.asarray(canonical.dataobj), reference)
 
 
+@pytest.mark.parametrize("which", [("flair",), ("t1", "seg"), ("flair", "t1", "t1ce", "seg")])
+def test_labels_come_back_in_the_space_of_the_first_file_however_the_others_lie(
+    which, tmp_path, undrawn
+):
+    case = write_case(tmp_path / "in", "a")
+    list(segment(thresholds(), [case], tmp_path / "plain"))
+    reference = nibabel.load(tmp_path / "plain" / "a.nii.gz")
+    for number, word in enumerate(which):
+        path = case / f"a_{word}.nii.gz"
+        turn = np.array([[2, -1], [0, 1], [1, -1]] if number else [[1, 1], [0, -1], [2, 1]])
+        nibabel.save(nibabel.load(path).as_reoriented(turn), path)
+    list(segment(thresholds(), [case], tmp_path / "out"))
+    found, affine = labels_of(tmp_path / "out" / "a.nii.gz")
+    np.testing.assert_allclose(affine, nibabel.load(case / "a_flair.nii.gz").affine, atol=1e-5)
+    back = nibabel.as_closest_canonical(nibabel.Nifti1Image(found, affine))
+    np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(reference.dataobj))
+
+
 def test_labels_are_written_as_the_set_is_named(tmp_path):
     write_case(tmp_path / "old", "a", OLD)
     write_case(tmp_path / "new", "a", NEW, separator="-")
@@ -644,3 +662,21 @@ def test_a_set_to_test_on_that_is_left_out_is_said(tmp_path, undrawn):
     done = segment(thresholds(), [tmp_path / "Task01"], tmp_path / "out", report=heard.append)
     assert len([*done]) == 1
     assert any("imagesTs, a set to test on; to read it, ask for" in line for line in heard)
+
+
+def test_a_file_a_channel_is_labelled_as_four_volumes_are(tmp_path, undrawn):
+    """A set to test on, as nnU-Net has it, and the same in the Decathlon's files."""
+    place = tmp_path / "set" / "imagesTs"
+    for number, values in enumerate(volumes()):
+        write(place / f"a_000{number}.nii.gz", values)
+    names = dict(enumerate(("FLAIR", "T1", "T1ce", "T2")))
+    means = {"background": 0, "edema": 1, "necrosis": 2, "enhancing": 3}
+    about = json.dumps({"channel_names": names, "labels": means})
+    (tmp_path / "set" / "dataset.json").write_text(about)
+    write_decathlon(tmp_path / "msd", "a")
+    found = []
+    for source, out in ((place, tmp_path / "out"), (tmp_path / "msd", tmp_path / "stacked")):
+        (done,) = segment(thresholds(), [source], out)
+        assert done.name == "a" and done.convention == "msd"
+        found.append(labels_of(out / "a.nii.gz")[0])
+    np.testing.assert_array_equal(*found)

@@ -11,7 +11,7 @@ from torch import nn
 
 import keelnet as kn
 from keelnet.experiments.resident import STATUS, status_of
-from keelnet.experiments.tiles import Tiling, labelled
+from keelnet.experiments.tiles import Tiling, labelled, logits_of
 from keelnet.learning.regions import classes_of
 
 SPACES = st.tuples(*[st.integers(1, 70)] * 3)
@@ -104,6 +104,20 @@ def test_memory_does_not_grow_with_the_tiles_of_a_mapped_volume_that_were_seen(t
     assert max(mapped) - before < 1_000_000
     np.array(x)  # all at once
     assert status_of("RssFile") - before > 6_000_000
+
+
+def test_logits_in_half_of_the_bits_are_read():
+    """As a network gives them that computes in bfloat16, which NumPy has not."""
+
+    class Half(Local):
+        def forward(self, x):
+            return super().forward(x).bfloat16()
+
+    x = volume()
+    found = logits_of(Half(), x, Tiling((16, 8, 24), 0))
+    wanted = Half()(torch.from_numpy(x)[None])[0].float().numpy()
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_a_tile_that_cannot_work_is_refused():

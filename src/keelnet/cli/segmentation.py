@@ -42,7 +42,9 @@ def segment(
         bool, typer.Option("--skip-bad", help="Go on without the cases that cannot be read.")
     ] = False,
     device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, …")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads; 0: torch's own choice.", min=0)] = 0,
+    threads: Annotated[
+        int, typer.Option(help="Threads; 0: torch's own choice.", min=0, max=256)
+    ] = 0,
 ) -> None:
     """Label tumours on scans: NIfTI in each scan's own space and convention, a picture, volumes in ml."""
     import torch

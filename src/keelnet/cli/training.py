@@ -145,7 +145,8 @@ def _on_scans(recipe: Recipe, data: Path | None, labels: str | None, skip_bad: b
     if data is not None:
         if not data.exists():
             raise ValueError(f"{data} does not exist")
-        changes["folder"] = str(data.resolve())
+        # Links are not followed: the cells of a table are relative to where it is linked, as `data check` reads it.
+        changes["folder"] = os.path.abspath(data)
     if labels is not None:
         changes["labels"] = labels
     if skip_bad:

@@ -13,7 +13,7 @@ from keelnet.data.case_tables import read_table
 from keelnet.data.conventions import MODALITIES, Convention
 from keelnet.data.groups import Groups, hint
 from keelnet.data.refusals import Refusals
-from keelnet.data.stacks import decathlon, four, images_of, stacks
+from keelnet.data.stacks import decathlon, images_of, layout_of, stacks
 from keelnet.data.volumes import is_volume
 
 
@@ -147,7 +147,7 @@ class _Search:
         self.found.cases += stacked
         self.found.passed += passed
         self.layouts += ["a file for each modality"] * bool(groups)
-        self.layouts += [four(case.order) for case in stacked]
+        self.layouts += [layout_of(case) for case in stacked]
         for name, paths in groups.marked.items():
             self.marked.setdefault(name, []).extend(paths)
 

@@ -28,16 +28,35 @@ OF_THE_BRAIN = re.compile(
 )
 # What a program found in scans of the TCGA collections, not yet corrected by hand.
 BY_A_PROGRAM = re.compile(rf"{_SEPARATOR}glistrboost$", re.IGNORECASE)
+# Entities of BIDS: T1w with a contrast agent is what others call T1ce, and the rest say how one scan was taken.
+_AGENT = re.compile(r"(^|_)ce-[A-Za-z0-9]+(?=_|$)")
+_TAKEN = re.compile(r"_(acq|rec|run)-[A-Za-z0-9]+(?=_|$)")
 _NEW = ("t1n", "t1c", "t2w", "t2f")
 _CHILDREN = re.compile(rf"(^|{_SEPARATOR})ped{_SEPARATOR}", re.IGNORECASE)  # BraTS-PED-00001-000
 
 
 def subject_and_kind(stem: str) -> tuple[str, str] | None:
-    """What a name says before its last word, and that word in small letters; None where it is no modality."""
+    """What a name says before its last word, and that word in small letters; None where it is no modality.
+
+    BIDS' <subject>_ce-<agent>_T1w is the T1ce of the subject.
+    """
     match = _NAMED.match(stem)
     if match is None or match["kind"].lower() not in ALIASES:
         return None
-    return without_end(match["subject"]), match["kind"].lower()
+    subject, word = without_end(match["subject"]), match["kind"].lower()
+    if word == "t1w" and subject != without_agent(subject):
+        return without_agent(subject), "t1ce"
+    return subject, word
+
+
+def without_agent(subject: str) -> str:
+    """A BIDS name without the contrast agent, ce-; others as they are."""
+    return _AGENT.sub("", subject)
+
+
+def of_session(subject: str) -> str:
+    """A BIDS name without what it says of how one scan was taken: acq-, rec-, run-; others as they are."""
+    return _TAKEN.sub("", subject) if subject.startswith("sub-") else subject
 
 
 def without_end(subject: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keelnet.data.case import Case
+from keelnet.data.channels import is_channel
 from keelnet.data.conventions import ALIASES, MODALITIES
 from keelnet.data.file_names import (
     BY_A_PROGRAM,
@@ -17,7 +18,9 @@ from keelnet.data.file_names import (
     TUMOUR_AT_END,
     edition,
     folder_name,
+    of_session,
     subject_and_kind,
+    without_agent,
     without_end,
 )
 from keelnet.data.refusals import Refusals
@@ -53,6 +56,7 @@ class Groups:
                 self._add((path.parent, told[0]), told[1], path)
             elif not self._mark(path):
                 self.others.append(path)
+        self._join_sessions()
 
     def _add(self, key: Key, word: str, path: Path) -> None:
         modality, own = ALIASES[word], self._scans.setdefault(key, {})
@@ -60,6 +64,26 @@ class Groups:
             self._twice[key] = f"two files for {modality}: {own[modality].name} and {path.name}"
         own[modality] = path
         self._words.setdefault(key, set()).add(word)
+
+    def _join_sessions(self) -> None:
+        """In BIDS each scan may say how it was taken: one file for each modality of a session is a case by its name.
+
+        Where there are two for a modality, as in two runs, it is not guessed which belong together.
+        """
+        sessions: dict[Key, list[Key]] = {}
+        for folder, subject in self._scans:
+            sessions.setdefault((folder, of_session(subject)), []).append((folder, subject))
+        for session, keys in sessions.items():
+            words = [modality for key in keys for modality in self._scans[key]]
+            if (
+                len(keys) == 1
+                or sorted(words) != sorted(MODALITIES)
+                or self._twice.keys() & {*keys}
+            ):
+                continue
+            files = [self._scans.pop(key) for key in keys]
+            self._scans[session] = {each: path for own in files for each, path in own.items()}
+            self._words[session] = set().union(*(self._words.pop(key) for key in keys))
 
     def _mark(self, path: Path) -> bool:
         """Sort a file in that marks something; False for any other."""
@@ -71,7 +95,8 @@ class Groups:
         if found is None or OF_THE_HEAD.search(stem):
             return False
         subject = without_end(stem[: found.start()])
-        self.marked.setdefault(subject, []).append(path)
+        for name in {subject, of_session(without_agent(subject))}:
+            self.marked.setdefault(name, []).append(path)
         self._segmentations.setdefault((path.parent, subject), []).append(path)
         if of_tumour := TUMOUR_AT_END.search(subject):
             subject = without_end(subject[: of_tumour.start()])
@@ -149,7 +174,7 @@ def hint(case: Case, marked: Mapping[str, Sequence[Path]]) -> str:
     if not files:
         return ""
     place = "beside the scans, by their name with seg for the modality"
-    if case.stacked:
+    if case.stacked or is_channel(case.first):
         place = "in labelsTr beside imagesTr, by the name of the scan"
     if len(files) == 1:
         return f"{case.name} is without labels: {files[0]} may hold them; {place}, it is read"

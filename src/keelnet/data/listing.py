@@ -42,12 +42,13 @@ class Listing:
     """The modalities of a file of four volumes in their order, and how sets with its labels are named.
 
     ``means`` is the convention of the labels, where they are told of and are not the Decathlon's; ``names`` is "listed"
-    where what is told fits no convention, or several.
+    where what is told fits no convention, or several. ``told``: whether the meaning of any label is.
     """
 
     order: tuple[str, ...] = MODALITIES
     names: str = "msd"
     means: str = ""
+    told: bool = False
 
     @classmethod
     def in_folder(cls, folder: Path) -> Listing:
@@ -69,8 +70,10 @@ class Listing:
             raise ValueError(
                 f"{path} lists the modalities {', '.join(named)}; {', '.join(MODALITIES)} are wanted"
             )
-        means = _convention(_meant(table.get("labels")))
-        return cls(order, _NAMED.get(means, "listed"), "" if means == "msd" else means)
+        meant = _meant(table.get("labels"))
+        means = _convention(meant)
+        names = _NAMED.get(means, "listed")
+        return cls(order, names, "" if means == "msd" else means, bool(meant))
 
 
 def _convention(meant: Mapping[int, int]) -> str:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from keelnet.data.case import Case
 from keelnet.data.cases import Found
 from keelnet.data.conventions import MODALITIES, Convention, convention_of
+from keelnet.data.grids import AS_IT_IS, Grid, turn_between
 from keelnet.data.volumes import Geometry, read_geometry, read_voxels
 
-# Files of one case may place its corners apart by this much, in mm: rounding in headers.
-TOLERANCE = 0.1
 # What of the brain a tumour takes, at most; a mask of the brain or of its tissues takes all of it.
 LARGEST = 0.9
 # What of a volume a brain takes, at most, however closely it is cut.
@@ -45,17 +44,17 @@ def read_scan(case: Case, convention: Convention | None) -> Scan:
 
     Raises ValueError, one sentence, for whatever cannot be trusted; warns (ScanWarning) of what is unlikely to be meant.
     """
-    geometry = common_geometry(case)
-    x = np.stack([geometry.towards(values) for values in _modalities(case)])
+    grid = grid_of(case)
+    x = np.stack([grid.towards(path, values) for path, values in _modalities(case)])
     for modality, values in zip(MODALITIES, x, strict=True):
         _check_values(modality, values)
         if doubt := _doubt(values):
             warnings.warn(f"case {case.name}: {modality} {doubt}", ScanWarning, stacklevel=2)
     classes = None
     if case.labels is not None and convention is not None:
-        classes = _classes(case.labels, convention, geometry)
+        classes = _classes(case.labels, convention, grid)
         _check_extent(case.labels, classes, (x != 0).any(0))
-    return Scan(case.name, x, classes, geometry)
+    return Scan(case.name, x, classes, grid.geometry)
 
 
 def read_labels(path: Path) -> NDArray[np.float32]:
@@ -112,10 +111,11 @@ def _values(case: Case) -> set[int]:
     return {int(value) for value in values if value.is_integer() and value > 0}
 
 
-def common_geometry(case: Case) -> Geometry:
-    """The space of a case, from the headers of its files alone. Raises ValueError where they differ."""
+def grid_of(case: Case) -> Grid:
+    """The grid of a case, from the headers of its files alone. Raises ValueError where they differ."""
     first, shape = read_geometry(case.first)
     _check_stacking(case, case.first, shape)
+    turns = {case.first: AS_IT_IS}
     for path in case.paths[1:]:
         other, full = read_geometry(path)
         if path != case.labels:
@@ -124,8 +124,8 @@ def common_geometry(case: Case) -> Geometry:
             raise ValueError(
                 f"{path.name} holds labels of shape {'×'.join(map(str, full))}, not a volume"
             )
-        _check_alike(case.first, first, path, other)
-    return first
+        turns[path] = turn_between(case.first, first, path, other)
+    return Grid(first, turns)
 
 
 def _check_stacking(case: Case, path: Path, shape: tuple[int, ...]) -> None:
@@ -136,24 +136,13 @@ def _check_stacking(case: Case, path: Path, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{path.name} holds {volumes} volumes, {wanted} are wanted{way}")
 
 
-def _check_alike(first: Path, one: Geometry, path: Path, other: Geometry) -> None:
-    if one.shape != other.shape:
-        shapes = ["×".join(map(str, each.shape)) for each in (one, other)]
-        raise ValueError(
-            f"{first.name} has shape {shapes[0]}, {path.name} {shapes[1]}; register them first"
-        )
-    if (apart := one.distance(other)) > TOLERANCE:
-        raise ValueError(
-            f"{first.name} and {path.name} lie up to {apart:.2f} mm apart (tolerance {TOLERANCE} mm);"
-            " register them, or correct the affine of one"
-        )
-
-
-def _modalities(case: Case) -> list[NDArray[np.float32]]:
+def _modalities(case: Case) -> list[tuple[Path, NDArray[np.float32]]]:
+    """Of each the file that holds it, and its values in that file's order of axes."""
     if case.stacked:
         stacked = read_voxels(case.first)
-        return [stacked[..., case.order.index(modality)] for modality in MODALITIES]
-    return [_volume(read_voxels(case.files[modality])) for modality in MODALITIES]
+        return [(case.first, stacked[..., case.order.index(each)]) for each in MODALITIES]
+    paths = [case.files[modality] for modality in MODALITIES]
+    return [(path, _volume(read_voxels(path))) for path in paths]
 
 
 def _volume(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -191,11 +180,11 @@ def _check_extent(path: Path, classes: NDArray[np.uint8], brain: NDArray[np.bool
         )
 
 
-def _classes(path: Path, convention: Convention, geometry: Geometry) -> NDArray[np.uint8]:
+def _classes(path: Path, convention: Convention, grid: Grid) -> NDArray[np.uint8]:
     values = read_labels(path)
     try:
         classes = convention.from_file(values)
     except ValueError as reason:
         raise ValueError(f"{path.name}: {reason}") from None
-    turned: NDArray[np.uint8] = geometry.towards(classes).astype(np.uint8)
+    turned: NDArray[np.uint8] = grid.towards(path, classes).astype(np.uint8)
     return turned

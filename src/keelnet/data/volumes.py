@@ -22,6 +22,8 @@ nib: Any = nibabel  # its own types say less than it does
 SUFFIXES = (".nii.gz", ".nii")
 SIDES = (0.01, 100.0)  # mm of a voxel; a header in metres or without a scale lies outside
 PIECE = 1 << 22  # bytes that are unpacked at a time
+# Of each axis, where it goes and whether it is turned (-1) or not (1): an orientation of nibabel, (3, 2).
+Turn = NDArray[np.float64]
 
 
 def is_volume(path: Path) -> bool:
@@ -82,6 +84,21 @@ class Geometry:
         way = nib.orientations.ornt_transform(target, self._orientation)
         turned: NDArray[np.generic] = nib.orientations.apply_orientation(values, way)
         return np.ascontiguousarray(turned)
+
+    def turn_onto(self, other: Geometry) -> Turn:
+        """How the axes of this file are exchanged and turned to lie along those of another one.
+
+        It is looked for in the other's voxels, not in space: where a grid lies at 45° to right and anterior, rounding
+        decides which of its axes each file calls so.
+        """
+        turn: Turn = nib.orientations.io_orientation(np.linalg.inv(other.affine) @ self.affine)
+        return turn
+
+    def turned(self, turn: Turn) -> Geometry:
+        """That of the same voxels with their axes exchanged and turned."""
+        affine = self.affine @ nib.orientations.inv_ornt_aff(turn, self.shape)
+        sides = [self.shape[axis] for axis in np.argsort(turn[:, 0])]
+        return Geometry((sides[0], sides[1], sides[2]), affine, self.header)
 
     def distance(self, other: Geometry) -> float:
         """How far, in mm, the two place the same corner of the volume apart, at most."""

@@ -17,10 +17,11 @@ from keelnet.analysis.uncertainty import Sensitivity, entropy, sensitivity
 from keelnet.data.case import Case
 from keelnet.data.cases import Found, find_cases
 from keelnet.data.conventions import Convention, convention_named
+from keelnet.data.grids import turn_between, turned
 from keelnet.data.patients import patient_of
 from keelnet.data.prepared import ready
 from keelnet.data.scans import Scan, read_scan, settle
-from keelnet.data.volumes import read_voxels, write_map
+from keelnet.data.volumes import read_geometry, read_voxels, write_map
 from keelnet.experiments.evaluated import Evaluated
 from keelnet.experiments.evaluation_tables import as_table, cases_of, summary_of
 from keelnet.experiments.folders import OutputFolder
@@ -65,7 +66,7 @@ def evaluate(
         raise ValueError("no case is left that can be read")
     if unlabelled := len(found.cases) - len(labelled):
         report(f"{unlabelled} cases without labels are left out")
-    seen = trained_on(split, cases, inputs)
+    seen = trained_on(split, cases, inputs, report)
     if seen:
         report(
             f"{len(seen)} of {len(cases)} cases were trained on: their scores say nothing of new ones"
@@ -136,11 +137,22 @@ def _scored(
     )
 
 
-def trained_on(split: Path | None, cases: Sequence[Case], inputs: Sequence[Path]) -> set[str]:
-    """Names of the cases that a run has seen by its split.json: the same files, or in the same place the same patients."""
+def trained_on(
+    split: Path | None,
+    cases: Sequence[Case],
+    inputs: Sequence[Path],
+    report: Report = lambda line: None,
+) -> set[str]:
+    """Names of the cases that a run has seen by its split.json: the same files, or in the same place the same patients.
+
+    None where it does not say what was trained on, which is reported.
+    """
     if split is None or not split.is_file():
         return set()
     about = json.loads(split.read_text(encoding="utf-8"))
+    if not {"training", "folder"} <= about.keys():
+        report(f"{split} does not say which cases were trained on, so none is marked as such")
+        return set()
     # Whose scans they are may be told by a table here and by names there, so that each is compared with its own kind.
     told = {*about.get("patients", {}).values()}  # which runs of earlier versions do not say
     named = {*map(patient_of, about["training"])}
@@ -171,10 +183,11 @@ def mimics_of(case: Case, scan: Scan) -> NDArray[np.bool_] | None:
         path = case.labels.with_name(case.labels.name.replace("seg.nii", "mimics.nii"))
     if path == case.labels or not path.is_file():
         return None
-    values = read_voxels(path)
-    if values.shape != scan.geometry.shape:
-        raise ValueError(f"{path.name} has another shape than {case.labels.name}")
-    return scan.geometry.towards(values > 0.5).astype(np.bool_)
+    own, shape = read_geometry(path)
+    if len(shape) != 3:
+        raise ValueError(f"{path.name} holds {shape[3]} volumes, one is wanted")
+    turn = turn_between(case.first, scan.geometry, path, own)
+    return scan.geometry.towards(turned(read_voxels(path) > 0.5, turn)).astype(np.bool_)
 
 
 def sensitivity_of(segmenting: Segmenting, scan: Scan, classes: NDArray[np.uint8]) -> Sensitivity:

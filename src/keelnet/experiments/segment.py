@@ -21,7 +21,7 @@ from keelnet.data.conventions import (
     Convention,
     convention_named,
 )
-from keelnet.data.scans import Scan, common_geometry, read_scan
+from keelnet.data.scans import Scan, grid_of, read_scan
 from keelnet.data.volumes import write_labels
 from keelnet.experiments.folders import OutputFolder
 from keelnet.experiments.labelled_cases import INDEX, as_text, files_of, listed, require_ours
@@ -161,7 +161,7 @@ def checked(found: Found, skip_bad: bool, report: Report) -> list[Case]:
     refused = found.refused
     for case in found.cases:
         try:
-            common_geometry(case)
+            grid_of(case)
         except ValueError as error:
             refused[case.name] = str(error)
     if refused and not skip_bad:

@@ -130,7 +130,8 @@ def logits_of(
     for target, logits in _seen(network, x, tiling, mirrored, device):
         if found is None:
             found = np.full((len(logits), *x.shape[1:]), OUTSIDE, np.float16)
-        found[(slice(None), *target)] = logits.clamp(-6e4, 6e4).cpu().numpy()
+        # In float first: NumPy has no bfloat16.
+        found[(slice(None), *target)] = logits.float().clamp(-6e4, 6e4).cpu().numpy()
     return np.full((1, *x.shape[1:]), OUTSIDE, np.float16) if found is None else found
 
 
