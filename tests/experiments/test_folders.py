@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keelnet.experiments.folders import STAGING, OutputFolder
+from keelnet.experiments.folders import MARK, STAGING, OutputFolder
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -263,6 +263,27 @@ def test_where_nothing_can_be_locked_whatever_is_staged_stays(tmp_path, monkeypa
     with pytest.raises(ValueError, match="another run is writing there"), passing(tmp_path):
         raise AssertionError
     assert (tmp_path / STAGING / "recipe.toml").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no such locks")
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_mark_alone_keeps_others_out_where_nothing_can_be_locked(tmp_path, monkeypatch, locked):
+    """Else the lock says whether its run is lost."""
+
+    def none(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / MARK).write_text("mine")
+    if locked:
+        with OutputFolder.claim(tmp_path, overwrite=False) as folder:
+            folder.write_text("result.txt", "new")
+        assert contents(tmp_path)["result.txt"] == "new"
+        return
+    monkeypatch.setattr("fcntl.flock", none)
+    folder = OutputFolder.claim(tmp_path, overwrite=False)
+    with pytest.raises(ValueError, match="written to meanwhile"), folder:
+        raise AssertionError
+    assert contents(tmp_path) == {MARK: "mine"}
 
 
 OLD = {"a/result.txt": "old", "notes.txt": "mine", "scores.json": "old", "weights.txt": "old"}

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keelnet.experiments.folders import STAGING
-from keelnet.experiments.openings import MARK, STATE
+from keelnet.experiments.folders import MARK, STAGING
+from keelnet.experiments.openings import STATE
 from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.runs import load_run, train
 
@@ -98,6 +98,29 @@ def test_another_launch_s_run_is_refused_as_ever(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="--overwrite"):
         next(train(SMALL, run))
     assert {item.name: item.read_bytes() for item in run.iterdir()} == kept
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no locks to tell a lost run by")
+@pytest.mark.parametrize("name", ["there", None])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_launch_lost_before_its_first_epoch_stands_in_nobody_s_way(
+    monkeypatch, tmp_path, calm, overwrite, name
+):
+    run = tmp_path / "run"
+    if overwrite:
+        run.mkdir()
+        (run / "weights.safetensors").write_text("old")
+    started(monkeypatch)
+    lost(run, 0, **({"overwrite": True} if overwrite else {}))
+    if name is None:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+        monkeypatch.delenv("TORCHELASTIC_MAX_RESTARTS")
+    else:
+        started(monkeypatch, name)
+    list(train(SMALL, run, overwrite))
+    weights = (run / "weights.safetensors").read_bytes()
+    assert weights == (calm / "weights.safetensors").read_bytes()
+    assert {item.name for item in run.iterdir()} == {item.name for item in calm.iterdir()}
 
 
 def test_where_no_restart_follows_a_failed_run_leaves_what_it_leaves_alone(monkeypatch, tmp_path):

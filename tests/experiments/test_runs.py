@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keelnet.experiments import problems
+from keelnet.data.samples import Share
+from keelnet.experiments import problems, runs
 from keelnet.experiments.classification import Grey
 from keelnet.experiments.problems import problem
 from keelnet.experiments.recipes import recipe_named
@@ -20,6 +21,7 @@ from keelnet.experiments.runs import (
     train,
     weights_as_bytes,
 )
+from keelnet.learning.processes import Alone
 from keelnet.learning.validation import predicted
 
 SMALL = replace(recipe_named("digits"), width=8, depth=3, epochs=2, batch=256)
@@ -346,3 +348,26 @@ def test_the_weights_of_a_run_are_those_that_were_best_averaged_or_not(tmp_path)
         logits = predicted(load_network(folder), x, 500)
         right = float((logits.argmax(dim=1) == labels).double().mean())
         assert load_run(folder).scores["validation_accuracy"] == pytest.approx(right)
+
+
+class OneOfTwo(Alone):
+    """A process whose other one has nothing to say."""
+
+    share = Share(0, 2)
+
+
+def test_a_process_is_warmed_up_on_its_share_of_a_batch(tmp_path, monkeypatch):
+    """A batch may fit because it is shared."""
+    counts, make = [], problems.network_to_train
+
+    def watched(*arguments):
+        network = make(*arguments)
+        network.register_forward_pre_hook(
+            lambda _, given: counts.append(len(given[0])) if torch.is_grad_enabled() else None
+        )
+        return network
+
+    monkeypatch.setattr(problems, "network_to_train", watched)
+    monkeypatch.setattr(runs, "team_of", lambda device: (OneOfTwo(), device))
+    next(train(SMALL, tmp_path / "run"))
+    assert len(counts) > 1 and max(counts) == SMALL.batch // 2

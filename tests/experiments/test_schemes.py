@@ -13,6 +13,7 @@ from keelnet.experiments.problems import network_of, problem
 from keelnet.experiments.recipes import CURVED, recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
 from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest, scheme_of
+from keelnet.experiments.table import Sweep
 from keelnet.learning.multilevel import refine
 from keelnet.learning.validation import predicted
 
@@ -172,6 +173,14 @@ def test_levels_that_cannot_be_are_refused_before_anything_is_written(settings, 
         ),
         (("method=varpro", "bound=1"), "bound is a setting of adam, sgd, not of varpro"),
         (("method=varpro", "average=0.9"), "average is a setting of adam, sgd, lbfgs"),
+        (("momentum=0.5",), "momentum is a setting of sgd, not of adam"),
+        (("method=lbfgs", "rate=0.01"), "rate is a setting of adam, sgd, not of lbfgs"),
+        (
+            ("clip=none", "method=gauss_newton"),
+            "clip is a setting of adam, sgd, not of gauss_newton",
+        ),
+        (("method=block_descent", "decay=0.1"), "decay is a setting of adam, sgd, not of block_d"),
+        (("method=varpro", "warmup=0.05"), "warmup is a setting of adam, sgd, not of varpro"),
     ],
 )
 def test_settings_of_another_method_are_refused(settings, message):
@@ -181,6 +190,18 @@ def test_settings_of_another_method_are_refused(settings, message):
         recipe_named("tissue").with_settings(["gain=2"])
     with pytest.raises(ValueError, match="batch=0"):
         recipe_named("tissue").with_settings(["batch=0"])
+
+
+@pytest.mark.parametrize("method", ["lbfgs", *SOLVERS])
+def test_what_a_recipe_holds_for_adam_waits_beside_other_methods(method):
+    """A table may vary the method; it is no sweep of what one method has no use for."""
+    paced = recipe_named("ellipses").with_settings(["rate=0.05", "warmup=0.2", "clip=none"])
+    recipe = paced.with_settings([f"method={method}"])
+    assert recipe == replace(paced, method=method)
+    with pytest.raises(ValueError, match=f"rate is a setting of adam, sgd, not of {method}"):
+        Sweep.read("rate=0.1,0.2").of(recipe)
+    with pytest.raises(ValueError, match="momentum is a setting of sgd, not of adam"):
+        Sweep.read("momentum=0.5,0.9").of(replace(paced, momentum=0.9))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "steps"])

@@ -12,17 +12,17 @@ from keelnet.experiments.recipes import recipe_named
 from keelnet.experiments.sweep_pictures import sweeps
 from keelnet.experiments.table import Outcome
 
-ROLL = recipe_named("swiss_roll")
+ROLL, QTIPS = recipe_named("swiss_roll"), recipe_named("qtips")
 
 
-def runs(names=("residual", "hamiltonian"), failing=(), **varied):
+def runs(names=("residual", "hamiltonian"), failing=(), base=ROLL, **varied):
     (key, values), *rest = varied.items()
     outcomes = []
     for number, value in enumerate(values):
         changes = {key: value, **{other: every[number] for other, every in rest}}
         for name in names:
             for seed in (0, 1):
-                recipe = replace(ROLL, architecture=name, seed=seed, **changes)
+                recipe = replace(base, architecture=name, seed=seed, **changes)
                 scores = {"validation_accuracy": 0.5 + 0.1 * seed, "growth": 2.0 + seed}
                 failed = (name, value) in failing
                 outcomes.append(
@@ -68,6 +68,16 @@ def test_a_run_that_diverged_is_a_cross(figures):
     crosses = [line for line in accuracy.lines if line.get_marker() == "x"]
     assert [list(line.get_xdata()) for line in crosses] == [[8]]
     assert "diverged" in [text.get_text() for text in figures[0].legends[0].get_texts()]
+
+
+def test_an_architecture_that_no_table_makes_is_drawn_too(figures):
+    """Its runs are collected, and may have diverged."""
+    names = ("residual", "segmenter")
+    sweeps(runs(names, failing={("segmenter", 8)}, base=QTIPS, depth=(4, 8)))
+    looks = [(line.get_color(), line.get_marker()) for line in figures[0].legends[0].get_lines()]
+    assert (
+        len(looks) == len({mark for _, mark in looks}) == len({colour for colour, _ in looks}) == 3
+    )
 
 
 @pytest.mark.parametrize("varied", [{"depth": (4,)}, {"activation": ("tanh", "relu")}])

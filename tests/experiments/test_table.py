@@ -1,5 +1,6 @@
 """Tables: every run once, kept, gone on with, never replaced unasked; what diverges is an outcome."""
 
+import errno
 import json
 import os
 import re
@@ -317,6 +318,27 @@ def test_files_that_cannot_be_read_are_named(filled, tmp_path):
     with pytest.raises(ValueError, match=f"{broken} holds a recipe that cannot be read"):
         next(fill(out, DESIGN))
     assert len(collected([out])) == 3
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "scores.json", "history.jsonl", "failures.json"])
+def test_a_collection_goes_on_without_files_that_may_not_be_read(
+    filled, tmp_path, monkeypatch, name
+):
+    shutil.copytree(filled[0], tmp_path / "table")
+    (tmp_path / "table" / "failures.json").write_text("{}")
+    noted = name == "failures.json"
+    secret = tmp_path / "table" / ("" if noted else DESIGN.cells[0].name) / name
+    read, said = Path.read_text, []
+
+    def guarded(path, *how, **also):
+        if path == secret:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *how, **also)
+
+    monkeypatch.setattr(Path, "read_text", guarded)
+    assert len(collected([tmp_path / "table"], said.append)) == (4 if noted else 3)
+    (line,) = said
+    assert line.startswith("left out: ") and str(secret) in line
 
 
 def test_a_failure_is_collected_once(tmp_path):

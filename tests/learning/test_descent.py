@@ -8,6 +8,7 @@ from dataclasses import fields
 import pytest
 import torch
 from rings import accuracy
+from torch._subclasses import FakeTensorMode
 
 import keelnet as kn
 from keelnet.data.samples import InMemory
@@ -461,3 +462,95 @@ def test_a_bound_of_complex_controls_is_refused():
     block.control.weight = torch.nn.Parameter(block.control.weight.to(torch.complex64))
     with pytest.raises(ValueError, match="one is complex; use bound=None"):
         next(run(model, training(1, bound=0.1)))
+
+
+def normed():
+    """A network with a norm that keeps statistics, and dropout."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(2, 4),
+        torch.nn.BatchNorm1d(4),
+        torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.BatchNorm1d(4)),
+        torch.nn.Linear(4, 2),
+    )
+
+
+def modes(model):
+    return [part.training for part in model.modules()]
+
+
+def counted(model):
+    """How often each norm has moved its statistics."""
+    return [int(model[1].num_batches_tracked), int(model[2][1].num_batches_tracked)]
+
+
+def test_a_part_that_is_kept_in_evaluation_mode_stays_in_it():
+    """Whatever validation and the consumer of progress make of the modes meanwhile."""
+    model = normed()
+    model[1].eval()
+    model[2].training = False  # not what it holds
+    before = modes(model)
+
+    def validate(network):
+        network.eval()
+        return {"accuracy": 1.0}
+
+    generator = torch.Generator().manual_seed(0)
+    steps = descend(model, Objective(), blobs(), training(3), validate, generator)
+    for step in steps:
+        assert counted(model) == [0, 3 * step.epoch]
+        model.train(step.epoch == 1)
+    again = normed()
+    for part, mode in zip(again.modules(), before, strict=True):
+        part.training = mode
+    list(run(again, training(2)))
+    assert modes(again) == before
+
+
+def test_a_network_that_is_given_in_evaluation_mode_trains_in_training_mode():
+    model = normed().eval()
+    assert [counted(model) for _ in run(model, training(2))] == [[3, 3], [6, 6]]
+    assert all(modes(model))
+
+
+@pytest.mark.parametrize("given", [*itertools.product([False, True], repeat=3)])
+def test_a_prediction_leaves_every_part_in_its_mode(given):
+    model = normed()
+    for part, mode in zip((model, model[1], model[2][0]), given, strict=True):
+        part.training = mode
+    before = modes(model)
+    x = torch.randn(6, 2)
+    once, again = predicted(model, x, 4), predicted(model, x, 6)
+    torch.testing.assert_close(once, again)
+    assert modes(model) == before and counted(model) == [0, 0]
+
+
+def test_withheld_samples_are_judged_on_the_cpu_wherever_they_lie():
+    """Tensors that are of another device in name alone: theirs may not be here."""
+    found = []
+
+    def score(logits, labels):
+        found.extend([logits.device.type, labels.device.type])
+        return {}
+
+    with FakeTensorMode():
+        x, labels = torch.zeros(4, 2, device="cuda"), torch.zeros(4, dtype=int, device="cuda")
+        samples = InMemory.__new__(InMemory)
+        object.__setattr__(samples, "validation", (x, labels))
+        scored(samples, score, 3, torch.device("cpu"))(torch.nn.Linear(2, 2))
+    assert found == ["cpu", "cpu"]
+
+
+def test_with_an_average_what_was_validated_is_kept_and_training_goes_on_from_other_weights():
+    model, seen = network(), []
+
+    def validate(net):
+        seen.append({name: value.clone() for name, value in net.state_dict().items()})
+        return {"accuracy": float(len(seen))}
+
+    generator = torch.Generator().manual_seed(0)
+    for step in descend(model, Objective(), blobs(), training(2, average=0.5), validate, generator):
+        assert step.best
+        kept, now = step.state.kept, model.state_dict()
+        assert all(torch.equal(value, kept[name]) for name, value in seen[-1].items())
+        assert not all(torch.equal(value, now[name]) for name, value in kept.items())

@@ -428,3 +428,25 @@ def test_a_source_without_a_batch_is_named(solver):
     validate = scored(rings(), accuracy, 64)
     with pytest.raises(ValueError, match="the source gave no batch"):
         list(trained(solver, network(), OBJECTIVE, settings(1), Dry(*rings().training), validate=validate))  # fmt: skip
+
+
+def modes(net):
+    return [part.training for part in net.modules()]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@EVERY_SOLVER
+def test_what_is_switched_off_is_no_harm_and_stays_so(solver, whole):
+    """Dropout and a norm in evaluation mode, alone or with the whole network."""
+    plain = totals(trained(solver, network(), OBJECTIVE, settings(2)))
+    off = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(2, eps=0.0, affine=False))
+    net = network()
+    net.opening = torch.nn.Sequential(off.double().eval(), net.opening)
+    net = net.eval() if whole else net
+    before, values = modes(net), []
+    for step in trained(solver, net, OBJECTIVE, settings(2)):
+        values += totals([step])
+        assert modes(net) == before
+        net.train()  # what a consumer does meanwhile is of no account
+    assert values == plain
+    assert int(off[1].num_batches_tracked) == 0

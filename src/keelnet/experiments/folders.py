@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 STAGING = ".unfinished"
+MARK = ".launch"  # holds the name of the torchrun that has begun a run there
 PATIENCE = 15.0  # seconds
 PARTIAL = ".part"  # how the name of a file ends that is not whole
 REPLACED = ".replaced"  # in the staging: old files, while the new ones are put in place
@@ -115,7 +116,7 @@ class OutputFolder:
             raise ValueError(
                 f"output folder {self.path} cannot be made: {error.strerror}; choose another with --out"
             ) from None
-        self._require_fresh()
+        self._require_fresh(own)
         return self
 
     def _is_passing(self) -> bool:
@@ -125,9 +126,10 @@ class OutputFolder:
             for item in self.root.iterdir()
         )
 
-    def _require_fresh(self) -> None:
-        """Data may be made ready for minutes between the claim and the work."""
-        if self.fresh and occupied(self.path):
+    def _require_fresh(self, own: bool) -> None:
+        """Data may be made ready for minutes before the work. Without a lock a mark may be of one at work."""
+        marked = not own and (self.path / MARK).exists()
+        if self.fresh and (marked or occupied(self.path)):
             if self.staged:  # ours, made just now
                 self.root.rmdir()
             self._unlock()
@@ -266,8 +268,8 @@ class OutputFolder:
 
 
 def occupied(path: Path) -> bool:
-    """Whether anything but a staging lies there."""
-    return path.is_dir() and any(item.name != STAGING for item in path.iterdir())
+    """Whether anything but a staging, or the mark of a run that was lost before its first file, lies there."""
+    return path.is_dir() and any(item.name not in (STAGING, MARK) for item in path.iterdir())
 
 
 def _require_in_place(path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from keelnet.experiments.folders import STAGING, OutputFolder
+from keelnet.experiments.folders import MARK, STAGING, OutputFolder
 from keelnet.experiments.recipes import Recipe
 from keelnet.learning.launches import launch, restarts_left
 from keelnet.learning.progress import State
@@ -21,10 +21,9 @@ STATE = "state.pt"  # of a run that is not finished
 SCORES = "scores.json"  # of one that is
 HISTORY = "history.jsonl"
 # Written before a first state.
-FIRST = ("recipe.toml", "split.json", HISTORY, "weights.safetensors")
+FIRST = (MARK, "recipe.toml", "split.json", HISTORY, "weights.safetensors")
 LINE = {"epoch", "seconds", "scores", "best"}  # what each line of it has at least
 ANEW = "train anew in another folder (--out)"  # the way out
-MARK = ".launch"  # holds the name of the torchrun that has begun it
 
 
 @dataclass(frozen=True)

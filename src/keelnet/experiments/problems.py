@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from keelnet.data.samples import WHOLE, Share
 from keelnet.experiments.classification import (
     CLASSIFICATION_TASKS,
     KINDS,
@@ -55,11 +56,12 @@ def problem(
     report: Report = lambda line: None,
     device: torch.device | None = None,
     scans: Scans = scan_set,
+    share: Share = WHOLE,
 ) -> Problem:
     """Task, network and training of a recipe; raises ValueError where its values cannot work.
 
     ``report`` is given a line now and then while data are made ready; ``device`` stands before that of the recipe;
-    ``scans`` makes those of a recipe on scans ready.
+    ``scans`` makes those of a recipe on scans ready; ``share``: what this process will train on of each batch.
     """
     device = device or device_named(recipe.device)
     network = network_to_train(recipe, device)
@@ -70,7 +72,7 @@ def problem(
         with torch.no_grad():
             network(task.example.to(device))
         if isinstance(task, Classification):
-            _warm(network, task.samples.validation[0], batch, device)
+            _warm(network, task.samples.validation[0], len(share.of(batch)), device)
             if recipe.method in METHODS:
                 torch.optim.SGD(network.parameters(), 1.0)  # the first one loads 800 modules
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
@@ -181,11 +183,11 @@ def _require_batch(task: Task, batch: int) -> None:
         raise ValueError(str(error).replace("batch_size", "batch")) from error
 
 
-def _warm(network: nn.Module, x: Tensor, batch: int, device: torch.device) -> None:
+def _warm(network: nn.Module, x: Tensor, count: int, device: torch.device) -> None:
     """Have the code that a step needs loaded, over a second of it, before any clock runs."""
-    whole = x[torch.arange(batch) % len(x)].to(device)
+    batch = x[torch.arange(count) % len(x)].to(device)
     parameters = [value for value in network.parameters() if value.requires_grad]
-    torch.autograd.grad(network(whole).sum(), parameters)
+    torch.autograd.grad(network(batch).sum(), parameters)
 
 
 def _every(task: Task) -> int:
@@ -198,7 +200,7 @@ def device_named(name: str) -> torch.device:
     """The device of that name; raises ValueError where it cannot be used."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # of meta there are tensors, and no values
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here: {reason}; use cpu") from None

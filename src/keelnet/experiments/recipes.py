@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -143,10 +144,7 @@ class Recipe:
         if self.architecture == "segmenter" and self.gain != 1:
             raise ValueError("gain is a setting of every architecture but the segmenter")
         for of_some, methods in OF_METHODS.items():
-            if self.method not in methods and (changed := self._changed(of_some)):
-                raise ValueError(
-                    f"{changed[0]} is a setting of {', '.join(methods)}, not of {self.method}"
-                )
+            self._require_of(methods, self._changed(of_some))
         if self.batch == 0 and self.data not in WHOLE:
             raise ValueError(
                 f"batch=0 (all samples at once) is for inputs with one label, which {self.name} has not"
@@ -162,12 +160,18 @@ class Recipe:
         defaults = {each.name: each.default for each in fields(Recipe)}
         return [key for key in keys if getattr(self, key) != defaults[key]]
 
+    def _require_of(self, methods: Sequence[str], keys: Sequence[str]) -> None:
+        if keys and self.method not in methods:
+            raise ValueError(
+                f"{keys[0]} is a setting of {', '.join(methods)}, not of {self.method}"
+            )
+
     def with_settings(self, settings: Sequence[str]) -> Recipe:
         """The recipe with ``key=value`` settings, each value read as its key's type.
 
         Several numbers are separated by commas; ``none`` stands for None; a folder is kept with its whole path, so that
-        a run can be gone on with from anywhere. Raises ValueError for an unknown key and for a value that is not of
-        the key's type.
+        a run can be gone on with from anywhere. Raises ValueError for an unknown key, for a value that is not of
+        the key's type, and for a setting that the method has no use for.
         """
         changes = assignments(settings)
         hints = get_type_hints(Recipe)
@@ -177,17 +181,19 @@ class Recipe:
                 raise ValueError(f"unknown setting {key!r}; known are {', '.join(known)}")
         values = {key: read(key, text, hints[key]) for key, text in changes.items()}
         if values.get("folder"):
-            values["folder"] = str(Path(values["folder"]).resolve())
-        return replace(self, **values)
+            values["folder"] = os.path.abspath(values["folder"])
+        changed = replace(self, **values)
+        changed._require_of(GRADUAL, [key for key in values if key in WAITING])
+        return changed
 
     @property
     def resolved(self) -> Recipe:
-        """With its folder's whole path: one kept as it was given, as it once was, is that below the present one."""
+        """With its folder's whole path, links followed: one kept as it was given, as it once was, is that below the present one."""
         return replace(self, folder=self.folder and str(Path(self.folder).resolve()))
 
     def same_as(self, other: Recipe) -> bool:
-        """Whether both are one, the folder as it was given or resolved."""
-        return other in (self, self.resolved)
+        """Whether both are one, the folder as it was given or resolved, as it once was kept."""
+        return self.resolved == other.resolved
 
     def as_table(self) -> dict[str, Any]:
         """Plain values for TOML, which has no null: a key that is None is left out."""
@@ -223,12 +229,15 @@ class Recipe:
 FIXED = ("name", "data")
 DEEPEST = 100_000  # layers of a level: a hundred times the deepest network of the source
 CURVED = ("gauss_newton", "block_descent", "varpro")  # methods that use second derivatives
-# What recipes change for the sake of adam (rate, warmup, clip, …) waits unused beside other methods.
+GRADUAL = ("adam", "sgd")  # methods whose steps are paced by rates
+# What recipes change for the sake of these waits unused beside other methods; asked for beside one, it is refused.
+WAITING = ("rate", "decay", "warmup", "clip")
 OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("damping", "tangent", "share"): CURVED,
     ("inner",): ("lbfgs", *CURVED),
     ("average", "products"): ("adam", "sgd", "lbfgs"),
-    ("bound", "schedule"): ("adam", "sgd"),
+    ("bound", "schedule"): GRADUAL,
+    ("momentum",): ("sgd",),
 }
 ON_FILES, WHOLE = get_args(OnFiles), get_args(Whole)
 ON_SCANS = (

@@ -72,7 +72,8 @@ def train(
             return begun[0].earlier
 
         earlier = team.by_leader(begin)
-        made = team.in_turn(lambda: problem(recipe, report if team.leads else _silent, device))
+        say = report if team.leads else _silent
+        made = team.in_turn(lambda: problem(recipe, say, device, share=team.share))
         if not begun:
             yield from _descended(recipe, made, _Judge(made.task), earlier, team)
             return

@@ -16,6 +16,7 @@ from keelnet.experiments.table import ARCHITECTURES
 
 COLOURS = (VERMILION, ORANGE, BLUE, SKY, GREEN, PURPLE)
 STYLES = dict(zip(ARCHITECTURES, zip(COLOURS, "osD^vP", strict=True), strict=True))
+OTHER = ("black", "*")  # of an architecture that only collected runs have
 FIRST = ("depth", "samples")  # of several settings that vary, what is drawn against
 
 
@@ -73,7 +74,7 @@ def _line(axes: Axes, key: str, groups: Sequence[Group], measure: str) -> None:
     scale = 100 if measure == "validation_accuracy" else 1
     x = [group.settings[key] for group in known]
     values = [[scale * value for value in group.values(measure)] for group in known]
-    colour, mark = STYLES[groups[0].architecture]
+    colour, mark = _style(groups[0].architecture)
     axes.plot(
         x, [sum(each) / len(each) for each in values], color=colour, marker=mark, markersize=5
     )
@@ -87,8 +88,13 @@ def _failures(axes: Axes, key: str, groups: Sequence[Group]) -> None:
     low = axes.get_ylim()[0]
     for group in groups:
         if group.failed:
-            colour, _ = STYLES[group.architecture]
+            colour, _ = _style(group.architecture)
             axes.plot(group.settings[key], low, "x", color=colour, clip_on=False)
+
+
+def _style(architecture: str) -> tuple[str, str]:
+    """Colour and mark."""
+    return STYLES.get(architecture, OTHER)
 
 
 def _labelled(axes: Axes, key: str, values: Sequence[float]) -> None:
@@ -102,8 +108,9 @@ def _labelled(axes: Axes, key: str, values: Sequence[float]) -> None:
 
 def _handles(architectures: Sequence[str], failed: bool) -> list[Line2D]:
     handles = [
-        Line2D([], [], color=STYLES[name][0], marker=STYLES[name][1], label=name.replace("_", " "))
+        Line2D([], [], color=colour, marker=mark, label=name.replace("_", " "))
         for name in architectures
+        for colour, mark in [_style(name)]
     ]
     if failed:
         handles.append(Line2D([], [], color="0.3", marker="x", linestyle="", label="diverged"))

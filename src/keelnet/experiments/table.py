@@ -287,7 +287,7 @@ def _once(outcomes: Sequence[Outcome], report: Report) -> list[Outcome]:
 def _read(folder: Path, report: Report) -> list[Outcome]:
     try:
         run = load_run(folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         report(f"left out: {error}")
         return []
     if "validation_accuracy" not in run.scores:
@@ -300,7 +300,7 @@ def _diverged(folder: Path, report: Report) -> list[Outcome]:
     """What the table in a folder noted as diverged."""
     try:
         known = failures_in(folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         report(f"left out: {error}")
         return []
     return [Outcome(each.recipe, folder / name, None, each.reason) for name, each in known.items()]

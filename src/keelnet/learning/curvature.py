@@ -86,5 +86,5 @@ def _require_same_again(network: nn.Module, x: Tensor, logits: Tensor, before: G
     if not same:
         raise ValueError(
             f"{type(network).__name__} gives another value each time (it draws random numbers, by dropout say, or counts"
-            " its calls?), so that its products are those of another map; switch that off, or use descend"
+            " its calls?), so that its products are those of another map; switch that off (dropout: by .eval()), or use descend"
         )

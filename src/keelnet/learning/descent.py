@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from keelnet.data.samples import Source
+from keelnet.learning.modes import Modes
 from keelnet.learning.objective import OF_PARAMETERS, Objective
 from keelnet.learning.processes import Alone, SharedBreakdownError, SharedError, Team
 from keelnet.learning.progress import Clock, Progress, State, copied, put_back, warn_of_no_best
@@ -36,9 +37,11 @@ def descend(
     """Train in place and yield after every epoch; at the end the network holds its best iterate.
 
     ``validate`` gives numbers by name of the network (see `scored`); training.goal is one of them.
-    All randomness comes from ``generator``. A consumer that stops early and wants the best iterate
-    copies the parameters whenever ``best`` is true. ``team``: the processes that descend together, each
-    given the same arguments; the result is that of one process on the same batches, within rounding,
+    All randomness comes from ``generator``. Parts in evaluation mode within a network in training mode (norms that keep
+    their statistics, say) stay in it; a network in evaluation mode as a whole is put in training mode. A consumer that
+    stops early and wants the best iterate takes ``progress.state.kept`` where ``best`` is true: with ``average`` the
+    network itself holds other weights than those that were validated. ``team``: the processes that descend together,
+    each given the same arguments; the result is that of one process on the same batches, within rounding,
     where the loss is a mean over samples. With the ``state`` of an earlier descent of the same
     arguments it goes on as if that had not stopped. Raises ValueError for a goal that it does
     not give and where the objective becomes non-finite (`BreakdownError`; the best iterate is put back first).
@@ -106,6 +109,7 @@ class _Loop:
             raise ValueError("a bound holds real controls, but one is complex; use bound=None")
         self.averaged = {} if self.training.average is None else _snapshot(self.network)
         self.forward = self.team.wrapped(self.network)
+        self.modes = Modes.for_training(self.network)
 
     def seconds(self) -> float:
         """Since the start, by the leader's clock: all must stop at the same step."""
@@ -144,7 +148,7 @@ class _Loop:
 
     def epoch(self, number: int) -> dict[str, float]:
         """One pass: the mean of each term. The rate moves within it, too; stops where the time is gone."""
-        self.network.train()
+        self.modes.restore()
         sums: dict[str, float] = {}
         count = 0
         size = self.training.batch_size

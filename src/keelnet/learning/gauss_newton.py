@@ -94,7 +94,8 @@ def gauss_newton(
     Each step solves (Jᵀ B J + R + λ M) d = −g by preconditioned conjugate gradients (Haber & Ruthotto
     2018) and searches along d. Progress: terms after the step, rate the step length, details of the solver.
     Where no step lowers the objective, λ grows; after ``patience`` such steps it warns (LineSearchWarning) and ends. It
-    also ends where the decrease foretold is below rounding. Raises ValueError as `iterate` does.
+    also ends where the decrease foretold is below rounding. Every part of the network stays in the mode, training or
+    evaluation, that it is given in. Raises ValueError as `iterate` does.
     """
     unknowns = Unknowns(network, objective)
     solver = GaussNewtonSolver(unknowns, Plain(network, objective), settings)

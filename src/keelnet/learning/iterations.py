@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from keelnet.data.samples import Source
+from keelnet.learning.modes import Modes
 from keelnet.learning.processes import SharedError, Team
 from keelnet.learning.progress import Clock, Progress, State, copied, put_back, warn_of_no_best
 from keelnet.learning.training import Budget
@@ -66,8 +67,10 @@ def iterate(
 ) -> Iterator[Progress]:
     """Yield after every pass over the samples; at the end the network holds its best iterate.
 
-    The protocol of `descend`: budget, goal, state, generator and best iterate are the same. Raises ValueError for
-    labels of one class only, non-finite x, a goal that is not given, and several processes.
+    The protocol of `descend`: budget, goal, state, generator and best iterate are the same. Every part of the network
+    stays in the mode that it is given in, the whole network too: dropout and norms that ``.eval()`` has switched off
+    are no harm. Raises ValueError for labels of one class only, non-finite x, a goal that is not given, norms that move
+    their statistics, and several processes.
     """
     if team is not None and team.share.size > 1:
         raise SharedError(
@@ -122,6 +125,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.seen: set[int] = set()
+        self.modes = Modes(self.network)
 
     def seconds(self) -> float:
         return self.clock() - self.begin
@@ -151,7 +155,7 @@ class _Loop:
 
     def epoch(self) -> Outcome:
         """One step a batch; the mean of the terms, the longest step, details of the last."""
-        self.network.train()
+        self.modes.restore()
         outcomes = []
         for x, labels in self.samples.batches(self.stage.batch_size, self.generator):
             x, labels = x.to(self.stage.device), labels.to(self.stage.device)
@@ -179,10 +183,10 @@ class _Loop:
 def _require_still(network: nn.Module) -> None:
     """A product J v is taken many times at one point."""
     for name, part in network.named_modules():
-        if isinstance(part, _NormBase) and part.track_running_stats:
+        if isinstance(part, _NormBase) and part.track_running_stats and part.training:
             raise ValueError(
                 f"{type(part).__name__} at {name or 'the top'} moves its statistics with every evaluation, of which a step"
-                " takes many: use a norm without a memory, or descend"
+                " takes many: call .eval() on it, use a norm without a memory, or descend"
             )
 
 
