@@ -353,3 +353,76 @@ def test_features_of_inference_mode_are_measured(within):
     network = Frozen(nn.Linear(4, 4), block) if within else nn.Sequential(Frozen(nn.Linear(4, 4)), block)  # fmt: skip
     (row,) = kn.analysis.diagnose(network, torch.randn(2, 4)).blocks
     assert row.growth == pytest.approx(1.5) and row.name == ("parts.1" if within else "1")
+
+
+class Clocked(nn.Module):
+    """y + t y, t of one number in all or one a sample."""
+
+    def forward(self, t, y):
+        return y + t.reshape(-1, 1) * y
+
+
+class Timekeeper(nn.Module):
+    def __init__(self, each):
+        super().__init__()
+        self.step, self.each = Clocked(), each
+
+    def forward(self, y):
+        return self.step(torch.full((len(y) if self.each else 1,), 0.5), y)
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("blocks", [None, ["step"]])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_time_with_an_axis_is_not_taken_for_the_features(samples, blocks, each):
+    (row,) = kn.analysis.diagnose(Timekeeper(each), torch.ones(samples, 4), blocks=blocks).blocks
+    assert (row.growth, row.smallest) == pytest.approx((1.5, 1.5)) and row.name == "step"
+
+
+def test_features_of_one_axis_are_features_where_there_are_no_others():
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Planted()
+
+        def forward(self, x):
+            return self.block(hidden_states=x[:, 0])
+
+    (row,) = kn.analysis.diagnose(Single(), torch.ones(3, 2), blocks=["block"]).blocks
+    assert row.growth == pytest.approx(1.5)
+
+
+class Framed(nn.Module):
+    """h (frames, C, places) and an embedding (frames, E) of each frame, as blocks of video networks take them."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.inner, self.embedded, self.seen = nn.Conv1d(2, 2, 3, padding=1), nn.Linear(3, 2), seen
+
+    def forward(self, h, emb):
+        self.seen.append(len(h))
+        return h + torch.tanh(self.inner(h) + self.embedded(emb)[:, :, None])
+
+
+class Video(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.block = Framed(self.seen)
+
+    def forward(self, x):
+        emb = torch.arange(12.0, dtype=x.dtype).sin().reshape(4, 3).repeat(len(x), 1)
+        return self.block(x.flatten(0, 1), emb).reshape(x.shape)
+
+
+@pytest.mark.parametrize("blocks", [None, ["block"]])
+def test_rows_beside_the_features_are_not_spread_over_the_first_of_them(blocks):
+    torch.manual_seed(0)
+    network, x = Video().double(), torch.randn(2, 4, 2, 5).double()
+    (row,) = kn.analysis.diagnose(network, x, blocks=blocks).blocks
+    wanted = [
+        torch.linalg.svdvals(torch.autograd.functional.jacobian(network, each[None]).reshape(40, 40))[[0, -1]]
+        for each in x
+    ]  # fmt: skip
+    most, least = max(float(each[0]) for each in wanted), min(float(each[1]) for each in wanted)
+    assert (row.growth, row.smallest) == pytest.approx((most, least), rel=1e-6)

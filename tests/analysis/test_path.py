@@ -1,5 +1,6 @@
 """Products through a path agree with the whole Jacobian, for every method; memory stays that of a few states."""
 
+import numpy as np
 import pytest
 import torch
 from functions import Twice
@@ -101,6 +102,44 @@ def test_growth_by_layer_of_many_numbers_is_a_lower_bound_that_comes_close():
     exact = torch.linalg.svdvals(PathDerivative(path, y).matrix())[0, 0].item()
     found = growth_by_layer(path, y)[-1, 0]
     assert 0.9 * exact <= found <= exact * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rate", [8.0, -1.0])
+def test_what_is_followed_may_grow_beyond_the_square_root_of_float32_or_vanish(rate):
+    field = kn.SingleField(kn.DenseKernel(70), "identity")
+    control = kn.Control({"weight": rate * torch.eye(70).repeat(25, 1, 1)})
+    y = torch.ones(1, 70)
+    course = growth_by_layer(Path.of(kn.Block(kn.Euler(), field, 25, 25.0, control), y), y)
+    assert course[:, 0] == pytest.approx((1 + rate) ** np.arange(1, 26), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-9, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_energy_of_small_features_is_that_of_a_linear_network(size, dtype):
+    """cosh is 1 + x²/2 there, so that the energy deviates as that of f(x) = x; if it is too small to see, by nothing."""
+    y = size * torch.tensor([[0.3, 0.4, -0.1, 0.2]], dtype=dtype)
+    found = []
+    for activation in ("tanh", "identity"):
+        field = kn.HamiltonianField(kn.DenseKernel(2), activation)
+        control = kn.Control({"weight": torch.eye(2, dtype=dtype).repeat(40, 1, 1)})
+        subject = kn.Block(kn.Verlet(), field, 40, 20.0, control)
+        found.append(invariants(Path.of(subject, y), y))
+    bent, linear = found
+    if size >= 1e-5:
+        assert bent.energy_deviation == pytest.approx(linear.energy_deviation, rel=2e-2)
+        assert bent.energy_drift == pytest.approx(linear.energy_drift, rel=2e-2, abs=1e-4)
+    else:
+        assert bent.energy_deviation < 1e-2 and abs(bent.energy_drift) < 1e-2
+
+
+def test_a_start_at_zero_is_stepped_back_to_as_exactly_as_another():
+    field, weight = kn.HamiltonianField(kn.DenseKernel(2)), torch.eye(2).repeat(10, 1, 1)
+    control = kn.Control({"weight": weight, "bias": torch.full((10, 2), 0.3)})
+    subject = kn.Block(kn.Verlet(), field, 10, 2.0, control)
+    for y in (torch.zeros(2, 4), torch.eye(2, 4)):
+        y[1] = 0.1
+        found = invariants(Path.of(subject, y), y)
+        assert found.reversal_error < 1e-6 and found.returns(torch.float32)
 
 
 @pytest.mark.parametrize("start", ["full", "half"])

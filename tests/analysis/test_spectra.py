@@ -175,6 +175,14 @@ def test_a_rotation_ends_the_process_at_once_with_the_exact_value(small):
     assert found.largest_converged.all() and found.smallest_converged.all()
 
 
+@pytest.mark.parametrize("scale", [1e25, 1e37, 1e-25])
+def test_values_whose_squares_are_no_float32_are_found(scale):
+    matrix = scale * torch.diag(torch.linspace(0.5, 1, 100))
+    found = extremes(Jacobian(lambda y: y @ matrix, torch.zeros(2, 100)), iterations=100)
+    assert found.largest == pytest.approx([scale] * 2, rel=1e-4) and found.largest_converged.all()
+    assert found.smallest == pytest.approx([0.5 * scale] * 2, rel=1e-2)
+
+
 def test_a_derivative_of_zero_has_no_growth():
     y = torch.ones(2, 5, dtype=torch.float64)
     found = extremes(Jacobian(lambda x: x * 0, y), small=0)

@@ -681,5 +681,99 @@ def test_of_many_numbers_what_may_be_worse_is_marked(method, certain):
     report = kn.analysis.stability(subject, x, layers="all", iterations=5)
     (layer,) = report.blocks[0].layers
     assert layer.certain == certain and not layer.spectrum.complete
-    (line,) = (each for each in str(report).splitlines() if each.startswith("│ 0     │     1 │"))
-    assert all((mark in line) != certain for mark in "≤≥")
+    cells = cells_of(report)
+    assert ("≥" in cells["max |R|"]) != certain and ("≤" in cells["margin"]) != certain
+    assert not layer.largest_converged and cells["σ max"].startswith("≥ ")
+
+
+def cells_of(report):
+    """The first line of the table of layers, by heading."""
+    lines = str(report).partition("layer by layer")[2].splitlines()
+    headings, line = (next(each for each in lines if each.startswith(mark)) for mark in "┃│")
+    return dict(
+        zip(*(map(str.strip, each.split(each[0])) for each in (headings, line)), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("iterations", "reached"), [(1, False), (40, True)])
+def test_singular_values_of_a_layer_that_were_not_reached_are_marked(iterations, reached):
+    branch = torch.nn.Linear(420, 420, bias=False).double()
+    branch.weight.data.copy_(torch.diag(torch.tensor([3.0] + 419 * [1.0]).double()))
+    branch.weight.data[1, 1] = -1.5
+    subject = kn.Block(kn.Euler(), kn.ModuleField(branch), 1, 0.5)
+    report = kn.analysis.stability(subject, torch.ones(1, 420).double(), layers=1, iterations=iterations)  # fmt: skip
+    (layer,) = report.blocks[0].layers
+    assert (layer.largest_converged, layer.smallest_converged) == (reached, reached)
+    cells = cells_of(report)
+    assert ("≥" in cells["σ max"], "≤" in cells["σ min"]) == (not reached, not reached)
+    if reached:
+        assert (layer.largest, layer.smallest) == pytest.approx((2.5, 0.25), rel=1e-6)
+
+
+@pytest.mark.parametrize("iterations", [0, 2.5, True])
+def test_iterations_are_counted(iterations):
+    subject = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(2)), 3)
+    with pytest.raises(ValueError, match="iterations must be an integer of at least 1"):
+        kn.analysis.stability(subject, torch.zeros(1, 2), iterations=iterations)
+
+
+def imex(diffusion, field, weight, h=0.1):
+    method = kn.IMEX(kn.DenseDiffusion(torch.as_tensor(diffusion).double()))
+    return block(method, field, torch.as_tensor(weight).double(), final_time=10 * h).double()
+
+
+TURING = {  # both halves decay, the layer does not
+    "single": imex([[0.0, 0.0], [0.0, 10.0]], kn.SingleField(kn.DenseKernel(2), "identity"), [[1.0, 3.0], [-1.0, -2.0]]),
+    "single tanh": imex([[2.0, 1.0], [1.0, 3.0]], kn.SingleField(kn.DenseKernel(2)), [[1.0, -0.4], [0.3, -2.0]]),
+    "antisymmetric": imex([[2.0, 1.0], [1.0, 3.0]], kn.AntisymmetricField(kn.DenseKernel(2), damping=0.1), [[0.0, 1.0], [-1.0, 0.0]]),
+    "symmetric": imex([[2.0, 1.0], [1.0, 3.0]], kn.SymmetricField(kn.DenseKernel(2, 3)), torch.arange(6.0).reshape(2, 3) / 3),
+    "sin": imex([[2.0, 1.0], [1.0, 3.0]], kn.SingleField(kn.DenseKernel(2), "sin"), [[1.0, -0.4], [0.3, -2.0]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TURING)
+def test_a_layer_of_imex_is_amplified_by_its_own_map(name):
+    subject, y = TURING[name], torch.tensor([[0.3, -0.2]]).double()
+    (row,) = kn.analysis.stability(subject, y, layers=[0]).blocks
+    (theta,) = ({key: value[0] for key, value in subject.control(10).items()},)
+    slope = torch.func.jacrev(lambda y: subject.field.rate(y, theta))(y)[0, :, 0].detach()
+    eye, h = torch.eye(2).double(), subject.step_size
+    step = torch.linalg.solve(eye + h * subject.integrator.diffusion.matrix, eye + h * slope)
+    wanted = float(torch.linalg.eigvals(step).abs().max())
+    assert row.layers[0].amplification == pytest.approx(wanted, rel=1e-9)
+    assert math.isnan(row.layers[0].step_bound) == (name != "symmetric")
+
+
+def test_two_halves_that_decay_and_grow_together_are_not_called_stable():
+    """An activator, and an inhibitor that diffuses (Turing 1952): (I + h L)⁻¹ (I + h A) has the eigenvalue 1.078."""
+    subject, y = TURING["single"], torch.ones(1, 2).double()
+    explicit = np.array([-0.5 + 0.75**0.5 * 1j])
+    assert subject.integrator.amplification(0.1, explicit) < 1 and subject.integrator.largest_steps(explicit) > 0.1  # fmt: skip
+    blind, whole = (kn.analysis.stability(subject, y, layers=each) for each in (None, "all"))
+    (row,) = blind.blocks
+    assert (row.step_bound, row.amplification, row.verdict) == (None, None, "grows")
+    assert 'under IMEX field and diffusion decide together whether a layer grows: ask for layers="all"' in blind.notes[0]  # fmt: skip
+    (row,) = whole.blocks
+    assert row.verdict.startswith("unstable: up to ×1.0778") and row.step_bound is None
+    assert not blind.stable and not whole.stable and whole.notes == ()
+    assert cells_of(whole)["step bound"] == cells_of(whole)["N for it"] == "?"
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_the_diffusion_holds_is_not_called_unstable():
+    """Each layer multiplies by √1.01 / 2, although the explicit half grows at every h."""
+    field = kn.AntisymmetricField(kn.DenseKernel(2), "identity")
+    subject = imex([[10.0, 0.0], [0.0, 10.0]], field, [[0.0, 1.0], [-1.0, 0.0]])
+    for layers, verdict in ((None, "does not grow"), ("all", "dissipative: up to ×0.502494")):
+        report = kn.analysis.stability(subject, torch.ones(1, 2).double(), layers=layers)
+        assert report.stable and report.blocks[0].verdict.startswith(verdict)
+        assert report.blocks[0].step_bound is None and report.blocks[0].advised_step is None
+
+
+def test_a_bound_of_imex_is_one_up_to_which_no_layer_grows():
+    field = kn.SymmetricField(kn.DenseKernel(2), "identity")
+    for h, still in ((1.9, False), (2.1, True)):
+        subject = imex([[0.5, 0.0], [0.0, 0.5]], field, [[1.0, 0.0], [0.0, 0.5]], h)
+        (row,) = kn.analysis.stability(subject, torch.ones(1, 2).double()).blocks
+        assert row.step_bound == pytest.approx(2) and not row.unstable
+        assert (row.amplification is None) == still  # beyond it the growth decides

@@ -79,6 +79,8 @@ def test_without_an_edge_nothing_turns_and_bad_input_is_named():
     assert sensitivity(Constant(), x).flip is None
     with pytest.raises(ValueError, match="one sample"):
         sensitivity(Constant(), torch.zeros(2, 1, 4, 4))
+    with pytest.raises(ValueError, match="iterations must be an integer of at least 1, got 0"):
+        sensitivity(Constant(), x, iterations=0)
     with pytest.raises(ValueError, match="finite"):
         sensitivity(Constant(), torch.full((1, 1, 4, 4), torch.nan))
 

@@ -168,3 +168,48 @@ def test_parts_that_the_first_forward_builds_are_measured_without_dropout(blocks
     network = nn.Sequential(Building(), nn.Linear(4, 4)).eval()
     assert [name for name, _ in measured(network, X, blocks=blocks)] == ["0.inner.0"]
     assert network[0].inner.training and not network.training  # as they were built
+
+
+@pytest.mark.parametrize("made", [steps, lambda: nn.Sequential(block(), block())])
+@pytest.mark.parametrize("way", [nn.DataParallel, lambda each: nn.DataParallel(torch.compile(each, backend="eager"))])  # fmt: skip
+def test_a_data_parallel_network_is_the_module_that_it_was_given(made, way, monkeypatch):
+    """On several GPUs it reads with copies of the module, which nobody looks at."""
+    expected, subject = measured(made(), X), way(made())
+    monkeypatch.setattr(nn.DataParallel, "forward", None)
+    assert measured(subject, X) == expected
+
+
+@pytest.mark.parametrize("name", ["1", "module.1"])
+def test_a_part_of_a_data_parallel_network_goes_by_either_name(name):
+    assert measured(nn.DataParallel(steps()), X, blocks=[name]) == measured(
+        steps(), X, blocks=["1"]
+    )
+    with pytest.raises(ValueError, match="no submodule is named module.1"):
+        measured(steps(), X, blocks=["module.1"])
+
+
+@pytest.mark.parametrize("name", ["0.0", "0.2", "1"])
+def test_a_shared_part_goes_by_the_name_of_each_of_its_places(name):
+    shared = Step()
+    network = nn.Sequential(nn.Sequential(*[shared] * 3), shared)
+    found = measured(network, X, blocks=[name])
+    assert [each for each, _ in found] == ["0.0", *(f"0.0 (call {count})" for count in (2, 3, 4))]
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm = nn.LazyConv2d(3, 1), nn.LazyBatchNorm2d()
+        self.unused = nn.LazyLinear(2)
+
+    def forward(self, x):
+        return x + self.norm(self.inner(x))
+
+
+@pytest.mark.parametrize("blocks", [None, ["1"]])
+def test_lazy_modules_are_built_by_what_is_read(blocks):
+    network, x = nn.Sequential(nn.LazyConv2d(3, 1), Lazy()), torch.randn(2, 2, 4, 4)
+    (name, growth), *_ = measured(network, x, blocks=blocks)
+    assert name == "1" and growth == measured(network, x, blocks=blocks)[0][1]
+    assert network[1].norm.training and not bool(network[1].norm.running_mean.any())
+    assert torch.nn.parameter.is_lazy(network[1].unused.weight)

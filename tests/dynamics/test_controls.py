@@ -109,6 +109,17 @@ def test_refined_controls_are_apart_from_their_origin():
     assert all(value.requires_grad and value.is_leaf for value in finer.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_refined_control_learns_what_its_origin_learned_and_is_in_its_mode(training):
+    control = drawn(2).train(training)
+    control.values()["bias"].requires_grad_(False)
+    finer = control.refined(3)
+    assert finer.training is training
+    learns = {name: value.requires_grad for name, value in finer.values().items()}
+    assert learns == {"weight": True, "bias": False}
+    assert all(value.is_leaf for value in finer.parameters())
+
+
 def test_a_parameter_is_kept_and_a_tensor_is_copied():
     parameter, tensor = nn.Parameter(randn(2, 3)), randn(2)
     control = kn.Control({"weight": parameter, "bias": tensor})

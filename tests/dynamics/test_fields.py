@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from problems import FIELDS, KERNELS, PLAIN, SQUARE, FieldCase, jacobian, randn
@@ -169,6 +171,19 @@ def test_automatic_damping_has_no_rate_of_its_own():
 def test_other_dampings_are_refused(damping):
     with pytest.raises(ValueError, match=r'at least 0, a tensor of one, or "auto"; got'):
         kn.AntisymmetricField(DENSE, "tanh", damping)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.longdouble, np.int64, Fraction, int])
+def test_a_damping_of_any_real_type_is_the_float_that_it_is(kind):
+    field = kn.AntisymmetricField(DENSE, "tanh", kind(1))
+    assert type(field.damping) is float and field == kn.AntisymmetricField(DENSE, "tanh", 1.0)
+    y0, controls = randn(2, 3), {"weight": randn(4, 3, 3)}
+    found, expected = (
+        kn.propagate(kn.Euler(), each, y0, controls, 0.1)
+        for each in (field, kn.AntisymmetricField(DENSE, "tanh", 1.0))
+    )
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("make", [kn.SingleField, kn.AntisymmetricField])

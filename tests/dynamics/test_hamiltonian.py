@@ -148,3 +148,26 @@ def test_under_a_norm_there_is_no_step_bound():
     assert kn.step_bound(kn.Verlet(), kn.HamiltonianField(kernel), {"weight": controls["weight"]})
     normed = kn.HamiltonianField(kernel, norm=kn.ChannelNorm())
     assert kn.step_bound(kn.Verlet(), normed, controls) is None
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("strategy", [kn.store_all, kn.checkpointed, kn.reversible])
+@pytest.mark.parametrize("name", ["hamiltonian", "hamiltonian 3x5", "double"])
+def test_a_single_dense_sample_of_both_parts_travels_as_in_a_batch_of_one(name, strategy, engine):
+    case = FIELDS[name]
+    ends = []
+    for y0 in (case.y0(1)[0], case.y0(1)):
+        y0.requires_grad_()
+        with kn.engine(engine):
+            y = kn.propagate(kn.Verlet(), case.field, y0, case.controls(4), 0.1, strategy)
+        (slope,) = torch.autograd.grad(y.square().sum(), y0)
+        ends.append((y.reshape(-1), slope.reshape(-1)))
+        assert y.shape == y0.shape
+    torch.testing.assert_close(*ends)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4, 5), (2, 5, 5)])
+def test_images_outside_of_a_batch_are_refused_as_they_came(shape):
+    """Also where an axis of space is as long as both parts have channels."""
+    with pytest.raises(ValueError, match=re.escape(f"height, width); got {shape}")):
+        FIELDS["hamiltonian conv2"].field.parts(torch.zeros(shape))

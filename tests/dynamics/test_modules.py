@@ -1,5 +1,6 @@
 """Laws of module fields: a user's branch, moved as any field is, trained where it lives."""
 
+import copy
 import threading
 import time
 import warnings
@@ -397,6 +398,21 @@ def test_a_branch_finds_its_parameters_and_what_is_lent_to_it_is_taken_back():
     assert found == [{"weight": (3, 3), "bias": (3,)}] * 3
     assert dict(block.module.named_parameters()) == {}
     assert dict(block.module.named_buffers()).keys() == {"weight", "bias"}
+
+
+def test_a_branch_that_takes_the_place_of_one_that_ran_finds_its_parameters():
+    class Counting(nn.Linear):
+        def forward(self, y):
+            found.append([*dict(self.named_parameters())])
+            return super().forward(y)
+
+    found = []
+    block, y = kn.Block(kn.Euler(), kn.ModuleField(Counting(3, 3)), 1), torch.randn(2, 3)
+    expected, field = block(y), block.field
+    block.module = copy.deepcopy(block.module)
+    assert torch.equal(block(y), expected)
+    assert found == [["weight", "bias"]] * 2
+    assert block.field is not field and field.module is not block.module
 
 
 def test_a_module_that_holds_what_cannot_be_copied_is_refused_by_a_block():

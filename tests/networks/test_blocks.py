@@ -3,8 +3,10 @@
 import copy
 import threading
 import warnings
+from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,10 @@ def test_advice_on_damping_comes_once():
         ({"depth": 2.5}, "depth"),
         ({"depth": 3, "final_time": 0.0}, "final_time"),
         ({"depth": 3, "final_time": float("nan")}, "final_time"),
+        (
+            {"depth": 3, "final_time": Fraction(10**400)},
+            "final_time must be a finite number above 0",
+        ),
         ({"depth": 3, "integrator": kn.Leapfrog()}, "one part"),
         ({"depth": 3, "integrator": kn.Euler(), "strategy": kn.reversible}, "checkpointed"),
         ({"depth": 3, "integrator": kn.Verlet}, r"integrator must be a value like kn\.Verlet\(\)"),
@@ -80,6 +86,15 @@ def test_advice_on_damping_comes_once():
 def test_what_cannot_work_is_refused_in_the_constructor(arguments, message):
     with pytest.raises(ValueError, match=message):
         kn.Block(**{"integrator": kn.Verlet(), "field": FIELD} | arguments)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.longdouble, np.int64, Fraction, int])
+def test_a_final_time_of_any_real_type_is_the_float_that_it_is(kind):
+    block = kn.Block(kn.Verlet(), FIELD, 4, kind(2))
+    assert type(block.final_time) is float and block.step_size == 0.5
+    y0 = torch.randn(4, 3)
+    assert torch.equal(block(y0), kn.Block(kn.Verlet(), FIELD, 4, 2.0, block.control)(y0))
 
 
 def test_a_control_of_another_field_is_refused():

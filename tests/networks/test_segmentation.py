@@ -180,6 +180,25 @@ def test_images_may_be_a_batch_of_torch_func():
     torch.testing.assert_close(found, torch.stack([network(each) for each in x]))
 
 
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
+def test_gradients_after_and_within_torch_func_are_those_without_it(strategy):
+    """Nothing is computed again there, for which a transform has no way."""
+    network = small(depth=0, seed=3, strategy=strategy).double()
+    x, named = torch.randn(3, 1, 8, 8, dtype=torch.float64), dict(network.named_parameters())
+    expected = torch.autograd.grad(network(x).square().sum(), [*named.values()])
+    each = torch.func.vmap(network)(x[:, None])
+    torch.testing.assert_close(
+        torch.autograd.grad(each.square().sum(), [*named.values()]), expected
+    )
+
+    def loss(given):
+        return torch.func.functional_call(network, given, (x,)).square().sum()
+
+    within = torch.func.grad(loss)({name: value.detach() for name, value in named.items()})
+    torch.testing.assert_close(tuple(within.values()), expected)
+
+
 def test_depth_zero_leaves_a_level_without_layers():
     network = small(depth=(0, 3))
     assert [block.depth for block in blocks_of(network)] == [3]

@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -106,6 +108,17 @@ def test_parameters_are_copied_a_knot_a_layer_and_gradients_flow():
 def test_blocks_that_cannot_be_stacked_are_refused(blocks, message):
     with pytest.raises(ValueError, match=message):
         kn.stabilised(blocks)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("kind", [np.float32, np.float16, Fraction])
+def test_a_step_size_of_any_real_type_is_the_float_that_it_is(kind):
+    blocks, y = [Planted(0.1) for _ in range(3)], torch.randn(2, 3)
+    held = kn.stabilised(blocks, step_size=kind(0.5))
+    assert type(held.final_time) is float
+    assert torch.equal(held(y), kn.stabilised(blocks, step_size=0.5)(y))
+    with pytest.raises(ValueError, match="step_size must be a finite number above 0, got "):
+        kn.stabilised(blocks, step_size=kind(-0.5))
 
 
 def networks():

@@ -231,6 +231,39 @@ def test_the_bound_of_automatic_damping_is_that_of_no_damping():
     assert kn.step_bound(kn.Euler(), automatic, controls).step_size == 0
 
 
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        (kn.SymmetricField(WIDE), True),
+        (kn.SymmetricField(WIDE, "sin"), False),
+        (SKEW(KERNEL, "identity", 0.4), True),
+        (SKEW(KERNEL, "identity"), False),  # 0 is the bound of the explicit half: L may hold some h
+        (SKEW(KERNEL, "tanh", 0.4), False),
+        (kn.SingleField(KERNEL, "identity"), False),
+    ],
+    ids=["symmetric", "falling f", "damped", "undamped", "another f", "single"],
+)
+def test_imex_has_a_bound_where_no_diffusion_can_make_a_layer_grow(field, known):
+    controls = drawn(field, 4)
+    root = randn(3, 3, seed=5)
+    method = kn.IMEX(kn.DenseDiffusion(10 * root @ root.T))
+    bound = kn.step_bound(method, field, controls)
+    assert (bound is not None) == known
+    if bound is not None:
+        h, eye = bound.step_size, torch.eye(3, dtype=torch.float64)
+        for layer in range(4):
+            theta = {name: value[layer] for name, value in controls.items()}
+            slope = torch.func.jacrev(lambda y, theta=theta: field.rate(y, theta))(eye[:1])[0, :, 0]
+            step = torch.linalg.solve(eye + h * method.diffusion.matrix, eye + h * slope)
+            assert float(torch.linalg.matrix_norm(step, 2)) <= 1 + 1e-9
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_damping_is_said_to_be_too_small_for_a_diffusion():
+    controls, method = drawn(SKEW(KERNEL), 4), kn.IMEX(kn.DenseDiffusion(10 * torch.eye(3)))
+    damped(method, SKEW(KERNEL, "identity"), controls, 0.1, advise=True)
+
+
 # Damping.
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import keelnet as kn
+from keelnet.propagation import effects
 
 TWICE = pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
 METHODS = pytest.mark.parametrize("method", [kn.Verlet(), kn.Leapfrog()], ids=["pair", "one part"])
@@ -385,3 +386,24 @@ def test_the_plain_branch_is_evaluated_no_more_than_before(strategy):
     net = kn.Block(kn.Leapfrog(), kn.ModuleField(plain), 9, strategy=strategy)
     net(randn(2, 3))
     assert len(calls) == 9
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """As on a device whose generator is not looked at: what is read of them stays as it is."""
+    states = effects._torch_states(torch.device("cpu"))
+    monkeypatch.setattr(effects, "READ", ())
+    monkeypatch.setattr(effects, "_torch_states", lambda device: states)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("method", [kn.Verlet(), kn.Leapfrog()], ids=["pair", "one part"])
+def test_where_no_generator_is_read_the_operations_tell_of_dropout(method):
+    net = block(lambda: Rare(0.5), kn.reversible, method)
+    with pytest.raises(ValueError, match="draws random numbers"):
+        net(randn(5, 3))
+    plain = [
+        pulled(block(lambda: Rare(0.0), way, method), randn(5, 3))
+        for way in (kn.reversible, kn.store_all)
+    ]
+    torch.testing.assert_close(*plain)

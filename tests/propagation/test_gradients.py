@@ -324,6 +324,26 @@ def test_autocast_keeps_the_state_in_single_precision(scheme, strategy):
     check_alike([value, *gradients], exact, 0.03)
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@EVERY_STRATEGY
+@EVERY_STRUCTURE
+def test_features_that_come_in_half_precision_are_moved_in_single_precision_under_autocast(
+    scheme, strategy, half
+):
+    """As an opening layer gives them: the increments of a layer would vanish in 8 bits."""
+    y0, controls = leaves_of(scheme, 6, torch.float32)
+    y0 = y0.detach().to(half).requires_grad_()
+    ends = []
+    with torch.autocast("cpu", torch.bfloat16):
+        for given in (y0, y0.detach().float()):
+            ends.append(scheme.run(given, controls, H, strategy=strategy))
+        path = kn.trajectory(scheme.integrator, scheme.field, y0, controls, H)
+    assert ends[0].dtype == torch.float32 and torch.equal(*ends)
+    assert {part.dtype for state in path for part in state} == {torch.float32}
+    (gradient,) = torch.autograd.grad(ends[0].sum(), y0)
+    assert gradient.dtype == half and bool(gradient.any())
+
+
 @pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
 @EVERY_DENSE
 def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(scheme, strategy):
@@ -437,6 +457,7 @@ EVERY_TRANSFORM = {
     "vmap": lambda f, y: torch.func.vmap(lambda y: f(y[None]))(y),
 }
 FORWARD = ("jvp", "vmap")
+WAY_OUT = r"has no way through .* use strategy=kn\.store_all"
 
 
 @pytest.mark.parametrize("strategy", [kn.checkpointed, kn.reversible])
@@ -453,9 +474,31 @@ def test_transforms_without_a_way_through_a_strategy_are_refused_in_words(name, 
     expected = transform(lambda y: final(y, kn.store_all), y0)
     if strategy is kn.checkpointed and name in FORWARD:
         torch.testing.assert_close(transform(final, y0), expected)
-        return
-    with pytest.raises(ValueError, match=r"has no way through .* use strategy=kn\.store_all"):
+        weight.requires_grad_()  # for a gradient that is taken after the transform
+        transform(lambda y: final(y, kn.store_all), y0).sum().backward()
+        assert bool(weight.grad.any())
+    with pytest.raises(ValueError, match=WAY_OUT):
         transform(final, y0)
     with torch.no_grad():
         if name in FORWARD:
             torch.testing.assert_close(transform(final, y0), expected)
+
+
+@pytest.mark.parametrize("place", ["features", "direction", "past the arguments"])
+def test_what_needs_a_gradient_is_found_behind_every_transform(place):
+    """Two of them, one within the other; the direction alone, or what is no argument."""
+    y0, push, controls = randn(4, 2), randn(4, 2, seed=1), {"weight": randn(3, 2, 2)}
+    scale = torch.tensor(0.7, dtype=torch.float64)
+    field = kn.HamiltonianField(kn.DenseKernel(2), lambda x: torch.tanh(scale * x))
+    leaf = {"features": y0, "direction": push, "past the arguments": scale}[place].requires_grad_()
+
+    def along(strategy):
+        def final(y):
+            return kn.propagate(kn.Verlet(), field, y, controls, H, strategy, checked=False)
+
+        return torch.func.vmap(lambda y, v: torch.func.jvp(final, (y,), (v,))[1])(y0, push)
+
+    (slope,) = torch.autograd.grad(along(kn.store_all).square().sum(), leaf)
+    assert bool(slope.any())
+    with pytest.raises(ValueError, match=WAY_OUT):
+        along(kn.checkpointed)

@@ -226,3 +226,25 @@ def test_a_matrix_that_learned_to_be_indefinite_is_named():
 def test_a_matrix_on_another_device_than_the_state_is_named():
     with pytest.raises(ValueError, match="DenseDiffusion is on cpu, the state on meta; move one"):
         kn.DenseDiffusion(torch.eye(2)).solve(torch.ones(1, 2, device="meta"), 0.1)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1e-3, 1.0, 1e3])
+def test_automatic_damping_is_the_least_that_holds_the_explicit_half(strength):
+    """Whatever the implicit one takes away; at L = 0 the layer grows by 1 exactly."""
+    field = kn.AntisymmetricField(kn.DenseKernel(4), "identity", damping="auto")
+    method = kn.IMEX(kn.DenseDiffusion(strength * ROOT @ ROOT.T))
+
+    def layer(y):
+        return kn.propagate(method, field, y, {"weight": randn(1, 4, 4)}, 0.1)
+
+    growth = float(torch.linalg.matrix_norm(torch.func.jacrev(layer)(randn(4)), 2))
+    assert growth <= 1 + 1e-12
+    if strength == 0:
+        assert growth == pytest.approx(1)
+
+
+def test_a_damping_that_an_explicit_half_cannot_have_says_by_how_much():
+    field = kn.AntisymmetricField(kn.DenseKernel(2), "identity", damping="auto")
+    weight = torch.tensor([[[0.0, 20.0], [-20.0, 0.0]]]).double()
+    with pytest.warns(kn.StabilityWarning, match=r"it needs h ≤ 1 / ω = 0\.05; raise depth"):
+        kn.propagate(kn.IMEX(kn.DenseDiffusion(torch.eye(2))), field, randn(1, 2), {"weight": weight}, 0.1)  # fmt: skip

@@ -53,6 +53,25 @@ def test_the_trajectory_has_a_state_before_each_layer_and_ends_where_propagate_d
         )
 
 
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, tuple])
+def test_layers_of_a_path_may_be_named_by_integers_of_any_kind(kind, engine):
+    scheme = SCHEMES["euler on single"]
+    arguments = scheme.integrator, scheme.field, scheme.case.y0(), scheme.case.controls(5), H
+    with kn.engine(engine):
+        every = kn.trajectory(*arguments)
+        picked = kn.trajectory(*arguments, layers=kind([0, 2, 5]))
+    assert len(picked) == 3
+    for state, layer in zip(picked, (0, 2, 5), strict=True):
+        torch.testing.assert_close(state, every[layer])
+
+
+@pytest.mark.parametrize("layers", [[0.5], torch.tensor([1.0]), 3, [[1]], ["1"]], ids=repr)
+def test_layers_of_a_path_that_are_no_integers_are_refused(layers):
+    with pytest.raises(ValueError, match="must name layers from 0 to 4, at least one, in rising"):
+        kn.trajectory(kn.Euler(), DENSE, randn(2, 3), {"weight": WEIGHT}, H, layers=layers)
+
+
 @EVERY_SCHEME
 def test_samples_travel_alone(scheme):
     y0, controls = scheme.case.y0(3), scheme.case.controls(4)
@@ -236,6 +255,10 @@ REFUSED = {
     "complex": ({"y0": randn(2, 3) * 1j}, "got a torch.complex128 tensor"),
     "a list": ({"y0": [[1.0, 2.0, 3.0]]}, "got list"),
     "another dtype": ({"y0": randn(2, 3).float()}, "weight has dtype torch.float64, y0 has torch.float32"),
+    "another dtype, of no numbers": (
+        {"y0": randn(2, 3).float().to("meta"), "controls": {"weight": WEIGHT.to("meta")}},
+        "weight has dtype torch.float64, y0 has torch.float32",
+    ),
     "integer controls": ({"controls": {"weight": WEIGHT.long()}}, "weight has dtype torch.int64"),
     "another device": ({"controls": {"weight": WEIGHT.to("meta")}}, "weight is on meta, y0 on cpu"),
     "weight of one layer": ({"controls": {"weight": WEIGHT[0]}}, "weight must have shape (N, 3, 3), got (3, 3)"),

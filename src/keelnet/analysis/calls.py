@@ -20,9 +20,9 @@ NARROW = (torch.float16, torch.bfloat16)  # their rounding hides what a block do
 class Call:
     """y ↦ part(y), where a network called the part with features y; whatever else it was given stays.
 
-    y is the first tensor of floating-point numbers, more than one (no time, no weight), among the arguments, by
-    position, then by name. Of an answer of several tensors (a tuple, a dict) the first one of y's shape counts, else
-    the first. Other tensors may hold one row a sample; with y of more samples than the call had they are repeated, so
+    y is the first tensor of floating-point numbers with two axes or more (no time, no weight), among the arguments, by
+    position, then by name; without any, the first with one. Of an answer of several tensors (a tuple, a dict) the first
+    one of y's shape counts, else the first such. Other tensors may hold one row a sample; with y of more samples than the call had they are repeated, so
     let such calls be of one sample. ``recording``: the forward differentiates itself, so that it runs nowhere but where
     autograd records. ``together``: all rows of what the part was given are one sample, since it cannot do with fewer.
     """
@@ -44,10 +44,11 @@ class Call:
     ) -> Call | None:
         """None where no features were given."""
         leaves, structure = trees.tree_flatten((args, named))
-        found = [place for place, each in enumerate(leaves) if _is_features(each)]
-        if not found:
+        features = next(iter(features_among(leaves)), None)
+        if features is None:
             return None
-        return cls(part, tuple(map(_recordable, leaves)), found[0], structure, recording)
+        place = next(place for place, each in enumerate(leaves) if each is features)
+        return cls(part, tuple(map(_recordable, leaves)), place, structure, recording)
 
     @property
     def y(self) -> Tensor:
@@ -61,15 +62,15 @@ class Call:
 
     @property
     def divisible(self) -> bool:
-        """Whether the part takes the first row of what it was given alone."""
+        """Whether the part takes the first row of what it was given alone, and answers with one."""
         if len(self.y) == 1:
             return True
         try:
             with torch.no_grad():
-                self(self.y[:1].clone())
+                answer = self(self.y[:1].clone())
         except REFUSALS:
             return False
-        return True
+        return len(answer) == 1  # rows of another tensor, one a frame, may have been added to it
 
     def __call__(self, y: Tensor) -> Tensor:
         """Raises ValueError where the part answers with no tensor."""
@@ -114,8 +115,12 @@ def answered(value: Any, shape: torch.Size) -> Tensor | None:
 
 
 def features_among(value: Any) -> list[Tensor]:
-    """The tensors of floating-point numbers, more than one, in nested tuples, lists and dicts."""
-    return [each for each in trees.tree_leaves(value) if _is_features(each)]
+    """The tensors of floating-point numbers in nested tuples, lists and dicts, single numbers apart: those of one axis last.
+
+    These may be times, one in all or one a sample.
+    """
+    found = [each for each in trees.tree_leaves(value) if _is_real(each) and each.ndim > 0]
+    return sorted(found, key=lambda each: each.ndim == 1)
 
 
 def _recordable(leaf: Any) -> Any:
@@ -127,7 +132,3 @@ def _recordable(leaf: Any) -> Any:
 
 def _is_real(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _is_features(value: Any) -> bool:
-    return _is_real(value) and value.ndim > 0

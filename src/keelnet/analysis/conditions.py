@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as trees
 
 from keelnet.analysis.calls import REFUSALS
@@ -54,7 +55,7 @@ def recorded(network: nn.Module, x: Tensor) -> Tensor:
     Raises ValueError where the network's own numbers were, since they may be too large to copy.
     """
     for name, own in chain(network.named_parameters(), network.named_buffers()):
-        if own.is_inference():
+        if not is_lazy(own) and own.is_inference():
             raise ValueError(
                 f"{name} was made under torch.inference_mode(), so autograd cannot see what it does; make the network"
                 " outside of it"
@@ -132,7 +133,7 @@ def not_finite(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]
         for own in part.buffers()
     }
     for name, value in chain(module.named_parameters(), module.named_buffers()):
-        if not value.is_floating_point() or value.is_meta:
+        if is_lazy(value) or not value.is_floating_point() or value.is_meta:
             continue
         may_be_infinite = not isinstance(value, nn.Parameter) and id(value) not in statistics
         bad = value.isnan() if may_be_infinite else ~value.isfinite()

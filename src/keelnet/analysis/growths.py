@@ -12,7 +12,16 @@ from torch import Tensor
 from keelnet.analysis.courses import course_of
 from keelnet.analysis.layers import precise
 from keelnet.analysis.path import Path, PathDerivative
-from keelnet.analysis.singular import SMALL, Derivative, Extremes, Real, direction, extremes
+from keelnet.analysis.singular import (
+    SMALL,
+    Derivative,
+    Extremes,
+    Real,
+    direction,
+    divided,
+    extremes,
+    norms,
+)
 
 KEPT = 2**20  # bytes of features that are looked at together in any case
 PARTS = 4  # of a larger batch: one after the other, in a part of the memory that the network itself needs
@@ -40,7 +49,7 @@ def growth_of(
 
     ``settled`` as in `extremes`.
     """
-    parts = torch.split(y, _together(y))
+    parts = torch.split(y, together(y))
     found = [extremes(derivative(part), iterations, settled=settled) for part in parts]
     largest = np.concatenate([each.largest for each in found])
     smallest = np.concatenate([each.smallest for each in found])
@@ -58,7 +67,7 @@ def _joined(found: list[Extremes], name: str) -> Real:
     return np.concatenate([getattr(each, name) for each in found])
 
 
-def _together(y: Tensor) -> int:
+def together(y: Tensor) -> int:
     """How many samples at once. Of small ones the whole matrix is formed, a row for each number."""
     size = y[0].numel()
     bytes_each = size * y.element_size() * (size if size <= SMALL else 1)
@@ -89,6 +98,10 @@ def _followed(path: Path, y: Tensor) -> Real:
     derivative = PathDerivative(path, y)
     v = direction(y, 0)
     for _ in range(POWER):
-        v = derivative.pulled(derivative.pushed(v / v.norm()))
-    sizes = [float(tangent.norm()) for tangent in path.tangents(y, v / v.norm())]
+        v = _of_size_1(derivative.pulled(_of_size_1(derivative.pushed(v))))
+    sizes = [float(norms(tangent)) for tangent in path.tangents(y, v)]
     return np.stack([np.array(sizes), np.full(len(sizes), np.nan)], axis=1)
+
+
+def _of_size_1(x: Tensor) -> Tensor:
+    return divided(x, norms(x))

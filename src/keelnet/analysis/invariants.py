@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from keelnet.analysis.growths import together
 from keelnet.analysis.path import Path
+from keelnet.analysis.singular import norms
 from keelnet.dynamics.fields import SymmetricField, Theta
 from keelnet.dynamics.hamiltonian import PartitionedField, SeparableHamiltonian
 from keelnet.propagation.bounds import explain_non_finite
@@ -15,14 +17,18 @@ from keelnet.propagation.checks import all_finite
 from keelnet.propagation.integrators import State
 from keelnet.propagation.shears import Leapfrog, ShearIntegrator, Verlet
 
+ROUNDED = 100  # times eps: what a number adds to an energy by rounding is below 1 % of it
+
 
 @dataclass(frozen=True)
 class Invariants:
     """Of one journey through a path, the largest over samples; None where there is no such thing.
 
     energy_deviation: max |E_j − E_0| / E_0 over layers. energy_drift: the mean of E over the last half of the layers
-    by that over the first, minus 1. E is conserved by the flow where θ does not change in time; with θ(t) it
-    is that of each layer's own θ. reversal_error: |ỹ_0 − y_0| / |y_0| of the state after all layers and back.
+    by that over the first, minus 1. E is worked out in float64, its part of a number to `ROUNDED`, below which nothing
+    is divided by it. It is conserved by the flow where θ does not change in time; with θ(t) it
+    is that of each layer's own θ. reversal_error: |ỹ_0 − y_0| / |y_0| of the state after all layers and back; by the first
+    state that is not 0 where y_0 is.
     """
 
     energy_deviation: float | None
@@ -39,26 +45,30 @@ def invariants(path: Path, y: Tensor) -> Invariants:
     """Walk once forward, and back where the method can; raises ValueError where the state becomes non-finite."""
     with torch.no_grad():
         state = start = path.begin(y)
-        energies = [_energy(path, start, -1)]
+        energies = [_energies(path, start, -1)]
+        sizes = _squares(start) if isinstance(path.integrator, ShearIntegrator) else None
         for layer, after in enumerate(path.states(start, range(path.depth))):
             state = after
-            energies.append(_energy(path, state, layer))
+            energies.append(_energies(path, state, layer))
+            if sizes is not None and not bool(sizes.all()):
+                sizes = torch.where(sizes > 0, sizes, _squares(state))
         if not all_finite(state):
             raise ValueError(
                 explain_non_finite(
                     path.integrator, path.field, start, path.controls, path.h, path.depth
                 )
             )
-        deviation, drift = _kept(energies)
-        return Invariants(deviation, drift, _returned(path, start, state))
+        deviation, drift = _kept(energies, sum(part[0].numel() for part in start))
+        return Invariants(deviation, drift, _returned(path, start, state, sizes))
 
 
-def _kept(energies: list[Tensor | None]) -> tuple[float, float] | tuple[None, None]:
-    known = [energy.double() for energy in energies if energy is not None]
+def _kept(energies: list[Tensor | None], numbers: int) -> tuple[float, float] | tuple[None, None]:
+    known = [energy for energy in energies if energy is not None]
     if not known:
         return None, None
     every = torch.stack(known)  # (layers + 1, samples)
-    least = torch.finfo(every.dtype).tiny
+    least = ROUNDED * numbers * torch.finfo(every.dtype).eps
+    every = every.double()
     middle = (len(every) + 1) // 2
     first, last = every[:middle].mean(0), every[middle:].mean(0)
     drift = (last - first) / first.clamp(min=least)
@@ -68,28 +78,41 @@ def _kept(energies: list[Tensor | None]) -> tuple[float, float] | tuple[None, No
     )
 
 
+def _energies(path: Path, state: State, layer: int) -> Tensor | None:
+    """Of each sample; large batches part by part, since in float64 they are twice as large."""
+    if isinstance(path.field, SeparableHamiltonian):
+        state = path.integrator.finish(state)
+    elif not (isinstance(path.field, SymmetricField) and isinstance(path.integrator, Leapfrog)):
+        return None
+    parts = zip(*(torch.split(part, together(state[0])) for part in state), strict=True)
+    found = [_energy(path, some, layer) for some in parts]
+    known = [each for each in found if each is not None]
+    return torch.cat(known) if known else None
+
+
 def _energy(path: Path, state: State, layer: int) -> Tensor | None:
     """After ``layer`` (−1: before the first), with the momentum brought to the time of y."""
     field, theta = path.field, path.theta(max(layer, 0))
+    if not path.typed:  # log cosh of small numbers is lost in the rounding of float32
+        theta = {name: value.double() for name, value in theta.items()}
+        state = tuple(part.double() for part in state)
+    y, z = _in_step(path, state, theta, layer)
     try:
         if isinstance(field, SeparableHamiltonian):
-            y, z = _in_step(path, path.integrator.finish(state), layer)
             return field.energy(y, z, theta)
-        if isinstance(field, SymmetricField) and isinstance(path.integrator, Leapfrog):
-            y, v = _in_step(path, state, layer)
-            return field.potential(y, theta) + 0.5 * v.flatten(1).square().sum(dim=1)
+        assert isinstance(field, SymmetricField)
+        return field.potential(y, theta) + 0.5 * z.flatten(1).square().sum(dim=1)
     except ValueError:  # no primitive of the activation is known, or a norm is in the way
         return None
-    return None
 
 
-def _in_step(path: Path, state: State, layer: int) -> tuple[Tensor, Tensor]:
+def _in_step(path: Path, state: State, theta: Theta, layer: int) -> tuple[Tensor, Tensor]:
     """y, and z (or v) half a kick later where it lags by half a step."""
     y, z = state
     method = path.integrator
     if layer < 0 or not isinstance(method, (Verlet, Leapfrog)) or method.start == "full":
         return y, z
-    return y, z + 0.5 * path.h * _kick(path, y, path.theta(layer))
+    return y, z + 0.5 * path.h * _kick(path, y, theta)
 
 
 def _kick(path: Path, y: Tensor, theta: Theta) -> Tensor:
@@ -99,18 +122,17 @@ def _kick(path: Path, y: Tensor, theta: Theta) -> Tensor:
     return rate
 
 
-def _returned(path: Path, start: State, state: State) -> float | None:
+def _returned(path: Path, start: State, state: State, sizes: Tensor | None) -> float | None:
     method = path.integrator
     if not isinstance(method, ShearIntegrator) or method.reversal_obstacle(path.field):
         return None
+    assert sizes is not None
     for layer in reversed(range(path.depth)):
         state = method.undo(path.field, state, path.theta(layer), path.h, layer)
-    # Per sample over all parts.
-    error = torch.stack([_square(a - b) for a, b in zip(state, start, strict=True)]).sum(0)
-    size = torch.stack([_square(part) for part in start]).sum(0)
-    least = torch.finfo(size.dtype).tiny
-    return float((error / size.clamp(min=least)).sqrt().max())
+    error = _squares(tuple(a - b for a, b in zip(state, start, strict=True)))
+    return float((error / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt().max())
 
 
-def _square(x: Tensor) -> Tensor:
-    return x.flatten(1).square().sum(dim=1)
+def _squares(state: State) -> Tensor:
+    """|y|² of each sample, over all parts."""
+    return torch.stack([norms(part).square() for part in state]).sum(0)

@@ -22,6 +22,7 @@ from keelnet.analysis.spectra import (
     as_matrix,
     edge_of,
     oscillation_of,
+    radius_of,
     spectrum_of,
 )
 from keelnet.dynamics.activations import activation_from
@@ -30,6 +31,7 @@ from keelnet.dynamics.fields import AntisymmetricField, Dynamics, SymmetricField
 from keelnet.dynamics.hamiltonian import PartitionedField, SeparableHamiltonian
 from keelnet.networks.stabilised import Branch
 from keelnet.propagation.bounds import answered
+from keelnet.propagation.implicit import IMEX
 from keelnet.propagation.integrators import Euler, Integrator, State
 from keelnet.propagation.shears import Leapfrog, Midpoint, Verlet
 
@@ -41,9 +43,10 @@ class LayerStability:
     """Layer ``layer`` (from 0), frozen at the state that reaches it.
 
     spectrum: of A, the Jacobian of the rate by the state (of y'' by y under Leapfrog). largest, smallest: singular
-    values of the layer's map. amplification: max |R(h λ)| over the spectrum, R the integrator's stability
+    values of the layer's map; where they have not converged the truth lies beyond. amplification: max |R(h λ)| over the spectrum, R the integrator's stability
     polynomial (the largest root of its characteristic polynomial for two-step methods). step_bound: the largest h with
-    |R(h λ)| ≤ 1 for all λ. damping: under Euler the least γ for which f(y) − ½ γ y would not grow, 0 where none is
+    |R(h λ)| ≤ 1 for all λ. Under IMEX, whose diffusion has its say: the largest modulus of an eigenvalue of the layer's
+    map, and the h of the explicit half where it suffices (`step_bound`), else nan. damping: under Euler the least γ for which f(y) − ½ γ y would not grow, 0 where none is
     needed; None where no γ does it at this h, and for other methods. Of a spectrum that is not complete they are those of the
     eigenvalues that are known; nan where none is, and where a method of one's own does not say. certain: whether no other
     eigenvalue can make the amplification larger or the step bound smaller.
@@ -57,6 +60,8 @@ class LayerStability:
     step_bound: float
     damping: float | None = None
     certain: bool = True
+    largest_converged: bool = True
+    smallest_converged: bool = True
 
     @property
     def margin(self) -> float:
@@ -64,24 +69,40 @@ class LayerStability:
         return 1 - self.amplification
 
 
-def layer_stability(path: Path, state: State, layer: int, steps: int = STEPS) -> LayerStability:
+def layer_stability(
+    path: Path, state: State, layer: int, iterations: int = 30, steps: int = STEPS
+) -> LayerStability:
     """The stability of one layer at its state of one sample (parts (1, …)); ``steps`` as in `spectrum_of`."""
     path, state = precise(path, state)
     spectrum, certain = _spectrum(path, state, layer, steps)
-    found = extremes(differentiated(_layer_map(path, state, layer), joined(state)), small=DENSE)
+    step, y = _layer_map(path, state, layer), joined(state)
+    found = extremes(differentiated(step, y), iterations, small=DENSE)
     ends = float(found.largest[0]), float(found.smallest[0])
-    return as_layer(layer, spectrum, ends, path.integrator, path.h, certain)
+    flags = bool(found.largest_converged[0]), bool(found.smallest_converged[0])
+    row = as_layer(layer, spectrum, ends, flags, path.integrator, path.h, certain)
+    if not isinstance(path.integrator, IMEX):
+        return row
+    size, sure = radius_of(jacobian_at(step, y), steps)
+    known = path.integrator.suffices(path.field) and row.step_bound > 0
+    # Where it suffices the ends of the spectrum decide of the bound: it lies on half of a line along an axis.
+    return replace(
+        row,
+        amplification=size,
+        step_bound=row.step_bound if known else math.nan,
+        certain=sure and (spectrum.converged or not known),
+    )
 
 
 def as_layer(
     layer: int,
     spectrum: Spectrum,
     ends: tuple[float, float],
+    converged: tuple[bool, bool],
     method: Integrator,
     h: float,
     certain: bool,
 ) -> LayerStability:
-    """What the spectrum and the singular values (largest, least) say of a layer of ``method``."""
+    """What the spectrum and the singular values (largest, least; whether they converged) say of a layer of ``method``."""
     values = spectrum.eigenvalues
     known = len(values) > 0
     rates = answered(method.amplification, h, values) if known else None
@@ -94,6 +115,7 @@ def as_layer(
         math.nan if steps is None else float(steps.min()),
         euler_damping(h, values) if known and isinstance(method, Euler) else None,
         certain,
+        *converged,
     )
 
 

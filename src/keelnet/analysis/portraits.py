@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from keelnet.analysis.outlines import outline, scaled
 from keelnet.analysis.palette import BLUE, GREEN, VERMILION
 from keelnet.analysis.reports import BlockStability
-from keelnet.propagation import Integrator
+from keelnet.propagation import IMEX, Integrator
 from keelnet.propagation.bounds import answered
 
 REGION = "#DCE9F2"
@@ -79,7 +79,7 @@ def _region(axes: Axes, method: Integrator) -> None:
     for draw in (axes.axhline, axes.axvline):
         draw(0, color="0.8", linewidth=0.8, zorder=0.5)
     points = answered(outline, method)
-    if points is None:
+    if points is None or isinstance(method, IMEX):  # whose layers are not decided by λ alone
         return
     if len(points) > 2:
         axes.fill(*points.T, color=REGION, zorder=0)
@@ -92,7 +92,7 @@ def _region(axes: Axes, method: Integrator) -> None:
 
 def growth_figure(block: BlockStability) -> Figure:
     """Left: the growth of a perturbation up to each layer. Right: singular values of each layer and max |R(h λ)| (R(h² λ) of a
-    method of second order in time).
+    method of second order in time, the largest eigenvalue of the layer's map under IMEX).
 
     Raises ValueError for a block whose layers were not looked at.
     """
@@ -110,7 +110,8 @@ def growth_figure(block: BlockStability) -> Figure:
             numbers, values, style, marker=mark, color=colour, label=f"{name} singular value"
         )
     amplification = [layer.amplification for layer in block.layers]
-    label = f"max |R({scaled(block.integrator)})|"
+    implicit = isinstance(block.integrator, IMEX)
+    label = "largest |eigenvalue|" if implicit else f"max |R({scaled(block.integrator)})|"
     single.plot(numbers, amplification, ":", marker=mark, color=GREEN, label=label)
     single.set(title="Of one layer", xlabel="layer", ylabel="factor")
     for axes in (whole, single):

@@ -18,16 +18,15 @@ from keelnet.propagation import Integrator
 class BlockStability:
     """One block, at the features that reach it; of the samples, the worst.
 
-    name: its dotted name, or its position where it has none. method: what it computes. growth, smallest:
-    the largest and the least singular value of its Jacobian: how much a perturbation can grow and shrink (converged
-    and least_converged: whether the iterations reached them; else the truth is beyond). sample: which grows most.
-    amplification: the largest |R(h λ)| of a layer, frozen in time, f' at its largest; step_bound the largest h
-    without growth, set by bound_layer (None where no spectrum is known). For a SingleField they are those of f' = its slope
-    everywhere: an orientation, not a bound, since f' that differs from entry to entry turns the spectrum; reach says so, or
-    that under a norm they are of the layers or eigenvalues that were looked at. damping: the γ that would hold Euler at this
-    h; None where none would, and for other methods. energy_deviation, energy_drift and reversal_error as in
-    `Invariants`. layers: details of those asked for; course: (largest, least) after every layer, see `growth_by_layer`.
-    obstacle: why there is no growth to measure; then growth is inf for the block that is to blame, nan for others.
+    name: its dotted name, or its position where it has none. method: what it computes. growth, smallest: the largest and the
+    least singular value of its Jacobian: how much a perturbation can grow and shrink (converged and least_converged: whether
+    the iterations reached them; else the truth is beyond). sample: which grows most. amplification: the largest |R(h λ)| of a
+    layer, frozen in time, f' at its largest; step_bound the largest h without growth, set by bound_layer (None where it is
+    not known). For a SingleField they are those of f' = its slope everywhere: an orientation, not a bound, since f' that
+    differs from entry to entry turns the spectrum; reach says so, or that under a norm or IMEX they are of the layers or
+    eigenvalues that were looked at. damping: the γ that would hold Euler at this h; None where none would, and for other
+    methods. energy_deviation, energy_drift and reversal_error as in `Invariants`. layers: details of those asked for;
+    course: (largest, least) after every layer, see `growth_by_layer`. obstacle: why there is no growth to measure; then growth is inf for the block that is to blame, nan for others.
     """
 
     name: str
@@ -167,7 +166,8 @@ class BlockStability:
             ways.append(f"h ≤ {bound:.4g}: {depth} layers at T = {self.final_time:g}")
         if self.advised_damping is not None:
             ways.append(f"damping γ = {self.advised_damping:.4g}")
-        return " or ".join(ways) or "no h holds it: use a HamiltonianField under Verlet"
+        lost = "no h that holds it is known" if bound is None else "no h holds it"
+        return " or ".join(ways) or f"{lost}: use a HamiltonianField under Verlet"
 
 
 @dataclass(frozen=True)
@@ -276,8 +276,8 @@ def _layer_columns(looked: list[tuple[BlockStability, LayerStability]]) -> dict[
             else _sided(layer, _depth_for(block.final_time, layer.step_bound))
             for block, layer in looked
         ],
-        "σ max": [figure(each.largest) for each in layers],
-        "σ min": [figure(each.smallest) for each in layers],
+        "σ max": ["≥ " * (not each.largest_converged) + figure(each.largest) for each in layers],
+        "σ min": ["≤ " * (not each.smallest_converged) + figure(each.smallest) for each in layers],
         "γ": [_damping(each) for each in layers],
     }
 
@@ -286,7 +286,7 @@ def _sided(layer: LayerStability, text: str) -> str:
     """Eigenvalues that are not known may lie further out."""
     if math.isnan(layer.amplification):
         return "?"
-    return text if layer.certain or text == "none" else f"≥ {text}"
+    return text if layer.certain or text in ("?", "none") else f"≥ {text}"
 
 
 def _at_most(layer: LayerStability, text: str) -> str:
@@ -310,7 +310,7 @@ def _abscissa(layer: LayerStability) -> str:
 
 
 def _depth_for(time: float, bound: float) -> str:
-    return str(_depth_within(time, bound) or "none")
+    return "?" if math.isnan(bound) else str(_depth_within(time, bound) or "none")
 
 
 def _depth_within(time: float | None, bound: float | None) -> int | None:

@@ -78,13 +78,13 @@ def diagnose(
     numbers in evaluation mode, mix the samples, or are hidden from autograd (quantised, scripted, checkpointed with
     use_reentrant=True, under no_grad, made in inference mode).
     """
-    module = written(module)
+    given, module = module, written(module)
     require_readable(module, x)
     x = recorded(module, x)
     require_count("iterations", iterations)
     with evaluating(module):
         recording = require_repeatable(module, x)
-        named = named_parts(module)  # its first forward may have built some
+        named = named_parts(given)  # its first forward may have built some
         _require_names(blocks, named)
         top = "0" if "0" not in named else type(module).__name__
         names = {part: cleaned(name) or top for name, part in module.named_modules()}
@@ -287,7 +287,8 @@ def _as_step(call: Call, y: Tensor, growth: Growth) -> LayerStability:
     """y + F(y) as a step of Euler with h = 1, at one sample."""
     matrix = jacobian_at(lambda some: call(some.clone()) - some, y)
     spectrum, certain = euler_spectrum(matrix, rounding_of(y, read_off=True), h=1.0)
-    return as_layer(0, spectrum, (growth.largest, growth.smallest), Euler(), 1.0, certain)
+    ends, flags = (growth.largest, growth.smallest), (growth.converged, growth.least_converged)
+    return as_layer(0, spectrum, ends, flags, Euler(), 1.0, certain)
 
 
 def _notes(chosen: Sequence[nn.Module], apart: Sequence[str]) -> list[str]:

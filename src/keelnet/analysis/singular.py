@@ -19,6 +19,7 @@ DENSE = 400  # up to which it is where a matrix is worth more than products with
 WIDE = 1024  # numbers of a value up to which the matrix is formed by its rows
 LOOK = 5  # steps between two looks at what has been found
 NEAR = 3e-3  # residual from which a few steps more reach `CONVERGED`
+NARROWEST = 1e-15  # norms that float32 finds to all its digits are larger
 CONVERGED = 3e-4  # residual of a singular pair over its bound: the value is off by about its square
 
 
@@ -125,9 +126,9 @@ def _powers(derivative: Derivative, iterations: int, seed: int, settled: float) 
     largest, smallest, before = np.zeros(len(v)), np.full(len(v), np.inf), np.zeros(len(v))
     for count in range(1, iterations + 1):
         w = derivative.pushed(v)
-        lengths = _norms(w)
-        t = derivative.pulled(_divided(w, lengths))
-        sizes = _norms(t)
+        lengths = norms(w)
+        t = derivative.pulled(divided(w, lengths))
+        sizes = norms(t)
         largest = np.maximum(largest, _numbers(sizes))
         high = w[0].numel() > v[0].numel()
         smallest = np.minimum(smallest, _numbers(lengths if high else sizes))
@@ -135,7 +136,7 @@ def _powers(derivative: Derivative, iterations: int, seed: int, settled: float) 
             if bool((largest - before <= max(settled, CONVERGED) * largest).all()):
                 break
             before = largest
-        v = _divided(t, sizes)
+        v = divided(t, sizes)
     no = np.zeros(len(v), bool)
     return Extremes(largest, smallest, no, no)
 
@@ -172,13 +173,13 @@ class _Bidiagonal:
         if self.u is not None:
             w = torch.addcmul(w, _shaped(self.beta, w), self.u, value=-1)
         self.rows = w[0].numel()
-        alpha = _norms(w)
-        self.u = _divided(w, alpha)
+        alpha = norms(w)
+        self.u = divided(w, alpha)
         del w  # as large as a state
         t = self.derivative.pulled(self.u)
         t = torch.addcmul(t, _shaped(alpha, t), self.v, value=-1)
-        self.beta = _norms(t)
-        self.v = _divided(t, self.beta)
+        self.beta = norms(t)
+        self.v = divided(t, self.beta)
         self.alphas.append(_numbers(alpha))
         self.betas.append(_numbers(self.beta))
 
@@ -232,9 +233,13 @@ def direction(y: Tensor, seed: int) -> Tensor:
     return v / _shaped(v.reshape(len(v), -1).norm(dim=1), v)
 
 
-def _norms(x: Tensor) -> Tensor:
-    """Of each sample."""
-    return x.flatten(1).norm(dim=1)
+def norms(x: Tensor) -> Tensor:
+    """Of each sample, in float64: squares of float32 overflow from 1.8e19 on, and vanish below 1e-22."""
+    rows = x.flatten(1)
+    found = rows.norm(dim=1).double()
+    if bool(((found > NARROWEST) & found.isfinite()).all()):  # without a copy of x in float64
+        return found
+    return rows.norm(dim=1, dtype=torch.float64)
 
 
 def _numbers(x: Tensor) -> Real:
@@ -242,9 +247,9 @@ def _numbers(x: Tensor) -> Real:
 
 
 def _shaped(x: Tensor, like: Tensor) -> Tensor:
-    return x.reshape(-1, *(1,) * (like.ndim - 1))
+    return x.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _divided(x: Tensor, norms: Tensor) -> Tensor:
+def divided(x: Tensor, sizes: Tensor) -> Tensor:
     """x over its norms; 0 where they vanish."""
-    return x / _shaped(norms.clamp(min=torch.finfo(x.dtype).tiny), x)
+    return x * _shaped(1 / sizes.clamp(min=torch.finfo(x.dtype).tiny), x)

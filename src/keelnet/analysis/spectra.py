@@ -121,6 +121,12 @@ def oscillation_of(
     return _spectrum(np.concatenate([roots, -roots]), numerical, complete, converged and sure)
 
 
+def radius_of(matrix: Matrix, steps: int = STEPS) -> tuple[float, bool]:
+    """The largest modulus of an eigenvalue (nan where none converged), and whether it is certain."""
+    values, sure = _eigenvalues(matrix, steps, EXACT.of, ("LM",))
+    return float(np.abs(values).max()) if len(values) else math.nan, sure
+
+
 def edge_of(matrix: Matrix, known: Complex, h: float, steps: int = STEPS) -> tuple[Complex, bool]:
     """The eigenvalues λ that say what Euler does with A, beside those that are known, and whether it is certain.
 

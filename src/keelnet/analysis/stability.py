@@ -24,6 +24,7 @@ from keelnet.analysis.conditions import (
 from keelnet.analysis.growths import growth_by_layer, growth_of
 from keelnet.analysis.invariants import invariants
 from keelnet.analysis.layers import euler_damping, layer_stability
+from keelnet.analysis.levels import TOLERANCE
 from keelnet.analysis.path import Path, PathDerivative
 from keelnet.analysis.reports import BlockStability, StabilityReport
 from keelnet.analysis.spectra import Complex
@@ -41,13 +42,15 @@ from keelnet.dynamics.fields import (
 from keelnet.dynamics.kernels import require_count
 from keelnet.networks.blocks import Block
 from keelnet.networks.network import named_blocks
-from keelnet.propagation import Euler
+from keelnet.propagation import IMEX, Euler, Integrator
 from keelnet.propagation.bounds import answered
 from keelnet.propagation.integrators import numbers
 
 ORIENTATION = "an orientation, since f' may differ between channels"
 NEGATIVE = "an orientation, since f' may be negative"
 LOOKED_AT = "of the layers that were looked at"
+NORMED = "bounds under norm= depend on the state"
+TOGETHER = "under IMEX field and diffusion decide together whether a layer grows"
 FOUND = "of the eigenvalues that were found"
 Layers = int | Sequence[int] | Literal["all"] | None
 
@@ -66,14 +69,16 @@ def stability(
     ``layers``: also of single layers, those named (from 0), so many spread evenly, or "all", at the state of the sample that grows most:
     the spectrum of the Jacobian of the rate (all of it up to 400 numbers a sample, else its ends by Arnoldi), the
     layer's singular values, the margin to the stability region, the bound on h, γ for Euler. Under a field's norm nothing else
-    gives the block's bound. A block that is called several times is measured at each call.
+    gives the block's bound, nor, under IMEX, its layers' amplification (but where the Jacobian is normal, see `step_bound`). A
+    block that is called several times is measured at each call.
 
     The network is put in evaluation mode meanwhile, and states are computed again instead of kept: large batches go part by
     part, in less memory than the network's own forward and backward pass. Raises ValueError where there is no block, for
-    non-finite x or x on another device, where no block is called or one runs only where autograd records, for a step size of 0, for a network that draws random numbers in evaluation
+    non-finite x or x on another device, ``iterations`` below 1, where no block is called or one runs only where autograd records, for a step size of 0, for a network that draws random numbers in evaluation
     mode, for one that was made in inference mode, and where a block's state becomes non-finite (the message names the layer).
     A network in half precision is measured as a copy in float32, a compiled one as it was written.
     """
+    require_count("iterations", iterations)
     network = written(network)
     require_readable(network, x)
     network, x = _precise(network, recorded(network, x))
@@ -86,7 +91,7 @@ def stability(
             " kn.analysis.diagnose(module, x)"
         )
     rows: list[BlockStability] = []
-    normed: list[BlockStability] = []
+    depending: dict[str, list[BlockStability]] = {NORMED: [], TOGETHER: []}
     calls: dict[nn.Module, int] = {}
 
     def look(call: Call) -> None:
@@ -102,7 +107,9 @@ def stability(
                 f"block {name} cannot run where autograd does not record ({first_line(error)}); take derivatives within its"
                 " forward under torch.enable_grad()"
             ) from error
-        normed.extend(rows[-1:] * _is_normed(call.part.field))
+        why = _dependence(call.part.integrator, call.part.field)
+        if why is not None:
+            depending[why].append(rows[-1])
 
     with evaluating(network):
         recording = require_repeatable(network, x)
@@ -113,7 +120,8 @@ def stability(
             f"{', '.join(missed)} got no tensor of floating-point numbers while the network read x"
         )
     notes = [f"{listed(missed)}: not called while the network read x, so not measured"] * bool(missed)  # fmt: skip
-    return StabilityReport(tuple(rows), (*notes, *_norm_notes(normed)))
+    seen = (_notes(why, found) for why, found in depending.items())
+    return StabilityReport(tuple(rows), (*notes, *chain(*seen)))
 
 
 def _precise(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
@@ -147,7 +155,7 @@ def _measured(
         reversal_error=kept.reversal_error,
         integrator=block.integrator,
     )
-    return _with_layers(_with_bound(row, path), path, y, layers)
+    return _with_layers(_with_bound(row, path), path, y, layers, iterations)
 
 
 def _with_bound(row: BlockStability, path: Path) -> BlockStability:
@@ -157,13 +165,15 @@ def _with_bound(row: BlockStability, path: Path) -> BlockStability:
     if not known:
         return row
     method = path.integrator
+    if isinstance(method, IMEX) and not method.suffices(path.field):
+        return row
     found = [answered(method.largest_steps, each) for each in known]
     rates = [answered(method.amplification, path.h, each) for each in known]
     if any(each is None for each in (*found, *rates)):
         return row
     steps = [float(each.min()) for each in found if each is not None]
     layer = int(np.argmin(steps))
-    return replace(
+    row = replace(
         row,
         step_bound=steps[layer],
         bound_layer=layer,
@@ -171,6 +181,15 @@ def _with_bound(row: BlockStability, path: Path) -> BlockStability:
         reach=_orientation(path.field),
         damping=_damping(path, known),
     )
+    return _of_explicit_half(row) if isinstance(method, IMEX) else row
+
+
+def _of_explicit_half(row: BlockStability) -> BlockStability:
+    """Under IMEX it tells where no layer grows, not where one does: there L may hold it."""
+    assert row.amplification is not None
+    if row.step_bound == 0:
+        row = replace(row, step_bound=None, bound_layer=None)
+    return row if row.amplification <= 1 + TOLERANCE else replace(row, amplification=None)
 
 
 def _known_spectrum(path: Path, layer: int) -> Complex | None:
@@ -190,7 +209,9 @@ def _damping(path: Path, spectra: list[Complex]) -> float | None:
     return None if least is None else least / slope_of(path.field.activation)
 
 
-def _with_layers(row: BlockStability, path: Path, y: Tensor, layers: Layers) -> BlockStability:
+def _with_layers(
+    row: BlockStability, path: Path, y: Tensor, layers: Layers, iterations: int
+) -> BlockStability:
     if layers is None:
         return row
     wanted = _wanted(layers, path.depth)
@@ -200,28 +221,26 @@ def _with_layers(row: BlockStability, path: Path, y: Tensor, layers: Layers) -> 
         state = path.begin(one)
         for layer, after in enumerate(path.states(state, range(path.depth))):
             if layer in wanted:
-                found.append(layer_stability(path, state, layer))
+                found.append(layer_stability(path, state, layer, iterations))
             state = after
     course = growth_by_layer(path, one)
     row = replace(row, layers=tuple(found), course=tuple(map(tuple, np.asarray(course).tolist())))
-    return _with_bound_of_layers(row) if _is_normed(path.field) else row
+    blind = row.amplification is None and _dependence(path.integrator, path.field) is not None
+    return _with_bound_of_layers(row) if blind else row
 
 
 def _with_bound_of_layers(row: BlockStability) -> BlockStability:
     """Where the spectra of the kernels tell nothing, what those of the layers at their states do."""
-    known = [
-        layer
-        for layer in row.layers
-        if not (math.isnan(layer.amplification) or math.isnan(layer.step_bound))
-    ]
+    known = [layer for layer in row.layers if not math.isnan(layer.amplification)]
     if not known:
         return row
-    tightest = min(known, key=lambda layer: layer.step_bound)
+    bounded = [layer for layer in known if not math.isnan(layer.step_bound)]
+    if row.step_bound is None and bounded:
+        tightest = min(bounded, key=lambda layer: layer.step_bound)
+        row = replace(row, step_bound=tightest.step_bound, bound_layer=tightest.layer)
     reach = None if all(layer.certain for layer in known) else FOUND
     return replace(
         row,
-        step_bound=tightest.step_bound,
-        bound_layer=tightest.layer,
         amplification=max(layer.amplification for layer in known),
         reach=LOOKED_AT if len(known) < row.depth else reach,
     )
@@ -241,20 +260,24 @@ def _is_normed(field: Dynamics) -> bool:
     return isinstance(field, Bender) and field.norm is not None
 
 
-def _norm_notes(normed: Sequence[BlockStability]) -> list[str]:
-    """What a reader must know of blocks whose field has a norm."""
-    blind = [row.name for row in normed if not row.layers]
-    partly = [row.name for row in normed if 0 < len(row.layers) < row.depth]
+def _dependence(method: Integrator, field: Dynamics) -> str | None:
+    """Why the spectra of its kernels may not tell whether a layer grows; None where they do."""
+    if _is_normed(field):
+        return NORMED
+    return TOGETHER if isinstance(method, IMEX) else None
+
+
+def _notes(why: str, rows: Sequence[BlockStability]) -> list[str]:
+    """What a reader must know of blocks of which the spectra of the kernels do not tell."""
+    blind = [row.name for row in rows if not row.layers and row.amplification is None]
+    partly = [row.name for row in rows if row.reach == LOOKED_AT]
     notes = []
     if blind:
         notes.append(
-            f'{listed(blind)}: bounds under norm= depend on the state: ask for layers="all"; without them the verdict goes by'
-            " the growth"
+            f'{listed(blind)}: {why}: ask for layers="all"; without them the verdict goes by the growth'
         )
     if partly:
-        notes.append(
-            f"{listed(partly)}: bounds under norm= depend on the state: those given are of the layers that were looked at"
-        )
+        notes.append(f"{listed(partly)}: {why}: what is given is of the layers that were looked at")
     return notes
 
 

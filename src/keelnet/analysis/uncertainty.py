@@ -13,6 +13,7 @@ from keelnet.analysis.conditions import recorded, require_finite
 from keelnet.analysis.derivatives import Jacobian, Recomputed, sound
 from keelnet.analysis.singular import direction
 from keelnet.analysis.visits import evaluating, measuring
+from keelnet.dynamics.kernels import require_count
 from keelnet.networks.network import propagating
 from keelnet.propagation import store_all
 
@@ -70,8 +71,9 @@ def sensitivity(
     σ_max by power iteration on JᵀJ; ``edges`` voxels are drawn among those beside a change of sign of the first
     region's logit. Under ``reversible`` no second derivative exists, so blocks store their states meanwhile; where a
     custom Function has none, σ_max is bounded from below by first derivatives alone.
-    Raises ValueError where x is not one finite sample, and for a network that was made in inference mode.
+    Raises ValueError for less than one iteration, where x is not one finite sample, and for a network that was made in inference mode.
     """
+    require_count("iterations", iterations)
     require_finite(x)
     if len(x) != 1:
         raise ValueError(f"one sample (1, channels, *space) was wanted, got {tuple(x.shape)}")

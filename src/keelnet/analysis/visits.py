@@ -79,8 +79,10 @@ def _keeps(call: Call, answer: object) -> bool:
 
 
 def written(network: nn.Module) -> nn.Module:
-    """What torch.compile was given."""
-    return getattr(network, COMPILED, network)
+    """What torch.compile and nn.DataParallel were given: on several GPUs the latter reads with copies, whose calls nobody hears."""
+    name = "module" if isinstance(network, nn.DataParallel) else COMPILED
+    inner: nn.Module = getattr(network, name, network)
+    return network if inner is network else written(inner)
 
 
 def cleaned(name: str) -> str:
@@ -89,8 +91,15 @@ def cleaned(name: str) -> str:
 
 
 def named_parts(network: nn.Module) -> dict[str, nn.Module]:
-    """Submodules by their cleaned names; of a compiled one what was compiled."""
-    return {cleaned(name): part for name, part in network.named_modules()}
+    """Submodules by their cleaned names, a shared one by that of each of its places; of a compiled one what was compiled.
+
+    Those of a DataParallel by their names in the module that it was given, and by its own.
+    """
+    return {
+        cleaned(name): part
+        for each in (network, written(network))
+        for name, part in each.named_modules(remove_duplicate=False)
+    }
 
 
 @contextmanager

@@ -105,7 +105,7 @@ class Control(nn.Module):
         return {name: self._sampled(value, depth) for name, value in self.values().items()}
 
     def refined(self, factor: int = 2) -> Control:
-        """The same θ(t) on ``factor`` times as many knots."""
+        """The same θ(t) on ``factor`` times as many knots; what is frozen stays so, and the mode is this one's."""
         require_count("factor", factor)
         methods = ("forward", "at_layers", "values")
         own = all(getattr(type(self), name) is getattr(Control, name) for name in methods)
@@ -121,11 +121,15 @@ class Control(nn.Module):
                 f" call torch.nn.utils.prune.remove(control, {self._names[made[0]]!r}) (or what takes your hook away) first"
             )
         with torch.no_grad():
-            values = {
+            finer = {
                 name: self._sampled(value, factor * self.knots).clone()
                 for name, value in self.values().items()
             }
-        return Control(values, self.interpolation, factor * self.knots)
+        values = {
+            name: nn.Parameter(finer[name], value.requires_grad)
+            for name, value in self.values().items()
+        }
+        return Control(values, self.interpolation, factor * self.knots).train(self.training)
 
     def _sampled(self, value: Tensor, depth: int) -> Tensor:
         """Integer arithmetic keeps the knots exact."""

@@ -14,7 +14,7 @@ from keelnet.dynamics.activations import ActivationChoice, activation_from
 from keelnet.dynamics.bends import Bender, bent, potential
 from keelnet.dynamics.eigenvalues import eigenvalues_of
 from keelnet.dynamics.holders import Holder
-from keelnet.dynamics.kernels import Kernel
+from keelnet.dynamics.kernels import Kernel, real_from
 from keelnet.dynamics.norms import Norm
 
 Theta = Mapping[str, Tensor]
@@ -173,11 +173,15 @@ class AntisymmetricField(KernelField):
         require_square(self, self.kernel)
         learned = isinstance(self.damping, Tensor) and self.damping.ndim == 0
         known = learned or (isinstance(self.damping, str) and self.damping == "auto")
-        if not known and not (isinstance(self.damping, (int, float)) and 0 <= self.damping < 1e30):
+        if known:
+            return
+        damping = real_from(self.damping)
+        if not 0 <= damping < 1e30:
             raise ValueError(
                 'damping must be a finite number of at least 0, a tensor of one, or "auto";'
                 f" got {self.damping!r}"
             )
+        object.__setattr__(self, "damping", damping)
 
     @property
     def contracts(self) -> bool:  # type: ignore[override]

@@ -75,13 +75,13 @@ class SeparableHamiltonian(Bender, PartitionedField):
         return self.reader.channel_axis
 
     def is_split(self, y0: Tensor) -> bool:
-        axis = self.channel_axis % max(y0.ndim, 2)
-        return y0.ndim > axis and y0.shape[axis] == sum(self.widths)
+        axis = self.channel_axis
+        return -y0.ndim <= axis < y0.ndim and y0.shape[axis] == sum(self.widths)
 
     def parts(self, y0: Tensor) -> Parts:
         if self.is_split(y0):
+            self.reader.check_state(y0, sum(self.widths))
             y, z = torch.split(y0, list(self.widths), dim=self.channel_axis)
-            self.reader.check_state(y, self.widths[0])
             return y, z
         try:
             self.reader.check_state(y0, self.widths[0])

@@ -6,7 +6,7 @@ import copy
 import random
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import TypeVar
 
@@ -33,6 +33,9 @@ class Holder(ABC):  # noqa: B024 - most hold nothing
     def holding(self: Own, parts: Mapping[str, object]) -> Own:
         """The same with these in the place of what it holds by these names."""
         new = copy.copy(self)
+        for key in [*vars(new)]:
+            if isinstance(getattr(type(self), key, None), cached_property):
+                del vars(new)[key]  # it was made of what is replaced
         held = self.held()
         for name, part in parts.items():
             places = [key for key, value in vars(self).items() if value is held[name]]

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import ClassVar
 
 import torch
@@ -114,6 +114,16 @@ def require_count(name: str, value: object) -> None:
     """Raise ValueError unless value is an int ≥ 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def real_from(value: object) -> float:
+    """A number of any real type as a float; NaN for what is none, inf for one that is too large."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a fraction of large integers
+        return math.inf
 
 
 @dataclass(frozen=True)

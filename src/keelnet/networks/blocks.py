@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from keelnet.dynamics.copies import copied
 from keelnet.dynamics.fields import Dynamics
 from keelnet.dynamics.holders import Holder, Own
 from keelnet.dynamics.kernels import require_count
-from keelnet.propagation.checks import require_types
+from keelnet.propagation.checks import positive_from, require_types
 from keelnet.propagation.gradients import Strategy, require_strategy, store_all
 from keelnet.propagation.integrators import Integrator
 from keelnet.propagation.propagate import run
@@ -43,8 +42,7 @@ class Block(nn.Module):
         super().__init__()
         require_types(integrator, field, {})
         require_count("depth", depth)
-        if not isinstance(final_time, (int, float)) or not 0 < final_time < math.inf:
-            raise ValueError(f"final_time must be a finite number above 0, got {final_time!r}")
+        final_time = positive_from("final_time", final_time)
         if control is not None and not isinstance(control, Control):
             raise ValueError(
                 f"control must be a kn.Control, got {type(control).__name__}; of tensors by name, knots first, one is"
@@ -52,7 +50,7 @@ class Block(nn.Module):
             )
         require_strategy(strategy, integrator, integrator.adapted(field))
         self.strategy = strategy
-        self.depth, self.final_time = depth, float(final_time)
+        self.depth, self.final_time = depth, final_time
         self.control = Control.random(field, depth) if control is None else control
         self.checked = True
         self._take("integrator", integrator)
@@ -154,9 +152,7 @@ class Block(nn.Module):
         What field and method hold beside the control is copied; ``tied``: it is the very same, to stand in this block's
         place.
         """
-        control = self.control.refined(factor).train(self.control.training)
-        for before, after in zip(self.control.parameters(), control.parameters(), strict=True):
-            after.requires_grad_(before.requires_grad)
+        control = self.control.refined(factor)
         same: list[object] = [self.strategy]
         for holder in (self._given("integrator"), self._given("_field")):
             if tied or not holder.held():

@@ -20,6 +20,7 @@ from keelnet.networks.blocks import random_block
 from keelnet.networks.connections import Affine, Pool, Upsample
 from keelnet.networks.network import Classifier
 from keelnet.networks.wavelets import Haar
+from keelnet.propagation.effects import is_transformed
 from keelnet.propagation.engines.choice import as_now, watched
 from keelnet.propagation.gradients import Strategy, reversible, store_all
 from keelnet.propagation.shears import Verlet
@@ -38,7 +39,8 @@ class Segmenter(nn.Module):
     own features (the skip), and a second Verlet block where ``rise`` asks for layers. Under ``reversible`` the
     memory saved for backward does not depend on the depths; unless the strategy is ``store_all``, training
     keeps nothing of the finest level's way up where its features take more than 32 MB: it is computed again a
-    sample at a time. Each space axis must be divisible by 2^(levels − 1 + folds).
+    sample at a time (but not within a transform of torch.func, which has no way through that). Each space axis must
+    be divisible by 2^(levels − 1 + folds).
 
     width: channels of each level, even. depth: layers of each level on the way down, rise: on the way
     up (of all but the coarsest), each one number or one a level (0: none). folds: Haar transforms of the input
@@ -129,9 +131,13 @@ class Segmenter(nn.Module):
         return logits
 
     def _is_frugal(self, x: Tensor) -> bool:
-        """Whether the finest level is computed again: where it is large, and for training."""
+        """Whether the finest level is computed again: where it is large, and for training.
+
+        Not within a transform of torch.func, which would be over by then.
+        """
         size = x[:, 0].numel() * self.opening.kernel.outputs * x.element_size()
-        return self.frugal and self.training and torch.is_grad_enabled() and size > LARGE
+        trains = self.training and torch.is_grad_enabled()
+        return self.frugal and trains and size > LARGE and not is_transformed()
 
     def _folded(self, x: Tensor) -> Tensor:
         x = _channels_last(x)

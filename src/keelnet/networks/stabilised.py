@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from keelnet.dynamics.controls import Control
 from keelnet.dynamics.modules import ModuleField
 from keelnet.networks.blocks import Block
+from keelnet.propagation.checks import step_from
 from keelnet.propagation.gradients import Strategy, store_all
 from keelnet.propagation.integrators import Integrator
 from keelnet.propagation.shears import Verlet
@@ -62,7 +63,7 @@ def stabilised(
         name: nn.Parameter(value.detach(), _learns(branches, name))
         for name, value in ModuleField.stacked(branches).items()
     }
-    depth = len(branches)
+    depth, h = len(branches), step_from(step_size)
     field = ModuleField(branches[0], channels, axis)
     method = Verlet() if integrator is None else integrator
     if isinstance(method, Verlet) and field.width is None:
@@ -70,7 +71,7 @@ def stabilised(
             "the layers of the blocks do not tell how many channels they read, so whether features are to be split in two"
             " halves cannot be told; pass channels=…"
         )
-    return Block(method, field, depth, depth * step_size, Control(values, knots=depth), strategy)
+    return Block(method, field, depth, depth * h, Control(values, knots=depth), strategy)
 
 
 def _learns(branches: Sequence[nn.Module], name: str) -> bool:

@@ -23,6 +23,7 @@ from keelnet.propagation.checks import (
     step_from,
 )
 from keelnet.propagation.gradients import Controls, march
+from keelnet.propagation.implicit import IMEX
 from keelnet.propagation.integrators import (
     Complex,
     Integrator,
@@ -50,22 +51,28 @@ def step_bound(
     2 / ‖K‖; Euler there 2 / ‖K‖²; Euler on ½ (K − Kᵀ − γ I): γ / (ω² + γ²/4); Midpoint 1 / ω.
     0 where no step size is stable, inf where every one is; None where the field knows no spectrum,
     as under a norm, which multiplies by up to 1 / √eps times its scale, or the integrator no steps.
+    IMEX: that of its explicit half, below which no layer grows, whatever the diffusion, and above which one need not, where
+    ∂f/∂y is normal (a SymmetricField of rising f, an AntisymmetricField of the identity); else, and where it is 0, None.
     damping="auto" counts as the γ that it takes at ``step_size``, or as 0 without one. λ is frozen in time: for controls that vary fast the bound is necessary but not sufficient.
     Of a SingleField, and of an f that falls somewhere (sin; gelu and silu a little), whose layers can grow at any step where f' < 0, it is an orientation only.
 
     controls: one tensor a name, layers first, as for `propagate`. Raises ValueError for those that do not fit the
     field, are not finite or have no layers, and for a step size that is not above 0.
     """
-    return _bound(integrator, _checked_spectra(integrator, field, controls, step_size))
+    return _bound(integrator, field, _checked_spectra(integrator, field, controls, step_size))
 
 
-def _bound(integrator: Integrator, layers: Complex | None) -> StepBound | None:
+def _bound(integrator: Integrator, field: Dynamics, layers: Complex | None) -> StepBound | None:
     """Of the eigenvalues of every layer."""
+    if isinstance(integrator, IMEX) and not integrator.suffices(field):
+        return None
     found = None if layers is None else answered(integrator.largest_steps, layers)
     if found is None:
         return None
     steps = found.min(axis=-1)
     layer = int(np.argmin(steps))
+    if isinstance(integrator, IMEX) and steps[layer] == 0:  # with L some step may hold
+        return None
     return StepBound(float(steps[layer]), layer)
 
 
@@ -199,8 +206,10 @@ def _version(value: object) -> int:
 def _advice(
     integrator: Integrator, field: AntisymmetricField, controls: Controls, h: float
 ) -> str | None:
-    """What to say of a damping that is too small; None where it suffices."""
-    eigenvalues = _spectra(integrator, field, controls, h)
+    """What to say of a damping that is too small; None where it suffices, or the diffusion of IMEX may do what it does not."""
+    eigenvalues = None
+    if not isinstance(integrator, IMEX):
+        eigenvalues = _spectra(integrator, field, controls, h)
     if eigenvalues is None:
         return None
     found = answered(integrator.amplification, h, eigenvalues)
@@ -257,7 +266,7 @@ def explain_non_finite(
     bad = [name for name, value in passed.items() if not all_finite((value,))]
     if bad:
         return f"{begin}: {', '.join(bad)} is not finite there or before"
-    bound = _bound(integrator, _spectra(integrator, field, passed, None))
+    bound = _bound(integrator, field, _spectra(integrator, field, passed, None))
     method = f"{type(integrator).__name__} on {type(field).__name__}"
     if bound is None:
         return f"{begin}: {method} has no known step bound; use a smaller step size"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from keelnet.dynamics.fields import Dynamics
-from keelnet.dynamics.kernels import require_count
+from keelnet.dynamics.kernels import real_from, require_count
 from keelnet.propagation.integrators import Integrator
 
 
@@ -48,6 +48,21 @@ def require_features(y0: Tensor) -> None:
         raise ValueError(f"y0 must be a tensor of floating-point numbers, got {found}")
 
 
+def widened(y0: Tensor) -> Tensor:
+    """y0, in float32 where autocast is on and it comes in half precision: rates may be rounded, the state must not.
+
+    Increments h f(y, θ) vanish in the 8 bits of a bfloat16 state, and with them what steps a layer back.
+    """
+    narrow = torch.finfo(y0.dtype).bits < 32
+    return y0.float() if narrow and _autocasts(y0.device) else y0
+
+
+def _autocasts(device: torch.device) -> bool:
+    """Whether autocast is on, of which some devices know nothing."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def require_finite_features(y0: Tensor) -> None:
     """Raise ValueError where y0 holds NaN or inf."""
     if not all_finite((y0,)):
@@ -66,14 +81,15 @@ def require_finite_controls(controls: Mapping[str, Tensor]) -> None:
 
 def step_from(step_size: Real | float) -> float:
     """h as a float, which compiled kernels read by its address; raises ValueError unless finite and above 0."""
-    known = isinstance(step_size, Real) and not isinstance(step_size, bool)
-    try:
-        h = float(step_size) if known else math.nan
-    except OverflowError:  # a fraction of large integers
-        h = math.inf
-    if not 0 < h < math.inf:
-        raise ValueError(f"step_size must be a finite number above 0, got {step_size!r}")
-    return h
+    return positive_from("step_size", step_size)
+
+
+def positive_from(name: str, value: object) -> float:
+    """A number of any real type as a float; raises ValueError unless it is finite and above 0."""
+    number = real_from(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    return number
 
 
 def depth_of(field: Dynamics, controls: Mapping[str, Tensor], depth: int | None = None) -> int:
@@ -117,7 +133,7 @@ def require_alike(y0: Tensor, controls: Mapping[str, Tensor], field: Dynamics) -
     for name, value in controls.items():
         if value.device != y0.device:
             raise ValueError(f"{name} is on {value.device}, y0 on {y0.device}; move one of them")
-        alike = value.dtype == y0.dtype or torch.is_autocast_enabled(y0.device.type)
+        alike = value.dtype == y0.dtype or _autocasts(y0.device)
         if not alike and not _has_own_type(field, name, value, mixed):
             raise ValueError(
                 f"{name} has dtype {value.dtype}, y0 has {y0.dtype}; convert one of them with .to()"

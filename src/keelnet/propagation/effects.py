@@ -19,6 +19,7 @@ from keelnet.dynamics.forms import forms_of
 from keelnet.dynamics.holders import Generator
 from keelnet.propagation.integrators import Integrator, State
 
+READ = ("cpu", "cuda")  # devices of whose generators the states are read
 FEW = 10_000  # numbers of a buffer that are all compared; of more, about as many, spread over it
 
 
@@ -29,7 +30,7 @@ def without_effects(
 
     ``replays``: torch's generators are set back before that (kn.checkpointed), else they are not (kn.reversible).
     """
-    if _is_bent_map(integrator, field) or _is_transformed():
+    if _is_bent_map(integrator, field) or is_transformed():
         return layer()
     device, strategy = state[0].device, "checkpointed" if replays else "reversible"
     before = Surroundings.of(integrator, field, device)
@@ -45,8 +46,10 @@ def without_effects(
             f"strategy kn.{strategy} evaluates each layer twice, but {name} {effect} every time;"
             " call .eval() or use strategy=kn.store_all"
         )
-    drawn = not replays and not before.generators.same_torch(after.generators)
-    if drawn and draws(layer, moved, device):
+    # Of other devices the operations have to tell; a trace knows no more than these states.
+    told = device.type in READ or torch.compiler.is_compiling()
+    still = told and before.generators.same_torch(after.generators)
+    if not (replays or still) and draws(layer, moved, device):
         raise ValueError(
             f"{name} draws random numbers (dropout?), so strategy=kn.reversible cannot"
             " evaluate it again; call .eval() or use strategy=kn.checkpointed"
@@ -102,7 +105,8 @@ def _is_bent_map(integrator: Integrator, field: Dynamics) -> bool:
     return type(integrator).__module__.startswith("keelnet.") and forms_of(field) is not None
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is under way."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -131,7 +135,7 @@ class Generators:
         )
 
     def same_torch(self, after: Generators) -> bool:
-        """Whether torch drew nothing, on host and device."""
+        """Whether torch drew nothing, on host and device, if that is `READ`."""
         pairs = zip(self.torch_states, after.torch_states, strict=True)
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)  # fmt: skip
 
@@ -268,7 +272,7 @@ def _numpy_state(generator: np.random.Generator | np.random.RandomState) -> obje
 
 
 def _torch_states(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Those of the generators of host and device."""
+    """Those of the generators of host and device, if that is `READ`."""
     looked = device.type == "cuda" and not _captures(device)
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if looked else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from keelnet.dynamics.fields import Dynamics, Theta
-from keelnet.propagation.effects import without_effects
+from keelnet.propagation.effects import is_transformed, without_effects
 from keelnet.propagation.integrators import Integrator, State
 from keelnet.propagation.shears import Shear, ShearIntegrator, sheared
 
@@ -72,6 +72,8 @@ def checkpointed(
         segment = partial(checkpoint, _segment, *given, use_reentrant=False)
         if begin == 0 and torch.is_grad_enabled():  # else no layer is evaluated again
             state = without_effects(segment, integrator, field, state, replays=True)
+            if is_transformed() and any(map(_may_be_differentiated, state)):
+                _require_no_transform("checkpointed", _EVERY)
         else:
             state = segment()
     return state
@@ -145,6 +147,18 @@ def _require_no_transform(name: str, kinds: frozenset[Any]) -> None:
             f"strategy kn.{name} has no way through the transforms of torch.func ({', '.join(found)});"
             " use strategy=kn.store_all"
         )
+
+
+def _may_be_differentiated(value: Tensor) -> bool:
+    """Whether a gradient may be asked for after the transforms of torch.func, each of which has wrapped the tensor."""
+    if value.requires_grad:
+        return True
+    tangent = torch.autograd.forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+    if tangent is not None and _may_be_differentiated(tangent):
+        return True
+    functorch = torch._C._functorch
+    wrapped = functorch.is_functorch_wrapped_tensor(value)
+    return wrapped and _may_be_differentiated(functorch.get_unwrapped(value))
 
 
 def _first_layer(

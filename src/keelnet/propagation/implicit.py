@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keelnet.dynamics.fields import Dynamics, Field, Theta
+from keelnet.dynamics.activations import activation_from
+from keelnet.dynamics.fields import AntisymmetricField, Dynamics, Field, SymmetricField, Theta
 from keelnet.dynamics.holders import Holder
-from keelnet.propagation.integrators import Complex, Integrator, Real, State, euler_steps
+from keelnet.propagation.integrators import Complex, Euler, Integrator, Real, State, euler_steps
 
 
 class Diffusion(Holder):
@@ -166,7 +167,8 @@ class LaplacianDiffusion(Diffusion):
 class IMEX(Integrator):
     """(I + h L) y₊ = y + h f(y, θ), for y' = f(y, θ) − L y.
 
-    L (a Diffusion) is taken implicitly, so its size puts no bound on h.
+    L (a Diffusion) is taken implicitly, so its size puts no bound on h. Of an eigenvalue λ of ∂f/∂y are known
+    ``amplification`` and ``largest_steps`` of the explicit half alone, which bound those of a layer where it `suffices`.
     """
 
     diffusion: Diffusion
@@ -195,9 +197,26 @@ class IMEX(Integrator):
         (rate,) = field.rates(state, theta)
         return (self.diffusion.solve(y.add(rate, alpha=h), h),)
 
+    def suffices(self, field: Dynamics) -> bool:
+        """Whether no layer grows where the explicit half does not; a layer may not grow where it does, since L damps.
+
+        The implicit half shrinks every vector, the explicit one by |1 + h λ| where ∂f/∂y is normal: −K diag(f') Kᵀ, and
+        ½ f' (K − Kᵀ − γ I) of one f'. Others may turn what L leaves into what grows, though each half alone decays (Turing 1952).
+        """
+        if not isinstance(field, (SymmetricField, AntisymmetricField)) or field.norm is not None:
+            return False
+        activation = activation_from(field.activation)
+        alike = isinstance(field, SymmetricField) or activation.name == "identity"
+        return alike and activation.rising
+
     def amplification(self, h: float, eigenvalues: Complex) -> Real:
-        """That of the explicit half; the implicit half divides by at least 1."""
+        """That of the explicit half."""
         return np.abs(1 + h * eigenvalues)
 
     def largest_steps(self, eigenvalues: Complex) -> Real:
+        """Those of the explicit half."""
         return euler_steps(eigenvalues)
+
+    def least_damping(self, h: float, omega: Tensor) -> Tensor:
+        """That of the explicit half, Euler's; the implicit one shrinks every vector."""
+        return Euler().least_damping(h, omega)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -19,6 +20,7 @@ from keelnet.propagation.checks import (
     require_finite_features,
     require_types,
     step_from,
+    widened,
 )
 from keelnet.propagation.engines.adjoining import whole
 from keelnet.propagation.engines.choice import Choice, chosen, explained
@@ -40,12 +42,13 @@ def propagate(
     """y(T): the features after all N layers, T = N · step_size.
 
     y0: (batch, channels, *space). controls: one tensor a name, layers first, as the field's
-    docstring lists them; y0 and controls share dtype and device. For a partitioned field y0 with
-    n channels starts z at 0 and y is returned; with n + k channels it is split in y and z, and
-    both are returned, joined on the channel axis. ``strategy`` (store_all, checkpointed,
-    reversible) chooses how the gradient remembers the path; the value does not depend on it.
-    ``depth`` is needed only where there are no controls to count. ``checked=False`` leaves out the
-    looks at the numbers (needed under torch.func.vmap; saves one pass over y0 and y(T)).
+    docstring lists them; y0 and controls share dtype and device, but under autocast a y0 in half
+    precision is taken to float32, in which the state stays. For a partitioned field y0 with n
+    channels starts z at 0 and y is returned; with n + k channels it is split in y and z, and both
+    are returned, joined on the channel axis. ``strategy`` (store_all, checkpointed, reversible)
+    chooses how the gradient remembers the path; the value does not depend on it. ``depth`` is
+    needed only where there are no controls to count. ``checked=False`` leaves out the looks at the
+    numbers (needed under torch.func.vmap; saves one pass over y0 and y(T)).
 
     Raises ValueError for shapes, names, types or depths that do not fit, for a strategy that the
     method cannot honour, for non-finite input, and where the state becomes non-finite: the message
@@ -80,9 +83,13 @@ def trajectory(
 
 
 def _wanted(layers: Sequence[int] | None, depth: int) -> list[int]:
-    wanted = list(range(depth + 1)) if layers is None else list(layers)
+    named = range(depth + 1) if layers is None else layers
+    try:  # of a tensor, too, whose numbers are no keys of a set
+        wanted = [operator.index(layer) for layer in named]
+    except TypeError:
+        wanted = []
     rising = all(0 <= a < b for a, b in pairwise([*wanted, depth + 1]))
-    if not wanted or not rising or wanted[-1] > depth:
+    if not wanted or not rising:
         raise ValueError(
             f"layers must name layers from 0 to {depth}, at least one, in rising order; got {layers!r}"
         )
@@ -169,6 +176,7 @@ def _prepared(
     require_callable(strategy)
     require_types(integrator, field, controls)
     require_features(y0)
+    y0 = widened(y0)
     h = step_from(step_size)
     field = integrator.adapted(field)
     count = depth_of(field, controls, depth)
