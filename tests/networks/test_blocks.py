@@ -315,6 +315,16 @@ def test_an_unchecked_block_passes_vmap_and_export_at_its_first_call(damping):
     torch.testing.assert_close(exported(y), blocks[1](y))
 
 
+def test_a_checked_block_passes_vmap_and_looks_at_every_place():
+    block, y = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(3)), 3), torch.randn(2, 5, 3)
+    found = torch.func.vmap(block)(y)
+    torch.testing.assert_close(found, torch.stack([block(each) for each in y]))
+    y[1, 4, 2] = torch.nan
+    other = kn.Block(kn.Euler(), kn.SingleField(kn.DenseKernel(3)), 3)
+    with pytest.raises(ValueError, match="y0 must be finite"):
+        torch.func.vmap(other)(y)
+
+
 def learned() -> kn.Block:
     diffusion = kn.DenseDiffusion(nn.Parameter(torch.eye(3)))
     return kn.Block(kn.IMEX(diffusion), kn.SingleField(kn.DenseKernel(3)), 4)

@@ -152,10 +152,19 @@ def all_finite(state: Sequence[Tensor]) -> bool:
     """Whether every number of every part is finite.
 
     A sum is finite only if every term is, and reads each number once; a sum that is not may have
-    overflowed.
+    overflowed. Of a tensor that torch.func.vmap maps over, those of all its places.
     """
     return all(
         cmath.isfinite(x.detach().sum().item()) or bool(torch.isfinite(x).all())
-        for x in state
+        for x in map(_unmapped, state)
         if x.numel()
     )
+
+
+def _unmapped(x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # which does not know how a tensor is unwrapped
+        return x
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
