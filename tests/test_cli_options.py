@@ -1,6 +1,7 @@
 """Options that stand for a setting: what is given twice is refused in one sentence, and nothing is written."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from scans import write_case
@@ -69,6 +70,11 @@ def test_a_linked_table_is_read_from_where_it_is_linked(arguments, whole, tmp_pa
     (recipe,) = recipes
     assert recipe.folder == str(link)
     assert find_cases([link]).cases[0].first.is_file()
+    # What lies above the target of a link does not lie above the link.
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "mine" / "a")
+    recipes.clear()
+    assert invoke(arguments.format(tmp_path / "elsewhere" / ".." / "scans.csv").split()) == 2
+    assert Path(recipes[0].folder).samefile(link)
     # A run that was begun when links were followed goes on.
     once = dataclasses.replace(recipe, folder=str(link.resolve()))
     assert once.same_as(recipe) and recipe.same_as(once)

@@ -121,6 +121,15 @@ def test_numbered_files_of_four_volumes_are_no_channels(tmp_path):
     assert all(case.stacked for case in found.cases) and not found.refused
 
 
+def test_among_files_of_four_volumes_one_that_cannot_be_read_takes_none_with_it(tmp_path):
+    for number in range(4):
+        write_decathlon(tmp_path, f"scan_000{number}")
+    (tmp_path / "imagesTr" / "scan_0000.nii.gz").write_bytes(b"")
+    found = settle(find_cases([tmp_path]))
+    assert [case.name for case in found.cases] == [f"scan_000{number}" for number in range(4)]
+    assert all(case.stacked for case in found.cases)
+
+
 def test_labels_elsewhere_are_pointed_to_where_they_are_read(tmp_path):
     write_channels(tmp_path, "a", convention=None)
     path = write(tmp_path / "more" / "a_seg.nii.gz", classes())

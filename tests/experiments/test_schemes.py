@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import tomli_w
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from keelnet.experiments.assessments import assess_recipe
 from keelnet.experiments.plan import plan
 from keelnet.experiments.problems import network_of, problem
-from keelnet.experiments.recipes import CURVED, recipe_named
+from keelnet.experiments.recipes import CURVED, Recipe, recipe_named
 from keelnet.experiments.runs import load_network, load_run, train
 from keelnet.experiments.schemes import METHODS, SOLVERS, TANGENTS, coarsest, scheme_of
 from keelnet.experiments.table import Sweep
@@ -202,6 +203,12 @@ def test_what_a_recipe_holds_for_adam_waits_beside_other_methods(method):
         Sweep.read("rate=0.1,0.2").of(recipe)
     with pytest.raises(ValueError, match="momentum is a setting of sgd, not of adam"):
         Sweep.read("momentum=0.5,0.9").of(replace(paced, momentum=0.9))
+
+
+def test_a_run_of_an_earlier_version_keeps_what_its_method_made_nothing_of():
+    """Its weights are whole, whatever momentum its recipe holds beside adam."""
+    old = replace(recipe_named("ellipses"), momentum=0.5)
+    assert Recipe.from_toml(tomli_w.dumps(old.as_table())) == old
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "steps"])

@@ -507,6 +507,25 @@ def test_a_part_that_is_kept_in_evaluation_mode_stays_in_it():
     assert modes(again) == before
 
 
+class Frozen(torch.nn.Sequential):
+    """One that keeps its first norm in evaluation mode itself, as backbones are frozen."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_a_network_s_own_train_keeps_in_evaluation_mode_stays_in_it(begun):
+    model = Frozen(*normed())
+    if begun:  # else its train() has never run
+        model.train()
+    assert [counted(model) for _ in run(model, training(2))] == [[0, 3], [0, 6]]
+    predicted(model, torch.zeros(2, 2), 2)
+    assert not model[1].training and model[2].training
+
+
 def test_a_network_that_is_given_in_evaluation_mode_trains_in_training_mode():
     model = normed().eval()
     assert [counted(model) for _ in run(model, training(2))] == [[3, 3], [6, 6]]

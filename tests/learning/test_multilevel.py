@@ -83,6 +83,15 @@ def test_any_trainer_can_be_the_one_of_the_levels():
     assert totals[-1] < 0.7 * totals[0] and "products" in steps[-1].details
 
 
+def test_parts_in_evaluation_mode_stay_in_it_at_every_level():
+    """Whatever is looked at in between."""
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(2).double(), network())
+    net[0].eval()
+    for _ in trained(multilevel, net, OBJECTIVE, LEVELS):
+        net.eval()
+    assert depth_of(net) == 16 and int(net[0].num_batches_tracked) == 0
+
+
 @pytest.mark.parametrize("cut", [2, 3, 4, 6])
 def test_a_run_that_was_cut_at_any_level_goes_on_to_the_same_bits(cut):
     whole = network()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,7 +102,7 @@ def _chosen(
         raise ValueError(f"{data} does not exist")
     changes: dict[str, Any] = {} if minutes is None else {"epochs": None, "minutes": minutes}
     if data is not None:
-        changes["folder"] = os.path.abspath(data)
+        changes["folder"] = str(data.absolute())
     return tuple(replace(recipe_named(name), **changes).with_settings(settings) for name in names)
 
 

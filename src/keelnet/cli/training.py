@@ -146,7 +146,7 @@ def _on_scans(recipe: Recipe, data: Path | None, labels: str | None, skip_bad: b
         if not data.exists():
             raise ValueError(f"{data} does not exist")
         # Links are not followed: the cells of a table are relative to where it is linked, as `data check` reads it.
-        changes["folder"] = os.path.abspath(data)
+        changes["folder"] = str(data.absolute())
     if labels is not None:
         changes["labels"] = labels
     if skip_bad:

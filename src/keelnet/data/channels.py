@@ -50,7 +50,7 @@ def channels(files: Sequence[Path]) -> tuple[list[Channels], list[Path]]:
         if named := _NUMBERED.fullmatch(stem_of(path)):
             key = path.parent, named["case"]
             groups.setdefault(key, []).append((int(named["number"]), path))
-    groups = {key: own for key, own in groups.items() if not _several(own[0][1])}
+    groups = {key: own for key, own in groups.items() if not any(_several(path) for _, path in own)}
     laid_out = {key[0] for key, own in groups.items() if len({number for number, _ in own}) > 1}
     found = [Channels(*key, tuple(own)) for key, own in groups.items() if key[0] in laid_out]
     taken = {path for each in found for _, path in each.files}

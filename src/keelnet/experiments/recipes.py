@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -181,9 +180,10 @@ class Recipe:
                 raise ValueError(f"unknown setting {key!r}; known are {', '.join(known)}")
         values = {key: read(key, text, hints[key]) for key, text in changes.items()}
         if values.get("folder"):
-            values["folder"] = os.path.abspath(values["folder"])
+            values["folder"] = str(Path(values["folder"]).absolute())
         changed = replace(self, **values)
-        changed._require_of(GRADUAL, [key for key in values if key in WAITING])
+        for key in values.keys() & WAITING.keys():
+            changed._require_of(WAITING[key], [key])
         return changed
 
     @property
@@ -231,13 +231,12 @@ DEEPEST = 100_000  # layers of a level: a hundred times the deepest network of t
 CURVED = ("gauss_newton", "block_descent", "varpro")  # methods that use second derivatives
 GRADUAL = ("adam", "sgd")  # methods whose steps are paced by rates
 # What recipes change for the sake of these waits unused beside other methods; asked for beside one, it is refused.
-WAITING = ("rate", "decay", "warmup", "clip")
+WAITING = dict.fromkeys(("rate", "decay", "warmup", "clip"), GRADUAL) | {"momentum": ("sgd",)}
 OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("damping", "tangent", "share"): CURVED,
     ("inner",): ("lbfgs", *CURVED),
     ("average", "products"): ("adam", "sgd", "lbfgs"),
     ("bound", "schedule"): GRADUAL,
-    ("momentum",): ("sgd",),
 }
 ON_FILES, WHOLE = get_args(OnFiles), get_args(Whole)
 ON_SCANS = (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from keelnet.data.prepared import let_go
 from keelnet.data.resampling import Space
 from keelnet.learning.breakdown import BreakdownError
+from keelnet.learning.modes import Modes
 from keelnet.learning.regions import classes_of
 
 Slices = tuple[slice, ...]
@@ -148,7 +149,7 @@ def _seen(
     """
     space: Space = (x.shape[1], x.shape[2], x.shape[3])
     tiles = tiling.fitted(space)
-    mode = network.training
+    modes = Modes(network)
     network.eval()
     try:
         with torch.inference_mode():
@@ -168,7 +169,7 @@ def _seen(
                         )
                     yield target, logits
     finally:
-        network.train(mode)
+        modes.restore()
 
 
 def _logits(network: nn.Module, tile: Tensor, mirrored: bool) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +97,7 @@ class Tumour(Task):
         volumes = (*self.source.volumes, *self.withheld)
         return {
             SPLIT: {
-                "folder": os.path.abspath(self.scans.folder),
+                "folder": str(self.scans.folder.absolute()),
                 "labels": self.scans.labels,
                 "training": list(self.scans.training),
                 "withheld": list(self.scans.withheld),

@@ -24,7 +24,12 @@ class Modes:
         return cls(network)
 
     def restore(self) -> None:
-        """Each part in its own mode again; parts that were built since then in the whole network's."""
-        self.network.train(self.given[self.network])  # one of its own may do more than set flags
+        """Each part in its own mode again; parts that were built since then in the whole network's.
+
+        Where a ``train`` of the network's own keeps a part in another mode than the whole, a frozen backbone say, it stays so.
+        """
+        whole = self.given[self.network]
+        self.network.train(whole)
         for part, mode in self.given.items():
-            part.training = mode
+            if part.training == whole:
+                part.training = mode

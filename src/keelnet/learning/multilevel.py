@@ -13,6 +13,7 @@ from keelnet.data.samples import Source
 from keelnet.dynamics.controls import Control
 from keelnet.learning.descent import descend
 from keelnet.learning.gauss_newton import GaussNewton
+from keelnet.learning.modes import Modes
 from keelnet.learning.objective import Objective
 from keelnet.learning.processes import Team
 from keelnet.learning.progress import Clock, Progress, State
@@ -55,7 +56,7 @@ def multilevel(
     for _ in range(level):
         refine(network)
     for number in range(level, len(settings)):
-        progress = None
+        progress, modes = None, Modes(network)
         for progress in trainer(
             network, objective, samples, settings[number], validate, generator, clock, inner, team
         ):
@@ -66,6 +67,7 @@ def multilevel(
             before = (before[0] + inner.epoch, before[1] + inner.seconds)
         inner = None
         if number + 1 < len(settings):
+            modes.restore()  # whoever looked at the network may have left it in evaluation mode
             refine(network)
 
 
