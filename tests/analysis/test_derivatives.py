@@ -51,7 +51,11 @@ def test_the_growth_of_a_black_box_is_that_of_its_pull_backs(function, width, ga
     exact = singular_values(block, x)
     (row,) = kn.analysis.diagnose(nn.Sequential(block), x, iterations=200).blocks
     assert row.growth == pytest.approx(float(exact.max()), rel=2e-3)
-    assert row.smallest == pytest.approx(float(exact.min()), rel=2e-3) or not row.least_converged
+    # Alone of a large map with second derivatives it is iterated, which these do not end.
+    assert row.least_converged == (width == 10 or function is not Twice)
+    if row.least_converged:
+        assert row.smallest == pytest.approx(float(exact.min()), rel=2e-3)
+    assert row.smallest >= float(exact.min()) * (1 - 1e-9)
     assert row.growth <= float(exact.max()) * (1 + 1e-6)
 
 

@@ -176,6 +176,10 @@ KERNELS = {
 }  # fmt: skip
 
 
+# Of 20 voxels the least is iterated, and of these far below the others: what is said is a bound.
+BOUNDED = ("dynamic", "dynamic, transposed", "complex", "vmap")
+
+
 @pytest.mark.parametrize("size", [4, 20])
 @pytest.mark.parametrize("name", KERNELS)
 def test_whatever_convolves_has_the_growth_of_its_jacobian(name, size):
@@ -188,7 +192,10 @@ def test_whatever_convolves_has_the_growth_of_its_jacobian(name, size):
     exact = torch.linalg.svdvals(exact.flatten(0, 1).flatten(2).transpose(0, 1))
     (row,) = kn.analysis.diagnose(nn.Sequential(block), x, iterations=200).blocks
     assert row.growth == pytest.approx(float(exact.max()), rel=1e-3)
-    assert row.smallest == pytest.approx(float(exact.min()), rel=1e-3) or not row.least_converged
+    assert row.least_converged == (size == 4 or name not in BOUNDED)
+    if row.least_converged:
+        assert row.smallest == pytest.approx(float(exact.min()), rel=1e-3)
+    assert row.smallest >= float(exact.min()) * (1 - 1e-9)
 
 
 def test_convolutions_under_autocast_are_measured():

@@ -1,13 +1,14 @@
 """Laws of the contrast: each strength acts where it says, in every modality, and nowhere outside the brain."""
 
+import functools
 from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from keelnet.data.brain import load_icbm152
-from keelnet.data.contrast import Contrast
-from keelnet.data.conventions import EDEMA, ENHANCING
+from keelnet.data.brain import brain_maps, load_icbm152
+from keelnet.data.contrast import SIGNALS, Contrast
+from keelnet.data.conventions import EDEMA, ENHANCING, MODALITIES
 from keelnet.data.tumours import Lesions
 
 HEAD = load_icbm152(4)
@@ -71,3 +72,79 @@ def test_each_scan_draws_its_own(name):
         for seed in (1, 2)
     )
     assert np.abs(one / other - 1).max() > 0.01
+
+
+SEEDS = range(5)
+PLAIN = functools.cache(drawn)
+
+
+def drawn_beside(name):
+    """Of several scans: with this strength alone, and without, (4, voxels) where it acts."""
+    where = WHERE.get(name, HEAD.mask)
+    for seed in SEEDS:
+        yield drawn(seed, **{name: STRENGTHS[name]})[:, where], PLAIN(seed)[:, where]
+
+
+# Between these lies what the strongest of several scans does where it does most.
+BOUNDS = {
+    "jitter": (0.8 * Contrast().jitter, Contrast().jitter),
+    "bias": (Contrast().bias[0], Contrast().bias[1]),
+    "texture": (1.8 * Contrast().texture, 2 * Contrast().texture),
+    "alike": (0.9 * Contrast().alike, Contrast().alike),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_factor_goes_as_far_as_its_strength_and_no_farther(name):
+    apart = [np.abs(x / without - 1).max() for x, without in drawn_beside(name)]
+    least, most = BOUNDS[name]
+    assert least < max(apart) < most + 1e-5
+
+
+def test_texture_deviates_by_its_strength():
+    deviations = [(x / without).std(1) for x, without in drawn_beside("texture")]
+    assert np.mean(deviations) == pytest.approx(Contrast().texture, rel=0.2)
+
+
+def test_gamma_is_the_logarithm_of_an_exponent():
+    exponents = []
+    for x, without in drawn_beside("gamma"):
+        for one, other in zip(np.log(x), np.log(without), strict=True):
+            slope, constant = np.polyfit(other, one, 1)
+            np.testing.assert_allclose(slope * other + constant, one, atol=1e-3)
+            exponents.append(abs(np.log(slope)))
+    gamma = Contrast().gamma
+    assert 0.8 * gamma < max(exponents) < gamma + 1e-3
+
+
+def test_noise_deviates_by_its_strength_of_the_signal_of_white_matter():
+    deviations = []
+    bright = (HEAD.wm + HEAD.gm > 0.9) & ~LESION  # where Rician noise is nearly normal
+    for seed in SEEDS:
+        without = PLAIN(seed)
+        noise = drawn(seed, noise=STRENGTHS["noise"]) - without
+        for name, own, signal in zip(MODALITIES, noise, without, strict=True):
+            means = sum(SIGNALS[name][tissue] * getattr(HEAD, tissue) for tissue in ("csf", "gm", "wm"))  # fmt: skip
+            white = np.median((signal / np.maximum(means, 0.1))[bright])
+            deviations.append((own[bright] / white).std())
+    least, most = Contrast().noise
+    assert 0.98 * least < min(deviations) < 1.2 * least
+    assert 0.8 * most < max(deviations) < 1.02 * most
+
+
+@pytest.mark.parametrize("voxel", [2.0, 4.0])
+def test_blur_is_in_millimetres(voxel):
+    """An edge between tissues becomes the integral of a normal density of this deviation."""
+    side = 40
+    white = np.zeros((side, 6, 6), np.float32)
+    white[side // 2 :] = 1
+    head = brain_maps(np.ones_like(white), 1 - white, white, np.diag([voxel, voxel, voxel, 1.0]))
+    none = np.zeros(white.shape, np.uint8)
+    for blur in (3.0, 5.0):
+        contrast = Contrast(**STILL | {"blur": blur})
+        for modality in contrast.drawn(head, Lesions(none, none), np.random.default_rng(0)):
+            density = np.diff(modality[:, 3, 3].astype(float))
+            density /= density.sum()
+            places = voxel * np.arange(side - 1)
+            mean = density @ places
+            assert np.sqrt(density @ (places - mean) ** 2) == pytest.approx(blur, rel=0.03)

@@ -102,6 +102,110 @@ def test_every_strength_acts_and_is_drawn_image_by_image(name):
     assert not torch.allclose(distorted, distorted[:1].expand(8, -1, -1, -1), atol=1e-3)
 
 
+IMAGES, SIDE = 24, 65
+
+
+def taken(**strengths):
+    """Where each pixel and where it was taken from, in pixels from the middle; (images, 2, SIDE, SIDE), inside."""
+    here = torch.stack(torch.meshgrid(*[torch.arange(1.0, SIDE + 1)] * 2, indexing="ij"))
+    labels = torch.ones(IMAGES, SIDE, SIDE, dtype=torch.int64)
+    distortion = Distortion(**(NONE | strengths))
+    # The same seed moves both coordinates alike; pixels that look outside come back as 0.
+    ramps = (ramp.expand(IMAGES, 1, SIDE, SIDE) for ramp in here)
+    there = torch.cat([distortion.moved(ramp, labels, generator(1))[0] for ramp in ramps], 1)
+    inside = ((there > 1.5) & (there < SIDE - 0.5)).all(1)
+    middle = (SIDE + 1) / 2
+    return here - middle, there - middle, inside
+
+
+def linear(**strengths):
+    """Of each image the linear map to where it was taken from."""
+    here, there, inside = taken(**strengths)
+    for own, known in zip(there, inside, strict=True):
+        before, after = (each[:, known].double() for each in (here, own))
+        matrix = torch.linalg.lstsq(before.T, after.T).solution.T
+        torch.testing.assert_close(matrix @ before, after, atol=1e-3, rtol=0)
+        yield matrix
+
+
+def shown(name, least=0.3):
+    """A smooth image, and what a strength of intensity makes of it."""
+    x = torch.linspace(least, 1, SIDE).expand(IMAGES, 1, SIDE, SIDE)
+    strength = {name: getattr(Distortion(), name)}
+    return x, Distortion(**(NONE | strength)).rescaled(x, generator(1))
+
+
+def displacements():
+    here, there, inside = taken(displacement=Distortion().displacement)
+    return [float((own - here)[:, known].abs().max()) for own, known in zip(there, inside, strict=True)]  # fmt: skip
+
+
+def angles():
+    """In degrees; a rotation and nothing else."""
+    for matrix in linear(rotation=Distortion().rotation):
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(2).double(), atol=1e-4, rtol=0)
+        yield abs(float(torch.rad2deg(torch.atan2(matrix[1, 0], matrix[0, 0]))))
+
+
+def scales():
+    for matrix in linear(scale=Distortion().scale):
+        size = matrix.diagonal().mean()
+        torch.testing.assert_close(matrix, size * torch.eye(2).double(), atol=1e-4, rtol=0)
+        yield abs(float(size.log()))
+
+
+def gammas():
+    x, bent = shown("gamma")
+    exponents = bent.log()[..., :-1] / x.log()[..., :-1]  # the last is 1, and stays so
+    torch.testing.assert_close(exponents, exponents[..., :1].expand_as(exponents))
+    return exponents[:, 0, 0, 0].log().abs().tolist()
+
+
+def contrasts():
+    x, stretched = shown("contrast")
+    factors = (stretched - x.mean())[..., 0] / (x - x.mean())[..., 0]
+    torch.testing.assert_close(stretched, x.mean() + factors[..., None] * (x - x.mean()))
+    return (factors[:, 0, 0] - 1).abs().tolist()
+
+
+def biases():
+    x, shaded = shown("bias")
+    return (shaded / x - 1).abs().amax((1, 2, 3)).tolist()
+
+
+def noises():
+    x, noise = shown("noise", 1.0)  # so bright that Rician noise is nearly normal
+    return (noise - x).std((1, 2, 3)).tolist()
+
+
+STRENGTHS = {
+    "displacement": displacements,
+    "rotation": angles,
+    "scale": scales,
+    "gamma": gammas,
+    "contrast": contrasts,
+    "bias": biases,
+    "noise": noises,
+}
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_an_image_draws_its_own_strength_up_to_the_largest(name):
+    """In the unit that is documented: pixels, degrees, fractions (of a factor its logarithm), units of x."""
+    found, most = [*STRENGTHS[name]()], getattr(Distortion(), name)
+    assert STRENGTHS.keys() == NONE.keys() - {"flip"}
+    assert len(found) == IMAGES and 0.8 * most < max(found) < 1.02 * most
+    if name != "displacement":  # which goes as far somewhere in every image
+        assert min(found) < 0.5 * most
+
+
+def test_flip_is_a_probability():
+    x = torch.ones(400, 1, 9, 9)
+    x[:, :, :4] = 2
+    moved, _ = Distortion(**(NONE | {"flip": 0.25})).moved(x, x[:, 0].long(), generator(0))
+    assert 0.2 < float((moved[:, 0, 0, 0] < 1.5).float().mean()) < 0.3
+
+
 def test_the_generator_alone_decides():
     x, labels = patchwork(4)
     one, again, other = (Distortion()(x, labels, generator(seed))[0] for seed in (5, 5, 6))

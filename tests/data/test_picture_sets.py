@@ -113,6 +113,20 @@ def test_packed_files_are_as_good(tmp_path, name):
     assert len(made(tmp_path, 0).validation[0]) == sizes[1]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_files_with_a_dot_in_their_names_are_as_good(tmp_path, name, packed):
+    """train-images.idx3-ubyte, as some copies are called."""
+    made, write, _, _ = SETS[name]
+    write(tmp_path)
+    samples = made(tmp_path, 0)
+    for file in [*tmp_path.iterdir()]:
+        content, other = file.read_bytes(), file.name.replace("-idx", ".idx")
+        file.unlink()
+        (tmp_path / f"{other}{'.gz' * packed}").write_bytes(gzip.compress(content) if packed else content)  # fmt: skip
+    assert torch.equal(made(tmp_path, 0).test[0], samples.test[0])
+
+
 @EVERY
 def test_a_missing_file_is_named_with_where_it_belongs(tmp_path, name):
     made, write, _, _ = SETS[name]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from disks import files_of_at_most
-from scans import NEW, volumes, write_case
+from scans import NEW, SHAPE, volumes, write_case
 
 from keelnet.data import prepared as module
 from keelnet.data.cases import find_cases
@@ -23,6 +23,30 @@ def scan(tmp_path):
     write_case(tmp_path / "scans", "a")
     (scan,) = read_scans(settle(find_cases([tmp_path / "scans"])))
     return scan
+
+
+@pytest.mark.parametrize("spacing", [None, 3.0])
+def test_image_classes_and_places_are_cropped_alike(spacing, scan, tmp_path):
+    """What lies beyond the margin changes nothing: of the brain, which leaves out the first plane, it is 2 voxels."""
+
+    def padded(name, *sides):
+        x = np.pad(scan.x, ((0, 0), *sides))
+        return replace(scan, name=name, x=x, classes=np.pad(scan.classes, sides))
+
+    prepared = Prepared(tmp_path / "cache")
+    prepared.add(padded("close", (1, 2), (2, 2), (2, 0)), spacing)
+    prepared.add(padded("wide", (6, 2), (2, 9), (5, 0)), spacing)
+    close, wide = prepared.volume("close"), prepared.volume("wide")
+    assert close.spacing == wide.spacing
+    for name in ("x", "classes", "places"):
+        np.testing.assert_array_equal(getattr(close, name), getattr(wide, name))
+    at, labels = wide.places[:, :3].T, wide.places[:, 3]
+    np.testing.assert_array_equal(wide.classes[tuple(at)], labels)
+    assert len(labels) == np.count_nonzero(wide.classes) > 0
+    if spacing is None:
+        assert wide.space == (SHAPE[0] + 3, SHAPE[1] + 4, SHAPE[2] + 2)
+        np.testing.assert_array_equal(wide.classes[1:-2, 2:-2, 2:], scan.classes)
+        np.testing.assert_array_equal(wide.x[:, 1:-2, 2:-2, 2:] != 0, scan.x != 0)
 
 
 @pytest.mark.parametrize("size", [0, 100, 2000])
@@ -47,7 +71,7 @@ def test_a_case_whose_files_were_cut_off_counts_no_more(scan, tmp_path):
         assert not prepared.has("a", "s")
         path.write_bytes(content)
     assert prepared.has("a", "s") and not prepared.has("a", "another")
-    np.testing.assert_array_equal(np.asarray(prepared.volume("a").x) == 0, volumes()[:, 0:] == 0)
+    np.testing.assert_array_equal(np.asarray(prepared.volume("a").x) == 0, volumes() == 0)
 
 
 def test_a_case_is_sent_to_a_worker_by_its_name(scan, tmp_path):

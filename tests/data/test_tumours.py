@@ -8,12 +8,13 @@ from scipy import ndimage
 
 from keelnet.data.brain import load_icbm152
 from keelnet.data.cases import find_cases
+from keelnet.data.contrast import Contrast
 from keelnet.data.conventions import EDEMA, ENHANCING, NECROSIS, REGIONS
 from keelnet.data.growth import Growth
 from keelnet.data.rating import Rater
 from keelnet.data.scans import read_scans, settle
 from keelnet.data.synthetic import Synthesis
-from keelnet.data.tumours import Tumours
+from keelnet.data.tumours import Lesions, Tumours
 from keelnet.experiments.synthesis import synthesise
 
 HARD = [Synthesis(seed=3, resolution=4).case(number) for number in range(6)]
@@ -44,13 +45,28 @@ def test_look_alikes_have_the_signal_of_tumour():
     """Else a threshold would tell them apart, and the task would need no context."""
     apart = []
     for case in HARD:
-        for label in (EDEMA, ENHANCING):
+        for label in (NECROSIS, EDEMA, ENHANCING):
             own, other = (part == label for part in (case.lesions.classes, case.lesions.mimics))
             inner = [ndimage.binary_erosion(mask) for mask in (own, other)]
             if all(mask.sum() > 5 for mask in inner):
-                means = [case.x[0][mask].mean() for mask in inner]
+                means = [case.x[:, mask].mean(1) for mask in inner]
                 apart.append(means[1] / means[0] - 1)
-    assert len(apart) >= 3 and abs(np.median(apart)) < 0.15
+    assert len(apart) >= 8 and (np.abs(np.median(apart, 0)) < 0.1).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_but_for_alike_a_look_alike_is_what_tumour_would_be_in_its_place(seed):
+    """In every modality, class by class: the draws of a scan do not depend on which is which."""
+    head, contrast = load_icbm152(4), Contrast(noise=(0.0, 0.0), gamma=0.0)
+    lesions = Tumours().drawn(head, np.random.default_rng(seed))
+    mimics = lesions.mimics
+    classes = np.where(mimics > 0, mimics, lesions.classes)
+    tumours = Lesions(classes, np.zeros_like(mimics))
+    x, same = (contrast.drawn(head, each, np.random.default_rng(seed)) for each in (lesions, tumours))  # fmt: skip
+    for label in (NECROSIS, EDEMA, ENHANCING):
+        apart = np.abs(x[:, mimics == label] / same[:, mimics == label] - 1).max(1)
+        assert (apart < contrast.alike + 1e-5).all() and (apart > 0.9 * contrast.alike).all()
+    np.testing.assert_array_equal(x[:, mimics == 0], same[:, mimics == 0])
 
 
 def test_easy_tumours_have_no_look_alikes_and_some_do_not_enhance():
@@ -99,6 +115,21 @@ def test_growth_keeps_cells_between_0_and_1_out_of_csf_and_faster_in_white_matte
     # Without reaction nothing is made or lost.
     still = Growth(0.2, 0.0).grown(gm, wm, seed, 2.0, target_ml=1e9, days=300)
     assert still.sum() == pytest.approx(2, rel=1e-4)
+
+
+@pytest.mark.parametrize("ml", [2.0, 6.0, 20.0])
+@pytest.mark.parametrize(("white", "rate"), [(0.25, 0.05), (0.15, 0.06)])
+@pytest.mark.parametrize("voxel", [2.0, 4.0])
+def test_growth_stops_at_the_volume_that_was_asked(voxel, white, rate, ml):
+    """Beyond it goes what a front, which is never faster than 2 √(D ρ), gains between two looks, 20 days apart."""
+    side = round(88 / voxel)
+    wm = np.ones((side,) * 3, np.float32)
+    squared = ((np.indices(wm.shape) - side // 2) ** 2).sum(0)
+    seed = np.exp(-squared * voxel**2 / 18).astype(np.float32)
+    cells = Growth(white, rate).grown(0 * wm, wm, seed, voxel, ml)
+    found = (cells > 0.6).sum() * voxel**3 / 1000
+    farther = np.diff([(3000 * each / (4 * np.pi)) ** (1 / 3) for each in (ml, found)])  # mm
+    assert 0 <= farther < 20 * 2 * np.sqrt(white * rate)
 
 
 def test_the_atlas_has_one_brain_at_2_and_at_4_mm():

@@ -9,12 +9,18 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scans import NEW, RAS, SHAPE, classes, write, write_case, write_decathlon
 from torch import nn
 
+from keelnet.analysis.regions import RegionScore
+from keelnet.analysis.uncertainty import Sensitivity
 from keelnet.data.cases import find_cases
+from keelnet.data.prepared import content_of
+from keelnet.data.scans import read_scans, settle
 from keelnet.experiments import evaluation_pictures, evaluation_report, overlays
 from keelnet.experiments.evaluate import evaluate, trained_on
+from keelnet.experiments.evaluated import Evaluated
 from keelnet.experiments.evaluation_tables import cases_of, spread
 from keelnet.experiments.segment import segment
 from keelnet.experiments.segmenting import Segmenting
@@ -121,6 +127,80 @@ def test_pictures_and_maps_of_an_earlier_evaluation_go(tmp_path, undrawn):
     assert (out / "cases" / "a.png").read_bytes() != old["a.png"]
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, before they become bytes."""
+    drawn: list[Figure] = []
+
+    def keep(figure, dpi=150):
+        drawn.append(figure)
+        return b"png"
+
+    monkeypatch.setattr(evaluation_pictures, "png", keep)
+    monkeypatch.setattr(evaluation_report, "evaluation_report", lambda *given: "")
+    return drawn
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_case_is_shown_as_it_lies_and_truth_and_prediction_under_their_names(
+    tmp_path, figures, left
+):
+    """Right is right and up is the front, in whatever direction the file's axes grow; x and y in mm."""
+    affine = np.diag([-2.0, -3.0, 4.0, 1.0] if left else [2.0, 3.0, 4.0, 1.0])
+    painted_case(tmp_path / "in", "a", affine=affine)
+    list(evaluate(painted(1), "run", [tmp_path / "in"], tmp_path / "out", maps=True))
+    file = np.asarray(nibabel.load(tmp_path / "out" / "cases" / "a-entropy.nii.gz").dataobj)
+    truth, doubt = (each[::-1, ::-1] if left else each for each in (classes(), file))
+    level = 2  # the first of those with most core
+    found = np.roll(truth, 1, 0)  # one voxel to the right
+    flair, enhanced = (np.where(each, 800, 200) for each in (truth > 0, truth == 3))
+    panels = {
+        "FLAIR": [flair],
+        "T1ce": [enhanced],
+        "truth": [flair, truth],
+        "prediction": [flair, found],
+        "entropy, bits": [doubt],
+    }
+    ((*line, _bar),) = (figure.axes for figure in figures)
+    assert [axes.get_title() for axes in line] == [*panels]
+    for axes, wanted in zip(line, panels.values(), strict=True):
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 2 * SHAPE[0]), (0, 3 * SHAPE[1]))
+        for image, values in zip(axes.images, wanted, strict=True):
+            assert image.origin == "lower"
+            shown = np.ma.filled(image.get_array(), 0)
+            np.testing.assert_array_equal(shown, values[:, :, level].T)
+
+
+def test_true_volumes_lie_along_x_and_predicted_ones_along_y(figures):
+    def scored(dice, predicted, true):
+        return RegionScore(dice, 1.0, 0.5, 0.5, dice, 1.0, predicted, true)
+
+    done = []
+    for case in range(3):
+        numbers = {"WT": 10 + case, "TC": 20 + case, "ET": 30 + case}
+        regions = {
+            name: scored(each / 100, float(each), each + 50.0) for name, each in numbers.items()
+        }
+        done.append(Evaluated(str(case), regions, 0.1, Sensitivity(1.0, 1, True, None, 1), None))
+    for draw in (evaluation_pictures.volume_picture, evaluation_pictures.dice_picture):
+        draw(done)
+    (volumes,), (dice,) = (figure.axes for figure in figures)
+    assert (volumes.get_xlabel(), volumes.get_ylabel()) == (
+        "true volume, ml",
+        "predicted volume, ml",
+    )
+    lines = {line.get_label(): line for line in volumes.lines}
+    dots = [line for line in dice.lines if line.get_marker() in ("o", "s", "D")]
+    names = ("whole tumour", "core", "enhancing")
+    assert tuple(each.get_text() for each in dice.get_xticklabels()) == names
+    for place, (name, own) in enumerate(zip(("WT", "TC", "ET"), dots, strict=True)):
+        scores = [each.regions[name] for each in done]
+        assert lines[name].get_xdata().tolist() == [each.true_ml for each in scores]
+        assert lines[name].get_ydata().tolist() == [each.predicted_ml for each in scores]
+        assert own.get_ydata().tolist() == [each.dice for each in scores]
+        assert np.abs(own.get_xdata() - place).max() < 0.25
+
+
 @pytest.mark.parametrize("table", ["case,flair,t1,t1ce,t2\na,1,2,3,4\n", "case,region,dice\n../mine,WT,1\n", "\0", ""])  # fmt: skip
 def test_a_table_that_is_none_of_ours_takes_nothing_away(tmp_path, table):
     (tmp_path / "cases.csv").write_text(table)
@@ -144,19 +224,19 @@ def test_volumes_are_those_of_segment_also_on_sheared_grids(tmp_path, undrawn):
 def test_tumour_found_on_lookalikes_is_counted(tmp_path):
     case = painted_case(tmp_path / "in", "a")
     mimics = np.zeros(SHAPE, np.uint8)
-    mimics[1:6, 2:5, 1] = 2
+    mimics[3:8, 2:5, 1] = 2  # 9 of 15 where tumour is found, and turned round another number
     write(case / "a-mimics.nii.gz", mimics)
     heard: list[str] = []
     (painted_case(tmp_path / "in", "b") / "b-seg.nii.gz").unlink()
     (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out", report=heard.append)
     assert "1 cases without labels are left out" in heard
-    assert done.mimics_ml == pytest.approx(15 * 8 / 1000)
+    assert done.mimics_ml == pytest.approx(9 * 8 / 1000)
 
 
 def test_labels_and_look_alikes_in_another_order_of_axes_lie_where_they_did(tmp_path, undrawn):
     case = painted_case(tmp_path / "in", "a")
     mimics = np.zeros(SHAPE, np.uint8)
-    mimics[1:6, 2:5, 1] = 2
+    mimics[3:8, 2:5, 1] = 2  # 9 of 15 where tumour is found, and turned round another number
     write(case / "a-mimics.nii.gz", mimics)
     for word in ("seg", "mimics", "t1c"):
         path = case / f"a-{word}.nii.gz"
@@ -164,7 +244,7 @@ def test_labels_and_look_alikes_in_another_order_of_axes_lie_where_they_did(tmp_
         nibabel.save(nibabel.load(path).as_reoriented(turn), path)
     (done,) = evaluate(painted(), "run", [tmp_path / "in"], tmp_path / "out")
     assert {score.dice for score in done.regions.values()} == {1.0}
-    assert done.mimics_ml == pytest.approx(15 * 8 / 1000)
+    assert done.mimics_ml == pytest.approx(9 * 8 / 1000)
 
 
 def test_bad_cases_and_folders_are_named(tmp_path):
@@ -240,7 +320,7 @@ SEEN = {  # trained on, evaluated on: which cases are marked
     "another list of the files": ("table", "other", ["row"]),
     "a link to the folder": ("in", "link", ["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"]),
     "the patient at another date": ("in", "in", ["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"]),
-    "a copy of the folder": ("in", "copy", []),
+    "a copy of the folder, by names alone": ("in", "copy", []),
 }
 
 
@@ -349,3 +429,45 @@ def test_a_spread_leaves_out_what_is_undefined():
     found = spread([1.0, float("nan"), 3.0])
     assert (found["n"], found["undefined"], found["mean"], found["median"]) == (2, 1, 2.0, 2.0)
     assert spread([float("nan")])["mean"] is None
+
+
+@pytest.mark.parametrize("how", ["copied", "packed otherwise", "turned", "by another name"])
+def test_a_copy_of_a_case_that_was_trained_on_is_known_by_what_it_holds(how, tmp_path, undrawn):
+    """A case whose content an earlier version did not say is not known; nor is one that was withheld."""
+    names = ("seen", "unsaid", "withheld")
+    for cut, name in enumerate(names):
+        drawn = classes()
+        drawn[:, :, : 1 + cut] = 0
+        painted_case(tmp_path / "in", name, drawn)
+    contents = {each.name: content_of(each) for each in read_scans(settle(find_cases([tmp_path / "in"])))}  # fmt: skip
+    about = {
+        "folder": str(tmp_path / "in"),
+        "training": ["seen", "unsaid"],
+        "withheld": ["withheld"],
+        "files": {name: str(tmp_path / "in" / name / f"{name}-t2f.nii.gz") for name in names[:2]},
+        "content": contents | {"unsaid": ""},
+    }
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(about))
+    shutil.copytree(tmp_path / "in", tmp_path / "copy")
+    for path in (tmp_path / "copy" / "seen").iterdir():
+        image = nibabel.load(path)
+        if how == "packed otherwise":
+            nibabel.save(image, path.with_suffix(""))
+            path.unlink()
+        elif how == "turned":
+            nibabel.save(image.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])), path)
+        elif how == "by another name":
+            path.rename(path.with_name(path.name.replace("seen", "other")))
+    if how == "by another name":
+        (tmp_path / "copy" / "seen").rename(tmp_path / "copy" / "other")
+    heard: list[str] = []
+    out = tmp_path / "out"
+    done = evaluate(painted(), "run", [tmp_path / "copy"], out, report=heard.append, split=split)
+    wanted = "other" if how == "by another name" else "seen"
+    assert [each.name for each in done if each.trained_on] == [wanted]
+    assert [line for line in heard if "trained on" in line] == [
+        "1 of 3 cases were trained on: their scores say nothing of new ones"
+    ]
+    assert json.loads((out / "summary.json").read_text())["trained_on"] == 1
+    assert {case for (case, _), row in table(out).items() if row["trained_on"] == "1"} == {wanted}

@@ -60,3 +60,26 @@ def test_of_mapped_volumes_nothing_is_left_in_memory(tmp_path):
     before = status_of("RssFile")
     pictures.tumours([volume], [found])
     assert status_of("RssFile") - before < 1_000_000
+
+
+CURVES = {  # by epoch: where a value stands alone, which a line does not show
+    "one epoch": ([0.5], [0]),
+    "a line": ([0.5, 0.6, 0.7], []),
+    "a gap": ([0.5, None, 0.7, 0.8], [0]),
+    "between gaps and at the end": ([None, 0.5, None, 0.6, 0.7, None, 0.8], [1, 6]),
+}
+
+
+@pytest.mark.parametrize("which", CURVES)
+def test_a_value_that_stands_alone_is_marked(which, monkeypatch):
+    monkeypatch.setattr(pictures, "png", lambda figure: figure)
+    values, alone = CURVES[which]
+    history = [
+        {"epoch": epoch, "terms": {"loss": 1.0}, "scores": {"dice": value}, "best": True}
+        for epoch, value in enumerate(values, 1)
+    ]
+    objective, scores = pictures.curves("tumour", history).axes
+    loss, dice = objective.lines[0], scores.lines[0]
+    assert (loss.get_marker() == "o") == (len(values) == 1)
+    assert (dice.get_marker() == "o") == bool(alone)
+    assert dice.get_markevery() == (alone or None)

@@ -39,13 +39,14 @@ class Machine:
         share = rehearsal.share
         peaks = [500 * MB + round(share * each) for each in (self.trained, self.judged)]
         kept, batch = round(share * self.kept), round(share * 10 * MB)
+        workers = 5 * MB + round(share * 2 * MB)
         return Measured(
             *peaks,
             500 * MB + self.finished,
             3 * MB,
             kept,
             batch,
-            7 * MB,
+            workers,
             220 * MB,
             1.0,
             0.1 + share,
@@ -73,6 +74,10 @@ def test_however_large_the_patch_a_bounded_part_is_rehearsed(side, batch, kept):
     planned = plan(recipe, rehearse=machine)
     extra = case_bytes(recipe) + 7 * MB
     assert planned.ledger.peak - extra == pytest.approx(700 * MB, abs=1000)
+    assert planned.seconds == pytest.approx(1.1)
+    assert planned.ledger.activations == pytest.approx(kept * MB, abs=1000)
+    assert planned.ledger.data - extra == pytest.approx(10 * MB, abs=1000)
+    assert planned.apart - extra == pytest.approx(220 * MB, abs=1000)
     small, large = machine.seen
     assert small.share < large.share <= 1
     slab = batch * large.patch[0] * large.patch[1]
@@ -97,7 +102,15 @@ def test_of_another_patch_the_process_is_known():
     first = plan(TUMOUR, rehearse=Machine())
     machine = Machine(trained=8 * 200 * MB)
     other = plan(replace(TUMOUR, patch=(128,)), known=first, rehearse=machine)
-    assert len(machine.seen) == 1 and machine.seen[0].share < 1
+    (seen,) = machine.seen
+    share = seen.share
+    assert share < 1
+    # Through one point goes no line: of it all is taken in proportion, but for the processes beside.
+    assert other.seconds == pytest.approx((0.1 + share) / share)
+    assert other.ledger.activations == pytest.approx(80 * MB, abs=1000)
+    beside = case_bytes(TUMOUR) + 5 * MB + share * 2 * MB
+    assert other.ledger.data - beside == pytest.approx(10 * MB, abs=1000)
+    assert other.apart - beside == pytest.approx(220 * MB, abs=1000)
     assert other.ledger.process == pytest.approx(first.ledger.process, rel=1e-3)
     assert other.ledger.peak == pytest.approx(2100 * MB + case_bytes(TUMOUR) + 7 * MB, rel=1e-3)
 

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from scans import NEW, SHAPE, volumes, write, write_case
+from torch.utils.data import DataLoader
 
+from keelnet.data import patches
 from keelnet.data.cases import find_cases
 from keelnet.data.patients import patient_of
 from keelnet.data.prepared import Prepared
@@ -107,9 +109,25 @@ def test_a_network_is_read_without_its_scans(folder, tmp_path):
 
 @UNRENDERED
 @pytest.mark.parametrize("changes", [{"average": 0.5}, {"products": "bfloat16"}, {"spacing": 4.0}, {"workers": 1}, {"folds": 1}])  # fmt: skip
-def test_options_of_training_work(folder, tmp_path, changes):
-    steps = list(train(small(folder, patch=(4,), epochs=1, **changes), tmp_path / "run"))
-    assert np.isfinite(steps[0].terms["loss"])
+def test_options_of_training_act(folder, tmp_path, changes, monkeypatch, alone):
+    """An average on the weights that are kept, workers on who cuts the patches, all others on the objective too."""
+    asked = []
+
+    def loader(*given, num_workers, **named):
+        asked.append(num_workers)
+        return DataLoader(*given, num_workers=num_workers, **named)
+
+    monkeypatch.setattr(patches, "DataLoader", loader)
+    (option,) = changes
+    (plain,), (step,) = (
+        list(train(small(folder, patch=(4,), epochs=1, **each), tmp_path / f"run{len(each)}"))
+        for each in ({}, changes)
+    )
+    assert np.isfinite(step.terms["loss"])
+    assert (step.terms == plain.terms) == (option in ("average", "workers"))
+    kept = [torch.cat([*map(torch.flatten, each.state.kept.values())]) for each in (plain, step)]
+    assert torch.equal(*kept) == (option == "workers")
+    assert asked == [1] * (option == "workers")
 
 
 @UNRENDERED

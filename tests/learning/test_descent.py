@@ -172,31 +172,45 @@ def test_prediction_does_not_depend_on_the_batch_size():
     torch.testing.assert_close(predicted(model, x, 3), predicted(model, x, 10))
 
 
-def test_an_average_of_the_weights_is_what_is_validated_and_kept():
-    """Against the same average taken by hand along a run that is stopped after each step."""
-    samples = blobs()
-    settings = training(3, SGD(1e-1, momentum=0.0), average=0.5, warmup=0.0)
-    model, seen = network(), []
+def copied(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
-    def validate(net):
-        seen.append({name: value.clone() for name, value in net.state_dict().items()})
-        return {"accuracy": float(len(seen))}  # the last is the best
 
-    generator = torch.Generator().manual_seed(0)
-    list(descend(model, Objective(), samples, settings, validate, generator))
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, seen[-1][name])
-    plain = network()
-    list(run(plain, training(3, SGD(1e-1, momentum=0.0), warmup=0.0), samples))
-    assert any(
-        not torch.equal(value, plain.state_dict()[name])
-        for name, value in model.state_dict().items()
-    )
-    start = network().state_dict()
-    frozen = network()
-    list(run(frozen, training(1, average=1 - 1e-12), samples))
-    for name, value in frozen.state_dict().items():
-        torch.testing.assert_close(value, start[name], rtol=1e-6, atol=1e-7)
+@pytest.mark.parametrize("decay", [0.3, 0.9])
+def test_an_average_of_the_weights_is_what_is_validated_and_kept(decay):
+    """Against the same average taken by hand, step by step, along a run that keeps none."""
+    parts = (blobs().training, blobs().validation)
+    samples = InMemory(*((x.double(), labels) for x, labels in parts), ("left", "right"))
+
+    def run_of(model, average):
+        """The weights that each step begins with, those after the last one, and those that were validated."""
+        passed, seen = [], []
+
+        def loss(logits, labels):
+            passed.append(copied(model))
+            return torch.nn.functional.cross_entropy(logits, labels)
+
+        def validate(net):
+            seen.append(copied(net))
+            return {"accuracy": float(len(seen))}  # the last is the best
+
+        settings = training(3, SGD(1e-1), average=average)
+        generator = torch.Generator().manual_seed(0)
+        list(descend(model, Objective(loss), samples, settings, validate, generator))
+        return [*passed, copied(model)], seen
+
+    model = network().double()
+    (first, *later), _ = run_of(network().double(), None)
+    _, seen = run_of(model, decay)
+    assert (len(later), len(seen)) == (9, 3)
+    mean, means = first, []
+    for weights in later:
+        mean = {name: decay * mean[name] + (1 - decay) * weights[name] for name in mean}
+        means.append(mean)
+    close = {"rtol": 1e-12, "atol": 1e-14}
+    for found, wanted in zip(seen, means[2::3], strict=True):
+        torch.testing.assert_close(found, wanted, **close)
+    torch.testing.assert_close(copied(model), means[-1], **close)
 
 
 def test_a_descent_with_an_average_goes_on_where_it_was():

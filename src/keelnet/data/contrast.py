@@ -31,8 +31,8 @@ class Contrast:
     """How much scans differ: largest strengths, as fractions; each scan draws its own.
 
     jitter: of each class' signal; bias: of a smooth factor; noise: least and most deviation of Rician
-    noise; gamma: of the exponent; texture: of a smooth factor inside lesions; alike: how far the signal of a
-    look-alike may be from the tumour's; blur: deviation of the partial volume in mm.
+    noise; gamma: of the exponent; texture: deviation of a smooth factor inside lesions, cut off at twice that; alike:
+    how far the signal of a look-alike may be from the tumour's; blur: deviation of the partial volume in mm.
     """
 
     jitter: float = 0.08

@@ -61,7 +61,10 @@ def _all_mnist5k() -> Batch:
 
 
 def mnist(folder: Path | None, seed: int = 0) -> InMemory:
-    """The 70,000 digits of MNIST from its four IDX files in ``folder``, .gz or not: x (batch, 1, 28, 28)."""
+    """The 70,000 digits of MNIST from its four IDX files in ``folder``, .gz or not: x (batch, 1, 28, 28).
+
+    They are called as they are published, train-images-idx3-ubyte, or as some copies are, train-images.idx3-ubyte.
+    """
     return _from_idx(
         "mnist", _given("mnist", folder, "its four IDX files"), DIGITS, (Shift(2),), seed
     )
@@ -171,10 +174,14 @@ def _given(name: str, folder: Path | None, files: str) -> Path:
 
 
 def _found(name: str, folder: Path, names: Sequence[str]) -> list[Path]:
-    """The files of these names in the folder, packed (.gz) or not; raises ValueError where one is missing."""
+    """The files of these names in the folder, packed (.gz) or not; raises ValueError where one is missing.
+
+    Some copies of IDX files have a dot in their names, .idx3-ubyte, where those that were published have a hyphen.
+    """
     found = []
     for each in names:
-        choices = [folder / each, folder / f"{each}.gz"]
+        spellings = dict.fromkeys((each, each.replace("-idx", ".idx")))
+        choices = [folder / f"{spelt}{packed}" for spelt in spellings for packed in ("", ".gz")]
         path = next((choice for choice in choices if choice.is_file()), None)
         if path is None:
             raise ValueError(f"{name} needs {each} in {folder}; {NOT_DOWNLOADED}")

@@ -16,7 +16,7 @@ Field = NDArray[np.float32]
 def smooth_noise(
     shape: tuple[int, ...], spacing: float, random: np.random.Generator, order: int = 3
 ) -> Field:
-    """A smooth random field of mean 0 and deviation 1: splines through normal numbers ``spacing`` voxels apart."""
+    """A smooth field of mean 0 and deviation 1: splines through random numbers up to ``spacing`` voxels apart."""
     coarse = [max(2, round(side / spacing) + 2) for side in shape]
     knots = random.standard_normal(coarse)
     places = [np.linspace(0, c - 1, side) for c, side in zip(coarse, shape, strict=True)]
@@ -41,7 +41,10 @@ def _along(
 
 @dataclass(frozen=True)
 class Heads:
-    """How much heads differ: rotation in degrees, scale as a fraction, displacement in mm over ``spacing`` mm."""
+    """How much heads differ: rotation in degrees, scale as a fraction, displacement in mm over ``spacing`` mm.
+
+    rotation and scale are the largest along each axis; displacement is the deviation there, cut off at twice that.
+    """
 
     rotation: float = 8.0
     scale: float = 0.08

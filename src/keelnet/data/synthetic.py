@@ -138,8 +138,10 @@ def _write(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64])
 def dataset_json(cases: int) -> dict[str, object]:
     """What the Decathlon keeps beside its volumes."""
     title = {"flair": "FLAIR", "t1": "T1w", "t1ce": "T1gd", "t2": "T2w"}
+    files = [f"{case_name('msd', number)}.nii.gz" for number in range(cases)]
     return {
         "name": "synthetic tumours on a real atlas",
+        "tensorImageSize": "4D",
         "modality": {str(at): title[name] for at, name in enumerate(MODALITIES)},
         "labels": {
             "0": "background",
@@ -148,4 +150,9 @@ def dataset_json(cases: int) -> dict[str, object]:
             "3": "enhancing tumour",
         },
         "numTraining": cases,
+        "numTest": 0,
+        "training": [
+            {"image": f"./imagesTr/{each}", "label": f"./labelsTr/{each}"} for each in files
+        ],
+        "test": [],
     }

@@ -19,7 +19,7 @@ from keelnet.data.cases import Found, find_cases
 from keelnet.data.conventions import Convention, convention_named
 from keelnet.data.grids import turn_between, turned
 from keelnet.data.patients import patient_of
-from keelnet.data.prepared import ready
+from keelnet.data.prepared import content_of, ready
 from keelnet.data.scans import Scan, read_scan, settle
 from keelnet.data.volumes import read_geometry, read_voxels, write_map
 from keelnet.experiments.evaluated import Evaluated
@@ -51,7 +51,8 @@ def evaluate(
     picture of each case in cases/, and with ``maps`` its entropy as NIfTI in the scan's own space. With ``overwrite``
     pictures and maps of the cases in the old cases.csv go. A bad case
     ends the work with ValueError; with ``skip_bad`` it is left out. Headers of all cases are checked before the first is
-    scored. ``run`` is named in the report, ``split`` is its split.json, by which cases that it was trained on are told.
+    scored. ``run`` is named in the report, ``split`` is its split.json, by which cases that it was trained on are told:
+    by file and patient (`trained_on`), and wherever they lie by what they hold (`contents_trained_on`).
     """
     found = settle(find_cases(inputs), convention_named(labels) if labels is not None else None)
     for line in str(found).splitlines():
@@ -66,25 +67,25 @@ def evaluate(
         raise ValueError("no case is left that can be read")
     if unlabelled := len(found.cases) - len(labelled):
         report(f"{unlabelled} cases without labels are left out")
-    seen = trained_on(split, cases, inputs, report)
-    if seen:
-        report(
-            f"{len(seen)} of {len(cases)} cases were trained on: their scores say nothing of new ones"
-        )
+    seen, contents = trained_on(split, cases, inputs, report), contents_trained_on(split)
     require_apart(out, ("cases.csv", "summary.json", "report.html"), cases, inputs)
     with OutputFolder.claim(out, overwrite, whole=True) as folder:
         done: list[Evaluated] = []
         for case in cases:
             scored = _scored(
-                segmenting, case, found.convention, skip_bad, found.refused, folder, maps
+                segmenting, case, found.convention, skip_bad, found.refused, folder, maps, contents
             )
             if scored is None:
                 report(f"left out {case.name}: {found.refused[case.name]}")
                 continue
-            done.append(replace(scored, trained_on=case.name in seen))
+            done.append(replace(scored, trained_on=scored.trained_on or case.name in seen))
             yield done[-1]
         if not done:
             raise ValueError("no case is left that can be read")
+        if count := sum(each.trained_on for each in done):
+            report(
+                f"{count} of {len(done)} cases were trained on: their scores say nothing of new ones"
+            )
         for name in cases_of(out / "cases.csv"):
             for old in files_of(name):
                 folder.retire(old)
@@ -104,6 +105,7 @@ def _scored(
     refused: dict[str, str],
     folder: OutputFolder,
     maps: bool,
+    contents: set[str],
 ) -> Evaluated | None:
     # Late, as Matplotlib is: what is wrong with the input is said at once.
     from keelnet.experiments.evaluation_pictures import case_picture
@@ -134,6 +136,7 @@ def _scored(
         float(doubt[brain].mean()),
         sensitivity_of(segmenting, scan, classes),
         None if on_mimics is None else on_mimics * geometry.voxel_ml,
+        bool(contents) and content_of(scan) in contents,
     )
 
 
@@ -145,7 +148,7 @@ def trained_on(
 ) -> set[str]:
     """Names of the cases that a run has seen by its split.json: the same files, or in the same place the same patients.
 
-    None where it does not say what was trained on, which is reported.
+    None where it does not say what was trained on, which is reported. Copies are told by `contents_trained_on`.
     """
     if split is None or not split.is_file():
         return set()
@@ -167,6 +170,18 @@ def trained_on(
         return here and (case.whose in told or patient_of(case.name) in named)
 
     return {case.name for case in cases if seen(case)}
+
+
+def contents_trained_on(split: Path | None) -> set[str]:
+    """`content_of` the cases that a run has seen by its split.json, so that copies of them are known.
+
+    Runs of earlier versions do not say it.
+    """
+    if split is None or not split.is_file():
+        return set()
+    about = json.loads(split.read_text(encoding="utf-8"))
+    known = about.get("content", {})
+    return {known[name] for name in about.get("training", ()) if known.get(name)}
 
 
 def _places(path: Path) -> set[Path]:

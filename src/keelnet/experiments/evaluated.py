@@ -15,7 +15,7 @@ class Evaluated:
     """One case: scores by region, mean entropy in bits over the brain, sensitivity, and ml found on look-alikes.
 
     mimics_ml is None where the case has no file of look-alikes, as published sets have none. trained_on: the network
-    has seen the case in training, or another scan of its patient.
+    has seen the case in training, a copy of it, or another scan of its patient.
     """
 
     name: str

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from keelnet.experiments.fits import require_within
 from keelnet.experiments.ledger import as_text
-from keelnet.experiments.plan import Plan
-from keelnet.experiments.problems import device_named
+from keelnet.experiments.plan import MARGIN, Plan
+from keelnet.experiments.problems import device_named, network_of
 from keelnet.experiments.recipes import Recipe
 from keelnet.experiments.resident import STATUS, says_no_memory, status_of
 from keelnet.experiments.tasks import Report
@@ -23,14 +23,27 @@ def limited(
 ) -> Iterator[Progress]:
     """The steps of a training that has this many bytes; raises ValueError, saying what would fit, before the first.
 
-    Where several processes train together the bytes are those of each, and it is planned for its share of a batch.
+    Where several processes train together the bytes are those of each, and it is planned for its share of a batch
+    within what the gradients that they send leave.
     """
     team, _ = team_of(device_named(recipe.device))
     own = replace(recipe, batch=math.ceil(recipe.batch / team.share.size))
     with team.watched():
         team.in_turn(lambda: _require_more_than_now(memory))
-        planned: Plan = team.by_leader(lambda: require_within(own, memory, report))
+        planned: Plan = team.by_leader(lambda: _planned(own, memory, team.share.size, report))
     return _held(steps, memory, planned.apart)
+
+
+def _planned(recipe: Recipe, memory: int, processes: int, report: Report) -> Plan:
+    if processes == 1:
+        return require_within(recipe, memory, report)
+    # What is rehearsed is one process, which sends nothing. DistributedDataParallel copies gradients to buckets.
+    moved = [value for value in network_of(recipe).parameters() if value.requires_grad]
+    buckets = math.ceil((1 + MARGIN) * sum(value.nbytes for value in moved))
+    report(
+        f"{as_text(buckets)} of the {as_text(memory)} of each process hold the gradients that it sends to the others"
+    )
+    return require_within(recipe, max(0, memory - buckets), report)
 
 
 def _require_more_than_now(memory: int) -> None:

@@ -59,6 +59,7 @@ def _curve_of(axes: Axes, history: list[dict[str, Any]], kind: str, label: str) 
     styles = ("-", "--", "-.", ":")
     for index, name in enumerate(history[0][kind]):
         values = [np.nan if line[kind].get(name) is None else line[kind][name] for line in history]
+        alone = _alone(np.array(values, float))
         axes.plot(
             epochs,
             values,
@@ -66,12 +67,20 @@ def _curve_of(axes: Axes, history: list[dict[str, Any]], kind: str, label: str) 
             color=LINES[index % len(LINES)],
             linestyle=styles[index % len(styles)],
             linewidth=2.2 if index == 0 else 1.5,
+            marker="o" if alone else None,
+            markevery=alone or None,
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.legend(frameon=True)
+
+
+def _alone(values: NDArray[np.float64]) -> list[int]:
+    """Where a value has no neighbour, as that of a run of one epoch: a line does not show it."""
+    shown = np.pad(np.isfinite(values), 1)
+    return [int(place) for place in np.flatnonzero(shown[1:-1] & ~shown[:-2] & ~shown[2:])]
 
 
 def overlay(

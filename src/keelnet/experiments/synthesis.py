@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keelnet.data.conventions import MODALITIES
 from keelnet.data.rating import Rater
@@ -43,10 +45,10 @@ def synthesise(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder; choose another")
     with OutputFolder.claim(out, overwrite=False, whole=True) as folder:
-        shown: list[tuple[str, SyntheticCase]] = []
+        shown: list[Row] = []
         for name, case in write_cases(synthesis, folder.root, cases, layout):
             if len(shown) < SHOWN:
-                shown.append((name, case))
+                shown.append(Row.of(name, case))
             yield name
         if layout == "msd":
             folder.write_text("dataset.json", json.dumps(dataset_json(cases), indent=2) + "\n")
@@ -63,20 +65,41 @@ labelled as by a reader, whose edges are a fraction of a voxel off; easy ones wh
 """
 
 
-def contact_sheet(cases: list[tuple[str, SyntheticCase]]) -> bytes:
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What the contact sheet shows of a case: x (4, right, anterior), classes and look-alikes where most tumour is."""
+
+    name: str
+    x: NDArray[np.float32]
+    classes: NDArray[np.uint8]
+    mimics: NDArray[np.uint8]
+
+    @staticmethod
+    def of(name: str, case: SyntheticCase) -> Row:
+        """Copies, which do not keep the volumes: a case at 1 mm holds 150 MB."""
+        classes, mimics = case.lesions.classes, case.lesions.mimics
+        level = int(np.argmax((classes > 0).sum((0, 1))))
+        return Row(
+            name,
+            case.x[..., level].copy(),
+            classes[..., level].copy(),
+            mimics[..., level].copy(),
+        )
+
+
+def contact_sheet(rows: list[Row]) -> bytes:
     """A row a case: the four modalities where most tumour is, and the labels over FLAIR."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 2.1 * len(cases) + 0.5), layout="constrained")
-    axes = figure.subplots(len(cases), 5, squeeze=False)
-    for row, (name, case) in zip(axes, cases, strict=True):
-        level = int(np.argmax((case.lesions.classes > 0).sum((0, 1))))
-        for axis, modality, volume in zip(row, MODALITIES, case.x, strict=False):
-            axis.imshow(volume[:, :, level].T, cmap="gray", origin="lower")
+    figure = Figure(figsize=(10, 2.1 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), 5, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        for axis, modality, plane in zip(line, MODALITIES, row.x, strict=False):
+            axis.imshow(plane.T, cmap="gray", origin="lower")
             axis.set_title(modality, fontsize=8)
-        row[4].imshow(case.x[0, :, :, level].T, cmap="gray", origin="lower")
-        _overlay(row[4], case, level)
-        row[0].set_ylabel(name, fontsize=7)
+        line[4].imshow(row.x[0].T, cmap="gray", origin="lower")
+        _overlay(line[4], row)
+        line[0].set_ylabel(row.name, fontsize=7)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -89,18 +112,18 @@ def contact_sheet(cases: list[tuple[str, SyntheticCase]]) -> bytes:
     return file.getvalue()
 
 
-def _overlay(axis: object, case: SyntheticCase, level: int) -> None:
+def _overlay(axis: object, row: Row) -> None:
     from matplotlib.axes import Axes
     from matplotlib.colors import ListedColormap
 
     from keelnet.experiments.pictures import LESIONS
 
     assert isinstance(axis, Axes)
-    classes = case.lesions.classes[:, :, level].T
+    classes = row.classes.T
     colours = ListedColormap(LESIONS[:3])
     shown = np.ma.masked_where(classes == 0, classes)
     axis.imshow(shown, cmap=colours, vmin=1, vmax=3, alpha=0.75, origin="lower", interpolation="nearest")  # fmt: skip
-    mimics = case.lesions.mimics[:, :, level].T > 0
+    mimics = row.mimics.T > 0
     if mimics.any():
         axis.contour(mimics, levels=[0.5], colors="white", linewidths=0.6)
     axis.set_title("labels", fontsize=8)
