@@ -85,6 +85,14 @@ def test_without_an_edge_nothing_turns_and_bad_input_is_named():
         sensitivity(Constant(), torch.full((1, 1, 4, 4), torch.nan))
 
 
+def test_growth_whose_square_is_past_float32_is_a_number():
+    network = torch.nn.Conv3d(1, 1, 1, bias=False)
+    with torch.no_grad():
+        network.weight.fill_(1e21)
+    found = sensitivity(network, torch.ones(1, 1, 2, 2, 2))
+    assert found.growth == pytest.approx(1e21, rel=1e-5) and found.converged
+
+
 def test_a_block_within_the_field_of_another_stores_its_states_meanwhile():
     torch.manual_seed(0)
     inner = kn.Block(kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(2)), 3, strategy=kn.reversible)

@@ -209,6 +209,7 @@ class Lazy(nn.Module):
 @pytest.mark.parametrize("blocks", [None, ["1"]])
 def test_lazy_modules_are_built_by_what_is_read(blocks):
     network, x = nn.Sequential(nn.LazyConv2d(3, 1), Lazy()), torch.randn(2, 2, 4, 4)
+    network[1].idle = nn.LazyBatchNorm2d()  # called nowhere
     (name, growth), *_ = measured(network, x, blocks=blocks)
     assert name == "1" and growth == measured(network, x, blocks=blocks)[0][1]
     assert network[1].norm.training and not bool(network[1].norm.running_mean.any())

@@ -28,6 +28,7 @@ from keelnet.dynamics.fields import Dynamics, Theta
 from keelnet.dynamics.forms import forms_of
 from keelnet.networks.blocks import Block
 from keelnet.propagation.bounds import damped
+from keelnet.propagation.checks import widened
 from keelnet.propagation.gradients import last, march
 from keelnet.propagation.integrators import RK4, Euler, Integrator, State
 from keelnet.propagation.shears import Leapfrog, Midpoint, ShearIntegrator, Verlet, sheared
@@ -88,7 +89,7 @@ class Path:
 
     def begin(self, y: Tensor) -> State:
         """The state before layer 0."""
-        return self.integrator.begin(self.field.parts(y))
+        return self.integrator.begin(self.field.parts(widened(y)))
 
     def features(self, state: State) -> Tensor:
         """What the block returns of its last state."""

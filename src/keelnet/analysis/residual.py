@@ -304,8 +304,8 @@ def _notes(chosen: Sequence[nn.Module], apart: Sequence[str]) -> list[str]:
         each
         for each in inside
         if isinstance(each, _BatchNorm)
-        and each.running_mean is not None
-        and each.running_var is not None
+        and type(each.running_mean) is Tensor  # not of a lazy one that is called nowhere
+        and type(each.running_var) is Tensor
         # Not by their counter: where old or converted weights have none it stays 0.
         and bool((each.running_mean == 0).all() and (each.running_var == 1).all())
     ]

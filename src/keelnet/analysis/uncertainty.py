@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from keelnet.analysis.conditions import recorded, require_finite
 from keelnet.analysis.derivatives import Jacobian, Recomputed, sound
-from keelnet.analysis.singular import direction
+from keelnet.analysis.singular import direction, divided, norms
 from keelnet.analysis.visits import evaluating, measuring
 from keelnet.dynamics.kernels import require_count
 from keelnet.networks.network import propagating
@@ -88,16 +88,15 @@ def _growth(jacobian: Jacobian | Recomputed, iterations: int, seed: int) -> tupl
     v = direction(jacobian.y, seed)
     found, before = 0.0, 0.0
     for count in range(1, iterations + 1):
-        w = jacobian.pushed(v / v.norm().clamp(min=1e-30))
-        found = float(w.norm())
+        w = jacobian.pushed(divided(v, norms(v)))
+        found = float(norms(w))
+        v = jacobian.pulled(divided(w, norms(w)))
         if not jacobian.certain:
             # A rough J v leads to a direction as well; what Jᵀ makes of that one is never more than σ_max.
-            w = w / w.norm().clamp(min=1e-30)
-            v = jacobian.pulled(w)
-            found = float(v.norm())
+            found = float(norms(v))
         if abs(found - before) <= CONVERGED * found and count > 1:
             return found, count, True
-        before, v = found, jacobian.pulled(w) if jacobian.certain else v
+        before = found
     return found, iterations, False
 
 
