@@ -777,3 +777,25 @@ def test_a_bound_of_imex_is_one_up_to_which_no_layer_grows():
         (row,) = kn.analysis.stability(subject, torch.ones(1, 2).double()).blocks
         assert row.step_bound == pytest.approx(2) and not row.unstable
         assert (row.amplification is None) == still  # beyond it the growth decides
+
+
+@pytest.mark.parametrize("start", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [
+        (kn.Verlet(), kn.DoubleHamiltonianField(kn.DenseKernel(40), kn.DenseKernel(40))),
+        (kn.Leapfrog(), kn.SymmetricField(kn.DenseKernel(80))),
+        (kn.Verlet(), kn.HamiltonianField(kn.DenseKernel(40))),
+    ],
+)
+def test_under_autocast_growth_is_that_without_it_but_for_rounding(method, field, start):
+    """More than 64 numbers a sample; what comes before the block is rounded by autocast."""
+    torch.manual_seed(0)
+    block = kn.Block(method, field, 6, 3.0)
+    before = torch.nn.Linear(80, 80) if start == "bfloat16" else torch.nn.Identity()
+    network, x = torch.nn.Sequential(before, block), torch.randn(2, 80)
+    (exact,) = kn.analysis.stability(network, x).blocks
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = kn.analysis.stability(network, x).blocks
+    assert found.growth == pytest.approx(exact.growth, rel=0.05)
+    assert found.smallest < 1.5 * exact.smallest < 0.9 * exact.growth

@@ -467,7 +467,7 @@ def test_a_copy_of_a_case_that_was_trained_on_is_known_by_what_it_holds(how, tmp
     wanted = "other" if how == "by another name" else "seen"
     assert [each.name for each in done if each.trained_on] == [wanted]
     assert [line for line in heard if "trained on" in line] == [
-        "1 of 3 cases were trained on: their scores say nothing of new ones"
+        "1 cases are copies of some that were trained on: their scores say nothing of new ones"
     ]
     assert json.loads((out / "summary.json").read_text())["trained_on"] == 1
     assert {case for (case, _), row in table(out).items() if row["trained_on"] == "1"} == {wanted}

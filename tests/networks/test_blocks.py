@@ -297,11 +297,16 @@ def test_the_old_weight_norm_of_a_control_is_that_of_now():
     assert not torch.equal(block(y), before)
 
 
+@pytest.mark.parametrize("checked", [True, False])
 @pytest.mark.parametrize("damping", ["auto", 0.1])
-def test_an_unchecked_block_passes_vmap_and_export_at_its_first_call(damping):
-    def block():
-        made = kn.Block(kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(3), damping=damping), 3)
-        made.checked = False
+def test_a_block_passes_vmap_over_its_weights_and_unchecked_export_at_its_first_call(
+    damping, checked
+):
+    def block(checked=checked):
+        made = kn.Block(
+            kn.Euler(), kn.AntisymmetricField(kn.DenseKernel(3), damping=damping), 3, 0.1
+        )
+        made.checked = checked
         return made
 
     blocks, y = [block() for _ in range(3)], torch.randn(5, 3)
@@ -310,7 +315,7 @@ def test_an_unchecked_block_passes_vmap_and_export_at_its_first_call(damping):
         parameters
     )
     torch.testing.assert_close(found, torch.stack([each(y) for each in blocks]))
-    exported = torch.export.export(block().eval(), (y,)).module()
+    exported = torch.export.export(block(False).eval(), (y,)).module()
     exported.load_state_dict(blocks[1].state_dict())
     torch.testing.assert_close(exported(y), blocks[1](y))
 

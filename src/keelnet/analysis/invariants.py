@@ -17,7 +17,7 @@ from keelnet.propagation.checks import all_finite
 from keelnet.propagation.integrators import State
 from keelnet.propagation.shears import Leapfrog, ShearIntegrator, Verlet
 
-ROUNDED = 100  # times eps: what a number adds to an energy by rounding is below 1 % of it
+ROUNDED = 100  # times eps: the part of the largest energy below which nothing is divided by one
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Invariants:
     """Of one journey through a path, the largest over samples; None where there is no such thing.
 
     energy_deviation: max |E_j − E_0| / E_0 over layers. energy_drift: the mean of E over the last half of the layers
-    by that over the first, minus 1. E is worked out in float64, its part of a number to `ROUNDED`, below which nothing
-    is divided by it. It is conserved by the flow where θ does not change in time; with θ(t) it
+    by that over the first, minus 1. E is conserved by the flow where θ does not change in time; with θ(t) it
     is that of each layer's own θ. reversal_error: |ỹ_0 − y_0| / |y_0| of the state after all layers and back; by the first
     state that is not 0 where y_0 is.
     """
@@ -58,28 +57,28 @@ def invariants(path: Path, y: Tensor) -> Invariants:
                     path.integrator, path.field, start, path.controls, path.h, path.depth
                 )
             )
-        deviation, drift = _kept(energies, sum(part[0].numel() for part in start))
+        deviation, drift = _kept(energies)
         return Invariants(deviation, drift, _returned(path, start, state, sizes))
 
 
-def _kept(energies: list[Tensor | None], numbers: int) -> tuple[float, float] | tuple[None, None]:
+def _kept(energies: list[Tensor | None]) -> tuple[float, float] | tuple[None, None]:
     known = [energy for energy in energies if energy is not None]
     if not known:
         return None, None
     every = torch.stack(known)  # (layers + 1, samples)
-    least = ROUNDED * numbers * torch.finfo(every.dtype).eps
-    every = every.double()
+    eps, every = torch.finfo(every.dtype).eps, every.double()
+    least = (ROUNDED * eps * every.amax(0)).clamp(min=torch.finfo(every.dtype).tiny)
     middle = (len(every) + 1) // 2
     first, last = every[:middle].mean(0), every[middle:].mean(0)
-    drift = (last - first) / first.clamp(min=least)
+    drift = (last - first) / torch.maximum(first, least)
     return (
-        float(((every - every[0]).abs().amax(0) / every[0].clamp(min=least)).max()),
+        float(((every - every[0]).abs().amax(0) / torch.maximum(every[0], least)).max()),
         float(drift[drift.abs().argmax()]),
     )
 
 
 def _energies(path: Path, state: State, layer: int) -> Tensor | None:
-    """Of each sample; large batches part by part, since in float64 they are twice as large."""
+    """Of each sample; large batches part by part, for what an activation's energy takes on the way."""
     if isinstance(path.field, SeparableHamiltonian):
         state = path.integrator.finish(state)
     elif not (isinstance(path.field, SymmetricField) and isinstance(path.integrator, Leapfrog)):
@@ -93,9 +92,6 @@ def _energies(path: Path, state: State, layer: int) -> Tensor | None:
 def _energy(path: Path, state: State, layer: int) -> Tensor | None:
     """After ``layer`` (−1: before the first), with the momentum brought to the time of y."""
     field, theta = path.field, path.theta(max(layer, 0))
-    if not path.typed:  # log cosh of small numbers is lost in the rounding of float32
-        theta = {name: value.double() for name, value in theta.items()}
-        state = tuple(part.double() for part in state)
     y, z = _in_step(path, state, theta, layer)
     try:
         if isinstance(field, SeparableHamiltonian):

@@ -28,7 +28,6 @@ from keelnet.dynamics.fields import Dynamics, Theta
 from keelnet.dynamics.forms import forms_of
 from keelnet.networks.blocks import Block
 from keelnet.propagation.bounds import damped
-from keelnet.propagation.checks import widened
 from keelnet.propagation.gradients import last, march
 from keelnet.propagation.integrators import RK4, Euler, Integrator, State
 from keelnet.propagation.shears import Leapfrog, Midpoint, ShearIntegrator, Verlet, sheared
@@ -89,7 +88,7 @@ class Path:
 
     def begin(self, y: Tensor) -> State:
         """The state before layer 0."""
-        return self.integrator.begin(self.field.parts(widened(y)))
+        return self.integrator.begin(self.field.parts(y))
 
     def features(self, state: State) -> Tensor:
         """What the block returns of its last state."""
@@ -242,7 +241,7 @@ def _undone(path: Path, state: State, costate: State, layer: int) -> tuple[State
             leaf = parts[other].detach().requires_grad_()
             rate = leaf.view_as(leaf) if shear.rate is None else shear.rate(leaf, theta)
             parts[moved] = parts[moved].sub(rate.detach(), alpha=shear.scale)
-            product = paired(rate, costates[moved])
+            product = paired(rate, costates[moved].to(rate.dtype))  # rounded by autocast
         if rate.requires_grad:
             del rate
             (pulled,) = torch.autograd.grad(product, leaf)

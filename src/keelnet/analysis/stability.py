@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keelnet.analysis.calls import Call
+from keelnet.analysis.calls import NARROW, Call
 from keelnet.analysis.conditions import (
     first_line,
     recorded,
@@ -99,7 +99,8 @@ def stability(
         count = calls[call.part] = calls.get(call.part, 0) + 1
         name = blocks[call.part] + (f" (call {count})" if count > 1 else "")
         try:
-            rows.append(_measured(name, call.part, call.y, layers, iterations))
+            y = call.y.float() if call.y.dtype in NARROW else call.y  # as under autocast
+            rows.append(_measured(name, call.part, y, layers, iterations))
         except RuntimeError as error:
             if not call.recording:
                 raise

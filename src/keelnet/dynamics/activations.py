@@ -14,7 +14,11 @@ Function = Callable[[Tensor], Tensor]
 
 
 def _log_cosh(x: Tensor) -> Tensor:
-    return functional.softplus(2 * x) - x - math.log(2.0)
+    """To all digits near 0, too, where log 2 would cancel them; farther out sinh² overflows."""
+    size = x.abs()
+    far = size + torch.log1p(torch.exp(-2 * size)) - math.log(2.0)
+    near = torch.log1p(2 * torch.sinh(x.clamp(-1, 1) / 2).square())
+    return torch.where(size < 1, near, far)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -31,7 +35,8 @@ def _half_square(x: Tensor) -> Tensor:
 
 
 def _versine(x: Tensor) -> Tensor:
-    return 1 - torch.cos(x)
+    """1 − cos x, to all digits near 0."""
+    return 2 * torch.sin(x / 2).square()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from keelnet.experiments.segmenting import Segmenting
 from keelnet.experiments.tasks import Report
 from keelnet.experiments.tiles import Tiles
 
+NOTHING_NEW = "their scores say nothing of new ones"
 PATCH = 48  # voxels a side of what the sensitivity is taken on, where the tumour is
 
 
@@ -68,6 +69,8 @@ def evaluate(
     if unlabelled := len(found.cases) - len(labelled):
         report(f"{unlabelled} cases without labels are left out")
     seen, contents = trained_on(split, cases, inputs, report), contents_trained_on(split)
+    if seen:
+        report(f"{len(seen)} of {len(cases)} cases were trained on: {NOTHING_NEW}")
     require_apart(out, ("cases.csv", "summary.json", "report.html"), cases, inputs)
     with OutputFolder.claim(out, overwrite, whole=True) as folder:
         done: list[Evaluated] = []
@@ -82,10 +85,9 @@ def evaluate(
             yield done[-1]
         if not done:
             raise ValueError("no case is left that can be read")
-        if count := sum(each.trained_on for each in done):
-            report(
-                f"{count} of {len(done)} cases were trained on: their scores say nothing of new ones"
-            )
+        copies = [each.name for each in done if each.trained_on and each.name not in seen]
+        if copies:
+            report(f"{len(copies)} cases are copies of some that were trained on: {NOTHING_NEW}")
         for name in cases_of(out / "cases.csv"):
             for old in files_of(name):
                 folder.retire(old)

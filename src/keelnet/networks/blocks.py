@@ -24,7 +24,7 @@ class Block(nn.Module):
     control: θ(t) on its own knots; Control.random(field, depth) when None. The field's rules for
     channels hold: a partitioned field given all its channels returns all of them. What field and method hold beside the
     control (of a ModuleField a copy of its module; damping or a diffusion that is an nn.Parameter) is the block's.
-    ``checked`` False leaves out the looks at the numbers, which torch.func.vmap and torch.export cannot take.
+    ``checked`` False leaves out the looks at the numbers, which torch.export cannot take.
 
     Raises ValueError for what is no method, field, Control or strategy, a field that the integrator cannot move, a
     strategy that the pair cannot honour, depth < 1 and final_time ≤ 0.

@@ -31,6 +31,7 @@ from keelnet.propagation.integrators import (
     StabilityWarning,
     State,
     numbers,
+    readable,
 )
 
 
@@ -107,7 +108,7 @@ def _spectra(
         needed = 0.0 if h is None else _needed(integrator, field, h, field.frequencies(frozen))
         field = field.with_damping(needed)
     spectrum = field.spectrum(frozen)
-    return None if spectrum is None else numbers(spectrum)
+    return None if spectrum is None or not readable(spectrum) else numbers(spectrum)
 
 
 def damped(

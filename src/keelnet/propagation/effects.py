@@ -19,7 +19,7 @@ from keelnet.dynamics.forms import forms_of
 from keelnet.dynamics.holders import Generator
 from keelnet.propagation.integrators import Integrator, State
 
-READ = ("cpu", "cuda")  # devices of whose generators the states are read
+READ = ("cpu", "cuda", "meta")  # devices of whose generators the states are read
 FEW = 10_000  # numbers of a buffer that are all compared; of more, about as many, spread over it
 
 

@@ -48,7 +48,7 @@ def propagate(
     are returned, joined on the channel axis. ``strategy`` (store_all, checkpointed, reversible)
     chooses how the gradient remembers the path; the value does not depend on it. ``depth`` is
     needed only where there are no controls to count. ``checked=False`` leaves out the looks at the
-    numbers (needed under torch.func.vmap; saves one pass over y0 and y(T)).
+    numbers (saves one pass over y0 and y(T)).
 
     Raises ValueError for shapes, names, types or depths that do not fit, for a strategy that the
     method cannot honour, for non-finite input, and where the state becomes non-finite: the message
