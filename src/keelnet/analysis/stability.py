@@ -188,9 +188,10 @@ def _with_bound(row: BlockStability, path: Path) -> BlockStability:
 def _of_explicit_half(row: BlockStability) -> BlockStability:
     """Under IMEX it tells where no layer grows, not where one does: there L may hold it."""
     assert row.amplification is not None
+    holds = row.amplification <= 1 + TOLERANCE
     if row.step_bound == 0:
         row = replace(row, step_bound=None, bound_layer=None)
-    return row if row.amplification <= 1 + TOLERANCE else replace(row, amplification=None)
+    return row if holds else replace(row, amplification=None)
 
 
 def _known_spectrum(path: Path, layer: int) -> Complex | None:

@@ -136,12 +136,9 @@ class Picture:
             return found | {"cloud_layers": layers, "cloud": every[features:]}
         places = sampled(scene.depth, PLACES)
         wide = self.window > WIDEST
-        crossed = every[features:] / self.window if wide else every[features:]
-        return found | {
-            "density": density(crossed, 1.0 if wide else self.window, self.side),
-            "cloud_layers": places,
-            "cloud": every[features:, places],
-        }
+        crossed: Array = every[features:] / self.window if wide else every[features:]
+        ink = density(crossed, 1.0 if wide else self.window, self.side)
+        return found | {"density": ink, "cloud_layers": places, "cloud": every[features:, places]}
 
     def _damping(self) -> float:
         return float(getattr(self.paths.model.resolved, "damping", 0.0))
