@@ -4,6 +4,8 @@ import ast
 import graphlib
 import importlib
 import inspect
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,8 @@ MODULES = {
     if path.parent != SOURCE
 }
 NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
+SCRIPTS = sorted(SOURCE.rglob("*.js"))
+NODE = shutil.which("node")
 EVERY_FILE = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 
@@ -110,6 +114,16 @@ def test_imports_make_no_cycle():
 )
 def test_the_law_of_floors_sees_every_way_to_import(code, rooms):
     assert rooms_used(ast.parse(code)) == rooms
+
+
+@pytest.mark.skipif(NODE is None, reason="no node; on Debian: apt-get install nodejs")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_of_the_pages_can_be_read(script, tmp_path):
+    """As the module that it is there, which node knows by the ending. What it does is seen in a browser alone."""
+    module = tmp_path / "script.mjs"
+    module.write_bytes(script.read_bytes())
+    found = subprocess.run([NODE, "--check", module], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 @EVERY_FILE

@@ -92,6 +92,18 @@ def test_states_that_do_not_come_back_are_computed_again():
     assert not found.returns(torch.float32) or found.reversal_error < 1e-5
 
 
+def test_the_growth_of_what_does_not_come_back_is_that_along_the_states_it_had():
+    """By products. Stepped back, the first layers would see other signs, so other slopes."""
+    field = kn.SymmetricField(kn.DenseKernel(70), "leaky_relu")
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(30, 70, 70, dtype=torch.float64, generator=generator) / 70**0.5
+    subject = kn.Block(kn.Leapfrog(), field, 30, 30.0, kn.Control({"weight": 2.5 * weight}))
+    y = torch.randn(2, 70, dtype=torch.float64, generator=generator)
+    (row,) = kn.analysis.stability(subject, y).blocks
+    assert row.reversal_error > 1 and row.converged
+    assert row.growth == pytest.approx(exact_growth(subject, y), rel=1e-6)
+
+
 def test_growth_by_layer_of_many_numbers_is_a_lower_bound_that_comes_close():
     kernel = kn.ConvKernel(2, dim=2)
     field = kn.SingleField(kernel)

@@ -76,6 +76,18 @@ def test_a_shift_is_its_own_distance(spacing):
         assert distance == pytest.approx(2 * spacing[axis])
 
 
+def test_one_far_voxel_of_153_does_not_decide():
+    far = cube((25, 25, 25), 1, onto=ONE)
+    assert hausdorff95(far > 0, ONE > 0, (1, 1, 1)) == hausdorff95(ONE > 0, far > 0, (1, 1, 1)) == 0
+
+
+def test_what_only_one_of_both_has_is_as_far_from_either():
+    """From the other's surface to its own there is no distance at all."""
+    two = cube((20, 20, 20), 6, onto=ONE)
+    distance = hausdorff95(two > 0, ONE > 0, (1, 1, 1))
+    assert distance == hausdorff95(ONE > 0, two > 0, (1, 1, 1)) > 10
+
+
 def test_lesions_that_are_lost_or_invented_count_and_specks_of_the_truth_do_not():
     two = cube((20, 20, 20), 5, onto=ONE)
     lost = scores(ONE, two)["ET"]

@@ -159,6 +159,13 @@ def test_only_pictures_of_the_run_are_given_away(tmp_path):
         entry.picture("../secret.png")
 
 
+def middle(marked):
+    """Of the marked pixels: from the left and from below, as parts of the picture."""
+    rows, columns = np.nonzero(marked)
+    height, width = marked.shape
+    return (columns.mean() + 0.5) / width, 1 - (rows.mean() + 0.5) / height
+
+
 @pytest.mark.parametrize("with_scan", [True, False])
 @pytest.mark.parametrize("plane", PLANE_NAMES)
 def test_a_slice_shows_the_class_where_it_lies(tmp_path, plane, with_scan):
@@ -170,7 +177,13 @@ def test_a_slice_shows_the_class_where_it_lies(tmp_path, plane, with_scan):
     assert (case.x is not None) == with_scan
     place = case.fullest(plane)
     image = np.asarray(Image.open(io.BytesIO(case.picture(plane, place, "flair", 1.0))))
-    assert (image == np.array(SHADES[1])).all(-1).any()
+    right, up = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}[plane]
+    voxels = 3.5, 4.5, 6.0  # the middle of the two in `write_labels`
+    wanted = pytest.approx((voxels[right] / SHAPE[right], voxels[up] / SHAPE[up]), abs=0.01)
+    assert middle((image == np.array(SHADES[1])).all(-1)) == wanted
+    grey = np.where(case.classes > 0, 1, 2).astype(np.float32)
+    shown = replace(case, x=np.stack([grey] * 4)).picture(plane, place, "flair", 0.0)
+    assert middle((np.asarray(Image.open(io.BytesIO(shown))) == 128).all(-1)) == wanted
     other = np.asarray(Image.open(io.BytesIO(case.picture(plane, 0, "flair", 1.0))))
     assert not (other == np.array(SHADES[1])).all(-1).any()
     assert "edema" in volume_table(entry, "a")

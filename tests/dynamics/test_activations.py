@@ -156,6 +156,13 @@ def test_what_is_called_rising_is(activation):
     assert activation.rising == (float(derivative.min()) >= 0)
 
 
+@pytest.mark.parametrize(("name", "most"), [("gelu", 0.13), ("silu", 0.1)])
+def test_what_falls_falls_by_no_more_than_is_said(name, most):
+    x = LINE.clone().requires_grad_()
+    (derivative,) = torch.autograd.grad(KNOWN[name](x).sum(), x)
+    assert 0.99 * most < -float(derivative.min()) <= most
+
+
 @pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
 def test_an_activation_of_an_earlier_version_rises_as_its_function_does(known):
     old = object.__new__(Activation)

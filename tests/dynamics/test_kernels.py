@@ -114,6 +114,13 @@ def test_norms_are_within_7_percent_on_a_large_grid(kernel, space):
     assert 1 <= float(kernel.norms(weight)[0] / true) < 1.07
 
 
+def test_norms_of_100_channels_are_at_most_4_percent_too_large():
+    """At one frequency, of a matrix that is the worst: all its singular values are the largest."""
+    weight = torch.linalg.qr(randn(100, 100)).Q[None, :, :, None]
+    norm = float(kn.ConvKernel(100, 1, 1).norms(weight)[0])
+    assert 1 - 1e-9 <= norm <= 1.04
+
+
 @given(convolutions(), SEEDS)
 def test_norms_lie_between_the_symbol_and_7_percent_more(drawn, seed):
     """The symbol on a fine grid of frequencies: its maximum is the norm on the whole lattice."""

@@ -37,6 +37,7 @@ from keelnet.learning import (
     varpro,
 )
 from keelnet.learning.breakdown import is_breakdown
+from keelnet.learning.evaluations import Plain, Reduced
 from keelnet.learning.processes import Alone
 from keelnet.learning.validation import scored
 
@@ -132,10 +133,16 @@ def test_every_tangent_trains_in_both_precisions(tangent, dtype):
 
 @pytest.mark.parametrize("forcing", [Fixed(0.3), EisenstatWalker(0.5)], ids=repr)
 def test_the_system_is_solved_as_exactly_as_asked(forcing):
+    """And no more exactly."""
+    residuals = []
     for step in trained(gauss_newton, network(), OBJECTIVE, settings(5, forcing=forcing)):
         details = step.details
         assert details["residual"] <= details["tolerance"] or details["products"] == 30
         assert details["tolerance"] <= 0.5
+        if isinstance(forcing, Fixed):
+            assert details["tolerance"] == forcing.value
+        residuals.append(details["residual"] / details["tolerance"])
+    assert max(residuals) > 0.1
 
 
 def test_a_quadratic_problem_is_solved_by_one_exact_step():
@@ -184,12 +191,30 @@ def test_a_system_without_curvature_is_named(monkeypatch):
         next(trained(gauss_newton, network(), Objective(tikhonov=1e-300), settings(damping=0.0)))
 
 
-def test_a_trial_whose_features_overflow_is_no_step():
+@pytest.mark.parametrize(
+    ("solver", "evaluation"), [(gauss_newton, Plain), (varpro, Reduced)], ids=["plain", "reduced"]
+)
+def test_a_trial_whose_features_overflow_is_no_step(solver, evaluation, monkeypatch):
+    """As the first trial, which is the whole step; a shorter one is taken."""
     net = network("residual", activation="relu", depth=8)
-    with torch.no_grad():
-        net.stages[0].control.weight.mul_(20)
-    steps = list(trained(gauss_newton, net, OBJECTIVE, settings(2)))
-    assert all(math.isfinite(value) for value in totals(steps))
+    terms, tried = evaluation.terms, []
+
+    def terms_far_out(self, x, labels):
+        tried.append(x)
+        if len(tried) > 1:
+            return terms(self, x, labels)
+        here = state_of(net)
+        with torch.no_grad():
+            net.stages[0].control.weight.fill_(1e60)
+        found = terms(self, x, labels)
+        net.load_state_dict(here)
+        assert found == {}
+        return found
+
+    monkeypatch.setattr(evaluation, "terms", terms_far_out)
+    (step,) = trained(solver, net, OBJECTIVE, settings(1))
+    assert 0 < step.rate < 1
+    assert 0 < sum(step.terms.values()) < math.inf
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ def test_it_stops_at_the_tolerance_and_its_step_always_descends(tolerance, seed)
         left = float((b - matrix @ solution.x).norm() / b.norm())
         assert solution.residual == pytest.approx(left, rel=1e-4, abs=1e-9)
         assert solution.residual <= tolerance or solution.iterations == most
+        fewer = solution.iterations - 1
+        before = conjugate_gradients(lambda v: matrix @ v, b, lambda r: r, tolerance, fewer)
+        assert before.residual > tolerance
 
 
 def test_a_direction_without_curvature_is_said():

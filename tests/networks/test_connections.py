@@ -23,6 +23,21 @@ def test_upsampling_keeps_constants(dim, mode):
     torch.testing.assert_close(stretched, torch.full_like(stretched, 7.0))
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_linear_upsampling_takes_values_for_those_at_the_middles_of_cells(dim):
+    """Between two of them it is linear, beyond the outermost constant."""
+    coarse = torch.arange(5, dtype=torch.float64)
+    fine = ((torch.arange(10, dtype=torch.float64) + 0.5) / 2 - 0.5).clamp(0, 4)
+    for axis in range(2, 2 + dim):
+        x, expected = (
+            line.view([-1 if each == axis else 1 for each in range(2 + dim)]).expand(
+                1, 1, *(len(line),) * dim
+            )
+            for line in (coarse, fine)
+        )
+        torch.testing.assert_close(kn.Upsample(dim)(x), expected)
+
+
 @pytest.mark.parametrize("dim", [0, 1, 2])
 def test_augmenting_appends_zeros(dim):
     x = torch.randn(2, 3, *(4,) * dim)

@@ -6,6 +6,7 @@ import torch
 import keelnet as kn
 from keelnet.analysis.memory import saved_bytes
 from keelnet.networks.network import blocks_of
+from keelnet.propagation.engines.conv import Conv
 
 
 def small(inputs=1, **settings):
@@ -84,14 +85,25 @@ def test_logits_are_those_of_the_features_in_training_and_in_use(shape):
 def test_a_way_up_that_is_computed_again_goes_by_the_engine_it_went_by(monkeypatch, shape, asked):
     """The gradient is taken outside of its block. One sample: products in bfloat16 round once a call."""
     x = torch.randn(1, 1, *(8,) * shape.get("dim", 2))
-    gradients = []
+    gradients, taken, forward = [], [], Conv.forward
+
+    def counted(self, *given, **settings):
+        taken.append(self.precision)
+        return forward(self, *given, **settings)
+
+    monkeypatch.setattr(Conv, "forward", counted)
+    products = set() if asked.get("name") == "reference" else {asked.get("products", "state")}
     for large in (1 << 40, 0):
         monkeypatch.setattr("keelnet.networks.segmentation.LARGE", large)
         network = small(seed=3, **shape)
         with kn.engine(**asked):
             loss = network(x).square().mean()
+        assert set(taken) == products
+        taken.clear()
         with kn.engine("reference" if not asked else "auto"):
             loss.backward()
+        assert set(taken) == (set() if large else products)
+        taken.clear()
         gradients.append([value.grad for value in network.parameters()])
     for expected, found in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-6 * float(expected.norm()))

@@ -251,6 +251,48 @@ def test_reversible_keeps_no_more_for_1024_layers_than_for_8(scheme):
     assert 0 < many <= 1.05 * few
 
 
+def living() -> dict[int, torch.Tensor]:
+    """All tensors of Python, which are not to go while they are looked at."""
+    gc.collect()
+    return {id(x): x for x in gc.get_objects() if type(x) is torch.Tensor}
+
+
+def held_bytes(scheme: Scheme, strategy, depth: int) -> int:
+    """What lives on after the forward pass, inputs aside: whatever holds it, each storage once."""
+    pytest.importorskip("numba")
+    y0, controls = leaves_of(scheme, depth, torch.float32)
+    given = {x.untyped_storage().data_ptr() for x in (y0, *controls.values())}
+    before = living()
+    with saved_tensors_hooks(lambda x: x, lambda x: x):  # so that Python knows of what is saved
+        value = scheme.run(y0, controls, 0.01, strategy=strategy)
+    made = [x.untyped_storage() for each, x in living().items() if each not in before]
+    assert value.requires_grad
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in made}
+    return sum(size for pointer, size in sizes.items() if pointer not in given)
+
+
+@pytest.mark.parametrize(
+    ("_engine", "name"),
+    [
+        ("narrow", "verlet on hamiltonian 3x5"),
+        ("dense", "verlet on hamiltonian 3x5"),
+        ("conv", "verlet on hamiltonian conv2"),
+    ],
+    indirect=["_engine"],
+)
+def test_an_engine_holds_no_more_for_1024_layers_than_for_8(name):
+    """Also by other ways than autograd's own."""
+    few, many = (held_bytes(SCHEMES[name], kn.reversible, depth) for depth in (8, 1024))
+    assert 0 < many <= 1.05 * few + 4096
+
+
+@pytest.mark.parametrize("_engine", ["dense"], indirect=True)
+def test_what_an_engine_holds_under_store_all_is_seen():
+    scheme = SCHEMES["verlet on hamiltonian 3x5"]
+    few, many = (held_bytes(scheme, kn.store_all, depth) for depth in (8, 1024))
+    assert many > 100 * few
+
+
 def alive(shape: torch.Size) -> int:
     """Tensors of this shape that Python still holds, one for each storage."""
     gc.collect()
