@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ceiling import Ceiling
-from contestants import DEPTHS
+from contestants import CONTESTANTS, DEPTHS
 from costs import milliseconds
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,7 +27,12 @@ LOOKS = {
     "UNet, checkpointed": ("#F0E442", ">"),
     "iUNet": ("#CC79A7", "X"),
 }
-OTHERS = (("#000000", "*"), ("#000000", "<"), ("#000000", "h"), ("#000000", "d"), ("#000000", "p"))
+# keelnet's at other depths are black; what was tried for it meets no peer, whose colours are free then.
+DEEP = dict(zip(DEPTHS, "*<h", strict=True))
+TRIED = tuple(
+    (colour, marker)
+    for (colour, _), marker in zip([*LOOKS.values()][1:] * 2, "dsPv^>X*<hHp8D", strict=True)
+)
 
 
 def draw(
@@ -53,10 +58,15 @@ def draw(
     return drawn
 
 
-def _looks(titles: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Of these lines; those without a colour of their own share black and differ by marker."""
-    others = [title for title in titles if title not in LOOKS]
-    return LOOKS | {title: OTHERS[n % len(OTHERS)] for n, title in enumerate(others)}
+def _looks() -> dict[str, tuple[str, str]]:
+    """Colour and marker by title, the same in every picture."""
+    own = [
+        each for each in CONTESTANTS.values() if each.title not in LOOKS and each.role != "weighed"
+    ]
+    deep = {each.title: ("#000000", DEEP[each.layers]) for each in own if each.role == "deep"}
+    others = [each.title for each in own if each.role != "deep"]
+    tried = {title: TRIED[n % len(TRIED)] for n, title in enumerate(others)}
+    return LOOKS | deep | tried
 
 
 def _dice(settings: Settings, scores: Sequence[Score], ceiling: Ceiling | None) -> Figure | None:
@@ -66,7 +76,7 @@ def _dice(settings: Settings, scores: Sequence[Score], ceiling: Ceiling | None) 
         return None
     figure = Figure(figsize=(9.2, 0.5 * len(trained) + 1.3), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
-    looks = _looks([one.title for one in trained])
+    looks = _looks()
     noise = f"with noise of {settings.perturbation:g} deviations"
     least = _least([one.cases(on) for one in trained for on in ("test", "perturbed")])
     for panel, on, title in zip(panels, ("test", "perturbed"), ("as they are", noise), strict=True):
@@ -114,7 +124,7 @@ def _loss(settings: Settings, scores: Sequence[Score]) -> Figure | None:
         return None
     figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     panel = figure.subplots()
-    looks = _looks([one.title for one in trained])
+    looks = _looks()
     for one in trained:
         # nan where no step of any seed ended in that share
         rows = np.array([run["losses"] for run in one.runs], np.float64)
@@ -170,7 +180,7 @@ def _costs(settings: Settings, scores: Sequence[Score]) -> Figure | None:
     figure = Figure(figsize=(1.6 + 3.6 * len(found), 3.8), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     families = list(dict.fromkeys(one.contestant.family for one in deep))
-    looks = _looks(families)
+    looks = _looks()
     for panel, (title, unit, values) in zip(panels, found, strict=True):
         for family in families:
             points = sorted(
