@@ -100,45 +100,41 @@ class Publication:
         scores = scores_of(self.finished, self.settings, list(CONTESTANTS), self.refused)
         due = () if only_ours(scores) else ("deep",)  # missed where they are not there
         shown = [one for one in scores if one.runs or one.memory or one.pace or one.searched or one.refused or one.contestant.role in due]  # fmt: skip
-        about = (self.settings, self.machine, shown, self.ceiling)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as scratch:
             folder = Path(scratch)
             drawn = draw(self.settings, shown, self.ceiling, folder, pictures)
-            (folder / out.name).write_text(page(*about, drawn))
-            (folder / out.with_suffix(".json").name).write_text(_record(*about, self.refused))
+            (folder / out.name).write_text(
+                page(self.settings, self.machine, shown, self.ceiling, drawn)
+            )
+            (folder / out.with_suffix(".json").name).write_text(self._record(shown))
             for path in [path for path in folder.rglob("*") if path.is_file()]:
                 place = out.parent / path.relative_to(folder)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(place)
 
-
-def _record(
-    settings: Settings,
-    machine: Mapping[str, str],
-    scores: Sequence[Score],
-    ceiling: Ceiling | None,
-    refused: Mapping[str, str],
-) -> str:
-    """Everything that the page and the pictures are made of: a line a run."""
-    head = {
-        "settings": asdict(settings),
-        "machine": dict(machine),
-        "is_test": [asdict(one) for one in is_test(scores)],
-        "targets": [asdict(one) for one in targets(scores)],
-        "ceiling": None if ceiling is None else ceiling.columns,
-        "refused": dict(refused),
-    }
-    lines = [f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in head.items()]
-    rates = {one.contestant.name: {f"{rate:g}": value for rate, value in one.searched.items()} for one in scores if one.searched}  # fmt: skip
-    lines.append(f'"rates": {json.dumps(rounded(rates))}')
-    for name, rows in (
-        ("memory", [one.memory for one in scores if one.memory]),
-        ("pace", [one.pace for one in scores if one.pace]),
-        ("runs", [run for one in scores for run in one.runs]),
-    ):
-        lines.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]")
-    return "{" + ",\n".join(lines) + "}\n"
+    def _record(self, scores: Sequence[Score]) -> str:
+        """Everything that the page and the pictures are made of: a line a run."""
+        head = {
+            "settings": asdict(self.settings),
+            "machine": dict(self.machine),
+            "is_test": [asdict(one) for one in is_test(scores)],
+            "targets": [asdict(one) for one in targets(scores)],
+            "ceiling": None if self.ceiling is None else self.ceiling.columns,
+            "refused": dict(self.refused),
+        }
+        lines = [
+            f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in head.items()
+        ]
+        rates = {one.contestant.name: {f"{rate:g}": value for rate, value in one.searched.items()} for one in scores if one.searched}  # fmt: skip
+        lines.append(f'"rates": {json.dumps(rounded(rates))}')
+        for name, rows in (
+            ("memory", [one.memory for one in scores if one.memory]),
+            ("pace", [one.pace for one in scores if one.pace]),
+            ("runs", [run for one in scores for run in one.runs]),
+        ):
+            lines.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]")
+        return "{" + ",\n".join(lines) + "}\n"
 
 
 def main() -> None:
